@@ -1,0 +1,168 @@
+"""Every task a person runs: `python3 dev.py NAME`, or `nox -s NAME` in an active environment.
+
+All tasks share one virtual environment (the active one, else `.venv`), because torch is too large
+to install once per task. `_set_up` brings it up to date and returns at once when nothing changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import sys
+import zipfile
+from pathlib import Path
+
+import nox
+
+nox.options.default_venv_backend = "none"
+nox.options.sessions = ["lint", "types", "tests"]
+
+ROOT = Path(__file__).resolve().parent
+PACKAGES = sorted(file.parent for file in ROOT.glob("packages/*/pyproject.toml"))
+CONSTRAINTS = ROOT / "constraints" / "dev.txt"
+REQUIREMENTS = ROOT / "requirements" / "dev.txt"
+DIST = ROOT / "dist"
+GPU = ROOT / ".gpu"
+
+ENVIRONMENT = Path(os.environ.get("VIRTUAL_ENV") or ROOT / ".venv")
+PYTHON = str(ENVIRONMENT / "bin" / "python")
+
+# The machine that the `gpu` session packs for: CPython 3.12 on x86-64 Linux with a recent glibc.
+GPU_PYTHON = "3.12"
+GPU_GLIBC_MINORS = (39, 35, 34, 31, 28, 27, 26, 24, 17)
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """Ask the embedded tiny model about pictures; arguments go to `sensorium demo`."""
+    _set_up(session)
+    session.run(str(ENVIRONMENT / "bin" / "sensorium"), "demo", *session.posargs)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run everything that needs neither a network nor a GPU; arguments go to pytest."""
+    _set_up(session)
+    _pytest(session, "not gpu and not slow")
+
+
+@nox.session
+def slow(session: nox.Session) -> None:
+    """Run the tests that need environments of their own or many minutes; arguments go to pytest."""
+    _set_up(session)
+    _build_wheels(session)
+    _pytest(session, "slow and not gpu")
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Run ruff's checks and its formatter; `-- --fix` repairs what it can."""
+    _set_up(session)
+    fix = "--fix" in session.posargs
+    session.run(PYTHON, "-m", "ruff", "check", *(["--fix"] if fix else []), ".")
+    session.run(PYTHON, "-m", "ruff", "format", *([] if fix else ["--check"]), ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Run mypy --strict: the repository's own scripts, then package by package."""
+    _set_up(session)
+    session.run(PYTHON, "-m", "mypy", "--strict", "noxfile.py", "dev.py", "tools", "src")
+    for package in PACKAGES:
+        session.run(PYTHON, "-m", "mypy", "--strict", str(package / "src"))
+
+
+@nox.session
+def wheels(session: nox.Session) -> None:
+    """Build every distribution into dist/ and install each wheel into an empty environment."""
+    _set_up(session)
+    _build_wheels(session, also_sdist=True)
+    session.run(PYTHON, "tools/check_wheels.py", str(DIST))
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Run the benchmarks; arguments name some of them (`-- latency`), all by default."""
+    _set_up(session)
+    scripts = {script.stem: script for script in sorted(ROOT.glob("benchmarks/*.py"))}
+    for name in session.posargs or list(scripts):
+        if name not in scripts:
+            session.error(f"no benchmark is called {name!r}; there are: {', '.join(scripts)}")
+        session.run(PYTHON, str(scripts[name]))
+    if not scripts:
+        session.warn("there is no benchmark yet: benchmarks/ holds no script")
+
+
+@nox.session
+def gpu(session: nox.Session) -> None:
+    """Pack wheels, missing dependencies and tests into .gpu/ for a machine with a CUDA GPU."""
+    _set_up(session)
+    _build_wheels(session)
+    shutil.rmtree(GPU, ignore_errors=True)
+    wheel_folder = GPU / "wheels"
+    shutil.copytree(DIST, wheel_folder)
+    platforms = [f"--platform=manylinux_2_{minor}_x86_64" for minor in GPU_GLIBC_MINORS]
+    abis = ["--abi=cp" + GPU_PYTHON.replace(".", ""), "--abi=abi3", "--abi=none"]
+    session.run(
+        *(PYTHON, "-m", "pip", "download", "-qq", "--no-deps", "--only-binary=:all:"),
+        *("--implementation=cp", f"--python-version={GPU_PYTHON}", *abis, *platforms),
+        *("-c", str(CONSTRAINTS), "-r", "requirements/gpu.txt", "-d", str(wheel_folder)),
+    )
+    _check_no_shared_folder(session, sorted(wheel_folder.glob("*.whl")))
+    for name in ("pyproject.toml", "conftest.py"):
+        shutil.copy(ROOT / name, GPU / name)
+    shutil.copy(ROOT / "tools" / "gpu_run.sh", GPU / "run.sh")
+    test_folders = [package / "tests" for package in PACKAGES]
+    for folder in [*test_folders, ROOT / "tests", ROOT / "examples", ROOT / "benchmarks"]:
+        if folder.is_dir():
+            ignored = shutil.ignore_patterns("__pycache__", "results")
+            shutil.copytree(folder, GPU / folder.relative_to(ROOT), ignore=ignored)
+    size_mib = sum(file.stat().st_size for file in GPU.rglob("*") if file.is_file()) / 2**20
+    session.log(f"{GPU.name}/ is packed ({size_mib:.1f} MiB); there: bash {GPU.name}/run.sh")
+
+
+def _set_up(session: nox.Session) -> None:
+    """Install the tools and, editable, every package, unless that was done with the same files."""
+    if not Path(PYTHON).exists():
+        session.error(f"no virtual environment is active; run `python3 dev.py {session.name}`")
+    sources = [CONSTRAINTS, REQUIREMENTS, ROOT / "pyproject.toml"]
+    sources += [package / "pyproject.toml" for package in PACKAGES]
+    digest = hashlib.sha256(f"{ROOT} {sys.version}".encode())
+    for source in sources:
+        digest.update(source.read_bytes())
+    stamp = ENVIRONMENT / "sensorium-setup.sha256"
+    if stamp.exists() and stamp.read_text() == digest.hexdigest():
+        return
+    session.log(f"setting up {ENVIRONMENT} (a minute or more: torch is large)")
+    install = [PYTHON, "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
+    install += ["-c", str(CONSTRAINTS)]
+    session.run(*install, "-r", str(REQUIREMENTS))
+    # Without build isolation: an isolated build may fetch a torch of its own.
+    editables = [argument for package in PACKAGES for argument in ("-e", str(package))]
+    session.run(*install, "--no-build-isolation", *editables, "-e", str(ROOT))
+    stamp.write_text(digest.hexdigest())
+
+
+def _pytest(session: nox.Session, marks: str) -> None:
+    session.run(PYTHON, "-m", "pytest", "-m", marks, *session.posargs)
+
+
+def _build_wheels(session: nox.Session, *, also_sdist: bool = False) -> None:
+    """Build into a fresh dist/, in the shared environment (no build isolation)."""
+    shutil.rmtree(DIST, ignore_errors=True)
+    targets = ["-t", "wheel", *(["-t", "sdist"] if also_sdist else [])]
+    for folder in [ROOT, *PACKAGES]:
+        with session.chdir(folder):
+            session.run(PYTHON, "-m", "hatchling", "build", *targets, "-d", str(DIST), silent=True)
+    session.log(f"built: {', '.join(sorted(file.name for file in DIST.iterdir()))}")
+
+
+def _check_no_shared_folder(session: nox.Session, wheel_files: list[Path]) -> None:
+    """Refuse wheels with a common top folder: `pip install --target` keeps only one of them."""
+    owners: dict[str, str] = {}
+    for wheel in wheel_files:
+        for top in {name.split("/")[0] for name in zipfile.ZipFile(wheel).namelist()}:
+            if top in owners:
+                session.error(f"{wheel.name} and {owners[top]} both hold {top}")
+            owners[top] = wheel.name

@@ -1,0 +1,192 @@
+"""The engine's options, as given, checked, and never ignored.
+
+``EngineConfig.from_options`` takes the keyword arguments of ``LLM`` and ``AsyncEngine``.
+What an option's value means for a model (the dtype "auto", the context's length) is decided
+where the checkpoint is read, not here.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from sensorium.errors import ConfigError
+
+DTYPES = ("auto", "half", "float16", "bfloat16", "float", "float32")
+LOAD_FORMATS = ("auto", "safetensors", "dummy")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """All options. Those marked † are Sensorium's own; the others are named as in vLLM.
+
+    Args:
+        model: a folder or a hub name.
+        tokenizer: a folder or a hub name; None: the model's.
+        trust_remote_code: accepted because launch scripts pass it; no remote code is ever
+            run, and none is needed.
+        revision, download_dir: for hub names.
+        hf_overrides: laid over the checkpoint's ``config.json``, nested mappings merged.
+        dtype: "auto" is the checkpoint's own (float32 for a float16 one on the CPU).
+        device †: "auto", "cpu", "cuda" or "cuda:N".
+        load_format: "dummy" draws random weights from ``seed``.
+        seed: of sampling without a seed of its own, and of dummy weights.
+        max_model_len: context in tokens; None: what the checkpoint was made for.
+        gpu_memory_utilization: fraction of an accelerator's memory the engine may take; on
+            the CPU ``kv_cache_memory_bytes`` counts instead.
+        kv_cache_memory_bytes: size of the KV cache; None: what the fraction leaves (on the
+            CPU: room for ``max_num_seqs`` contexts, at most 4 GiB and a quarter of memory).
+        page_size †: tokens of one KV page.
+        enforce_eager: never capture device graphs (none are captured yet).
+        enable_prefix_caching: keep finished prompts' pages for later ones.
+        enable_chunked_prefill: False: a prompt is prefilled in one step.
+        max_num_batched_tokens: tokens computed in one step at most.
+        max_num_seqs: sequences running at once at most.
+        mm_processor_cache_gb: processed media kept in host memory (GiB); 0 turns it off.
+        mm_encoder_cache_gb †: embeddings kept on the device (GiB).
+        limit_mm_per_prompt: kind → items in one prompt at most, or a mapping with "count"
+            and the sizes that memory profiling should assume.
+        media_io_kwargs: kind → how its media are read.
+        mm_processor_kwargs: laid over the checkpoint's processor options.
+        media_threads †: threads that prepare media; None: by cores.
+        allowed_local_media_path, allowed_media_domains: refused until fetching is built.
+        interleave_mm_strings: chat text may carry placeholders by hand.
+        chat_template: a path or a template; chat_template_content_format: "auto", "openai"
+            or "string".
+        generation_config: "auto" reads the checkpoint's ``generation_config.json``,
+            "sensorium" doesn't.
+        task, runner: "generate" (or "auto") is what is built.
+        tensor_parallel_size: 1 is what is built.
+        plugin_options †: distribution → options of its plugin.
+        plugin_choices †: claim ("kind:NAME", "family:ARCHITECTURE",
+            "adapter:ARCHITECTURE/KIND", "encoder:ARCHITECTURE/NAME") → the distribution
+            that serves it where two do.
+    """
+
+    model: str
+    tokenizer: str | None = None
+    trust_remote_code: bool = False
+    revision: str | None = None
+    download_dir: str | None = None
+    hf_overrides: Mapping[str, Any] = field(default_factory=dict)
+    dtype: str = "auto"
+    device: str = "auto"
+    load_format: str = "auto"
+    seed: int = 0
+    max_model_len: int | None = None
+    gpu_memory_utilization: float = 0.9
+    kv_cache_memory_bytes: int | None = None
+    page_size: int = 16
+    enforce_eager: bool = False
+    enable_prefix_caching: bool = True
+    enable_chunked_prefill: bool = True
+    max_num_batched_tokens: int = 2048
+    max_num_seqs: int = 64
+    mm_processor_cache_gb: float = 4.0
+    mm_encoder_cache_gb: float = 1.0
+    limit_mm_per_prompt: Mapping[str, int | Mapping[str, int]] = field(default_factory=dict)
+    media_io_kwargs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    mm_processor_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    media_threads: int | None = None
+    allowed_local_media_path: str | None = None
+    allowed_media_domains: tuple[str, ...] | None = None
+    interleave_mm_strings: bool = False
+    chat_template: str | None = None
+    chat_template_content_format: str = "auto"
+    generation_config: str = "auto"
+    task: str = "auto"
+    runner: str = "auto"
+    tensor_parallel_size: int = 1
+    plugin_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    plugin_choices: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def from_options(cls, **options: Any) -> EngineConfig:
+        """Builds it from keyword arguments.
+
+        Raises:
+            ConfigError: an option that doesn't exist (with the nearest that does), a value
+                out of range, or a documented option that isn't built yet.
+        """
+        known = [f.name for f in fields(cls)]
+        for name in options:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                hint = f" Did you mean {near[0]}?" if near else ""
+                raise ConfigError(f"There is no option {name}.{hint}")
+        given = {name: value for name, value in options.items() if value is not None}
+        if "model" not in given:
+            raise ConfigError("model is missing: give a folder or a hub name.")
+        given["model"] = str(given["model"])
+        return cls(**given)
+
+    def __post_init__(self) -> None:
+        self._check_choices()
+        self._check_numbers()
+        self._check_unbuilt()
+        for name in (
+            "hf_overrides",
+            "limit_mm_per_prompt",
+            "media_io_kwargs",
+            "mm_processor_kwargs",
+            "plugin_options",
+            "plugin_choices",
+        ):
+            if not isinstance(getattr(self, name), Mapping):
+                raise ConfigError(f"{name} is {getattr(self, name)!r}; it must be a mapping.")
+
+    def _check_choices(self) -> None:
+        dtype = str(self.dtype).removeprefix("torch.")
+        object.__setattr__(self, "dtype", dtype)
+        _one_of("dtype", dtype, DTYPES)
+        _one_of("load_format", self.load_format, LOAD_FORMATS)
+        _one_of("generation_config", self.generation_config, ("auto", "sensorium"))
+        _one_of(
+            "chat_template_content_format",
+            self.chat_template_content_format,
+            ("auto", "openai", "string"),
+        )
+
+    def _check_numbers(self) -> None:
+        for name in (
+            "page_size",
+            "max_num_batched_tokens",
+            "max_num_seqs",
+            "max_model_len",
+            "kv_cache_memory_bytes",
+            "media_threads",
+        ):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise ConfigError(f"{name} is {value!r}; it must be an integer of at least 1.")
+        for name in ("mm_processor_cache_gb", "mm_encoder_cache_gb"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} is {getattr(self, name)!r}; it must be at least 0.")
+        if not 0 < self.gpu_memory_utilization <= 1:
+            raise ConfigError(
+                f"gpu_memory_utilization is {self.gpu_memory_utilization!r}; "
+                "it must be above 0 and at most 1."
+            )
+
+    def _check_unbuilt(self) -> None:
+        for name in ("task", "runner"):
+            value = getattr(self, name)
+            if value not in ("auto", "generate"):
+                raise ConfigError(f'{name} is {value!r}; only "generate" is built so far.')
+        if self.tensor_parallel_size != 1:
+            raise ConfigError(
+                f"tensor_parallel_size is {self.tensor_parallel_size}; only 1 is built so far."
+            )
+        for name in ("allowed_local_media_path", "allowed_media_domains"):
+            if getattr(self, name):
+                raise ConfigError(
+                    f"{name} was given, but fetching media from URLs and local files isn't "
+                    "built yet; pass the media themselves or data: URLs."
+                )
+
+
+def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ConfigError(f"{name} is {value!r}; allowed are {', '.join(allowed)}.")

@@ -1,0 +1,72 @@
+"""Every exception Sensorium raises on purpose.
+
+    SensoriumError
+    ├── ConfigError          an option, a checkpoint or an environment that can't work (also ValueError)
+    ├── PluginError          a plugin that is missing, broken or in conflict with another
+    ├── RequestError         the caller's fault: HTTP 4xx (also ValueError)
+    │   ├── MediaError       media that can't be read, or isn't what its kind accepts
+    │   ├── LimitError       more, longer or larger than allowed
+    │   ├── CacheMissError   an item given by uuid alone that no cache holds
+    │   └── UnsupportedError a documented feature that this build doesn't have (yet)
+    └── EngineError          our fault: HTTP 5xx
+        ├── EngineClosedError   the engine was closed before or while the request ran
+        └── EngineDeadError     the engine stopped on an internal error
+
+A message says what was given and what is allowed. It never holds a memory address, a
+traceback or a decoder library's own text, so it may be shown to a remote caller.
+"""
+
+from __future__ import annotations
+
+
+class SensoriumError(Exception):
+    """Base of all exceptions that Sensorium raises on purpose."""
+
+
+class ConfigError(SensoriumError, ValueError):
+    """An option, a checkpoint or an environment that can't work."""
+
+
+class PluginError(SensoriumError):
+    """A plugin that is missing, broken or in conflict with another."""
+
+
+class RequestError(SensoriumError, ValueError):
+    """The caller's fault; the engine and all other requests go on."""
+
+
+class MediaError(RequestError):
+    """Media that can't be read, or isn't what its kind accepts."""
+
+
+class LimitError(RequestError):
+    """More, longer or larger than allowed."""
+
+
+class UnsupportedError(RequestError):
+    """A documented feature that this build doesn't have; the message names it."""
+
+
+class CacheMissError(RequestError):
+    """An item given by uuid alone that no cache holds.
+
+    Attributes:
+        retryable: whether sending the same request with its media would succeed because
+            the entry left the cache between lookup and use.
+    """
+
+    def __init__(self, message: str, *, retryable: bool = False) -> None:
+        super().__init__(message)
+        self.retryable = retryable
+
+
+class EngineError(SensoriumError, RuntimeError):
+    """Our fault, not the caller's."""
+
+
+class EngineClosedError(EngineError):
+    """The engine was closed before or while the request ran."""
+
+
+class EngineDeadError(EngineError):
+    """The engine stopped on an internal error; a new engine is needed."""

@@ -1,0 +1,260 @@
+"""``LLM``: the synchronous face for scripts and notebooks.
+
+It drives an ``AsyncEngine`` from an event loop in a thread of its own, so it works where a
+loop is running already (a notebook) and from several threads at once. Media of later prompts
+are prepared while earlier ones run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Literal, TypeVar
+
+from tqdm import tqdm
+
+from sensorium.engine.async_engine import AsyncEngine, last_output
+from sensorium.errors import EngineClosedError, RequestError, SensoriumError
+from sensorium.frontend.chat import Conversation
+from sensorium.frontend.prompts import PromptInput, split_prompts
+from sensorium.outputs import RequestOutput
+from sensorium.sampling_params import SamplingParams
+from sensorium.tokenizer import Tokenizer
+
+T = TypeVar("T")
+OnError = Literal["raise", "return"]
+UseTqdm = bool | Callable[..., Any]
+_Start = Callable[[int], AsyncIterator[RequestOutput]]
+
+
+class LLM:
+    """A model, loaded and ready.
+
+    Takes the options of ``sensorium.config.EngineConfig``; ``model`` may come first.
+    A context manager: leaving it closes the engine and gives its memory back.
+
+    Raises:
+        ConfigError: an option or a checkpoint that can't work.
+        PluginError: the model needs a plugin that is missing or broken.
+    """
+
+    def __init__(self, model: str | None = None, **options: Any) -> None:
+        self._engine = AsyncEngine(model, **options)
+        self._loop = asyncio.new_event_loop()
+        self._closed = False
+        self._thread = threading.Thread(
+            target=self._loop.run_forever, name="sensorium-llm", daemon=True
+        )
+        self._thread.start()
+
+    def generate(
+        self,
+        prompts: PromptInput | Sequence[PromptInput],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        use_tqdm: UseTqdm = True,
+        on_error: OnError = "raise",
+    ) -> list[RequestOutput]:
+        """Answers prompts; outputs come in the prompts' order.
+
+        Args:
+            prompts: text, a list of token ids, a mapping ("prompt" or "prompt_token_ids",
+                "multi_modal_data", "multi_modal_uuids", "mm_processor_kwargs",
+                "cache_salt"), or a list of these.
+            sampling_params: one for all, or one for each; None: the checkpoint's defaults.
+            use_tqdm: a progress bar, or a function to make one.
+            on_error: "raise" ends the call's other prompts and raises; "return" puts the
+                error into its prompt's output (``RequestOutput.error``) and goes on.
+
+        Raises:
+            RequestError: a prompt that can't be served (unless ``on_error`` is "return").
+            EngineError: the engine failed or was closed.
+        """
+        parts = split_prompts(prompts)
+        params = _one_each(sampling_params, len(parts))
+        return self._answer_all(
+            lambda i: self._engine.generate(parts[i], params[i]), len(parts), use_tqdm, on_error
+        )
+
+    def chat(
+        self,
+        messages: Conversation | Sequence[Conversation],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        use_tqdm: UseTqdm = True,
+        on_error: OnError = "raise",
+        chat_template: str | None = None,
+        chat_template_content_format: str | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        mm_processor_kwargs: Mapping[str, Any] | None = None,
+        cache_salt: str | None = None,
+    ) -> list[RequestOutput]:
+        """Answers one conversation or a list of them.
+
+        Args:
+            messages: {"role", "content"} mappings; content is text or a list of parts.
+            chat_template: a template or its path, instead of the model's own.
+            continue_final_message: go on with the last message instead of answering it.
+
+        Raises: as ``generate``.
+        """
+        conversations = _conversations(messages)
+        params = _one_each(sampling_params, len(conversations))
+        options = {
+            "chat_template": chat_template,
+            "content_format": chat_template_content_format,
+            "template_kwargs": chat_template_kwargs or {},
+            "add_generation_prompt": add_generation_prompt,
+            "continue_final_message": continue_final_message,
+            "tools": tools,
+            "processor_kwargs": mm_processor_kwargs or {},
+            "salt": cache_salt or "",
+        }
+        return self._answer_all(
+            lambda i: self._engine.chat(conversations[i], params[i], **options),
+            len(conversations),
+            use_tqdm,
+            on_error,
+        )
+
+    def get_tokenizer(self) -> Tokenizer:
+        """The tokenizer in use."""
+        return self._engine.get_tokenizer()
+
+    def get_default_sampling_params(self) -> SamplingParams:
+        """What a request without parameters gets."""
+        return self._engine.get_default_sampling_params()
+
+    def reset_mm_cache(self) -> None:
+        """Forgets processed media and embeddings."""
+        self._wait(self._engine.reset_mm_cache())
+
+    def reset_prefix_cache(self) -> bool:
+        """Forgets cached pages; False if running requests still use some."""
+        return self._wait(self._engine.reset_prefix_cache())
+
+    def check_integrity(self) -> None:
+        """For tests: AssertionError if pages or cache references are unaccounted for."""
+        self._wait(self._engine.check_integrity())
+
+    def close(self) -> None:
+        """Ends the engine, its threads and running requests; gives the memory back."""
+        if self._closed:
+            return
+        self._closed = True
+        self._engine.close()
+        # Requests that were waiting have their error now; let their coroutines end with it.
+        asyncio.run_coroutine_threadsafe(_end_tasks(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def __enter__(self) -> LLM:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # --- driving the loop -------------------------------------------------------------
+
+    def _answer_all(
+        self, start: _Start, count: int, use_tqdm: UseTqdm, on_error: OnError
+    ) -> list[RequestOutput]:
+        if on_error not in ("raise", "return"):
+            raise RequestError(f'on_error is {on_error!r}; allowed are "raise" and "return".')
+        bar = _progress_bar(use_tqdm, count)
+        try:
+            return self._wait(self._gather(start, count, bar, on_error))
+        finally:
+            if bar is not None:
+                bar.close()
+
+    async def _gather(
+        self, start: _Start, count: int, bar: Any, on_error: OnError
+    ) -> list[RequestOutput]:
+        """Runs all; the semaphore bounds how many hold prepared media at once."""
+        in_flight = asyncio.Semaphore(2 * self._engine.config.max_num_seqs)
+
+        async def answer(i: int) -> RequestOutput:
+            async with in_flight:
+                try:
+                    output = await last_output(start(i))
+                except SensoriumError as error:
+                    if on_error == "raise":
+                        raise
+                    output = RequestOutput("", None, (), (), finished=True, error=error)
+            if bar is not None:
+                bar.update(1)
+            return output
+
+        tasks = [asyncio.create_task(answer(i)) for i in range(count)]
+        try:
+            return list(await asyncio.gather(*tasks))
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
+        """Runs a coroutine on the loop's thread; Ctrl-C cancels it and waits until it has ended."""
+        if self._closed:
+            work.close()
+            raise EngineClosedError("The engine was closed.")
+        done = threading.Event()
+
+        async def marked() -> T:
+            try:
+                return await work
+            finally:
+                done.set()
+
+        future = asyncio.run_coroutine_threadsafe(marked(), self._loop)
+        try:
+            return future.result()
+        except KeyboardInterrupt:
+            future.cancel()
+            done.wait(timeout=10.0)  # a coroutine cancelled before its first step never sets it
+            raise
+
+
+async def _end_tasks() -> None:
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+
+
+def _progress_bar(use_tqdm: UseTqdm, count: int) -> Any:
+    if use_tqdm is False:
+        return None
+    make = tqdm if use_tqdm is True else use_tqdm
+    return make(total=count, desc="Processed prompts", dynamic_ncols=True)
+
+
+def _one_each(
+    params: SamplingParams | Sequence[SamplingParams] | None, count: int
+) -> list[SamplingParams | None]:
+    if params is None or isinstance(params, SamplingParams):
+        return [params] * count
+    if len(params) != count:
+        raise RequestError(
+            f"There are {count} prompts and {len(params)} SamplingParams; give one for all or "
+            "one for each."
+        )
+    return list(params)
+
+
+def _conversations(messages: Any) -> list[Conversation]:
+    if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
+        raise RequestError("messages must be a list of messages, or a list of such lists.")
+    return [messages] if isinstance(messages[0], Mapping) else list(messages)

@@ -1,0 +1,92 @@
+"""What a caller gets back. Names of fields are those that users of vLLM know."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from sensorium.errors import SensoriumError
+
+
+@dataclass(frozen=True, slots=True)
+class Logprob:
+    """One token's log-probability at one position; rank 1 is the most probable."""
+
+    logprob: float
+    rank: int | None = None
+    decoded_token: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionOutput:
+    """One answer.
+
+    Attributes:
+        index: which of the request's ``n`` answers.
+        text: the new text, stop string cut off unless asked for.
+        token_ids: the new tokens, the one that ended it included.
+        cumulative_logprob: sum over the chosen tokens; None unless logprobs were asked for.
+        logprobs: for each new token a mapping from token id to its ``Logprob``.
+        finish_reason: "stop", "length", "abort", "error"; None while it runs.
+        stop_reason: the stop string or stop token id that ended it; None for end of text.
+    """
+
+    index: int
+    text: str
+    token_ids: tuple[int, ...]
+    cumulative_logprob: float | None = None
+    logprobs: tuple[Mapping[int, Logprob], ...] | None = None
+    finish_reason: str | None = None
+    stop_reason: int | str | None = None
+
+    def finished(self) -> bool:
+        """Whether this answer is complete."""
+        return self.finish_reason is not None
+
+
+@dataclass(frozen=True, slots=True)
+class RequestMetrics:
+    """Times (monotonic seconds) and counts of one request.
+
+    Attributes:
+        arrival_s: when the caller handed it over.
+        prepared_s: when its media and tokens were ready.
+        first_scheduled_s: when it first ran.
+        first_token_s, finished_s: of its first answer's first token, and of its end.
+        num_media_items: items in it, derived ones included.
+        num_processor_hits: items found in the processor cache.
+        num_encoder_hits: items found encoded.
+        num_preemptions: how often it lost its pages.
+    """
+
+    arrival_s: float = 0.0
+    prepared_s: float | None = None
+    first_scheduled_s: float | None = None
+    first_token_s: float | None = None
+    finished_s: float | None = None
+    num_media_items: int = 0
+    num_processor_hits: int = 0
+    num_encoder_hits: int = 0
+    num_preemptions: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RequestOutput:
+    """A request's state: cumulative, so that the last one holds everything.
+
+    Attributes:
+        prompt: the prompt's text, if it was given as text.
+        prompt_token_ids: with media expanded, as the model saw it.
+        outputs: the ``n`` answers.
+        num_cached_tokens: prompt tokens found in the prefix cache.
+        error: why it failed; only where the caller asked not to raise.
+    """
+
+    request_id: str
+    prompt: str | None
+    prompt_token_ids: tuple[int, ...]
+    outputs: tuple[CompletionOutput, ...]
+    finished: bool
+    num_cached_tokens: int = 0
+    metrics: RequestMetrics = field(default_factory=RequestMetrics)
+    error: SensoriumError | None = None

@@ -1,0 +1,43 @@
+"""The plugin interface: everything a plugin author imports.
+
+``docs/plugins.md`` explains it with an example.
+"""
+
+from sensorium.plugins.adapter import MediaAdapter, Placeholder
+from sensorium.plugins.command import Command
+from sensorium.plugins.compose import walk_slots, whole_span
+from sensorium.plugins.context import EncoderContext, ModelContext, TokenizerView
+from sensorium.plugins.encoder import (
+    Encoder,
+    EncoderOutput,
+    EncoderSpec,
+    WeightMap,
+    WeightRule,
+)
+from sensorium.plugins.family import ModelFamily
+from sensorium.plugins.hookspecs import API, GROUP, hookimpl
+from sensorium.plugins.kind import MediaKind
+from sensorium.plugins.prompt import Slot, TokenizedPrompt
+
+__all__ = [
+    "API",
+    "GROUP",
+    "Command",
+    "Encoder",
+    "EncoderContext",
+    "EncoderOutput",
+    "EncoderSpec",
+    "MediaAdapter",
+    "MediaKind",
+    "ModelContext",
+    "ModelFamily",
+    "Placeholder",
+    "Slot",
+    "TokenizedPrompt",
+    "TokenizerView",
+    "WeightMap",
+    "WeightRule",
+    "hookimpl",
+    "walk_slots",
+    "whole_span",
+]

@@ -1,0 +1,112 @@
+"""``MediaAdapter``: how one model family takes one kind of media.
+
+It may live in another distribution than the family and than the kind. It runs in the
+frontend, on several threads at once, and never touches the device.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from sensorium.plugins.context import ModelContext
+from sensorium.plugins.encoder import EncoderSpec
+from sensorium.types import Features, Loaded, MediaPlan
+
+
+@dataclass(frozen=True, slots=True)
+class Placeholder:
+    """How an item is written in a prompt.
+
+    Attributes:
+        text: what a prompt's author writes, and what ``MediaPlan.token_ids`` replace.
+        token_ids: the same in a prompt given as ids; () if the vocabulary doesn't have it.
+        in_context: what a chat part or a generic placeholder turns into; holds ``text``
+            exactly once, with whatever the family wants around it.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    in_context: str
+
+
+class MediaAdapter(ABC):
+    """How one family takes one kind. One instance serves one engine.
+
+    Class attributes:
+        kind: the kind's name.
+        architectures: those it serves.
+        version: part of every key; raise it when ``process`` changes its result.
+        encoders: names of the encoders its features feed, in the order in which their
+            embedding rows are concatenated.
+        own_encoders: those of them that the adapter brings itself.
+        generic_placeholder: spelling that stands for the family's own wherever none of the
+            family's own is in a ``generate`` prompt ("<NAME>" by default).
+        atomic_prefill: its span must be prefilled in one piece.
+        non_causal: its span's tokens see each other in both directions.
+    """
+
+    kind: ClassVar[str]
+    architectures: ClassVar[tuple[str, ...]]
+    version: ClassVar[int] = 1
+    encoders: ClassVar[tuple[str, ...]]
+    own_encoders: ClassVar[tuple[EncoderSpec, ...]] = ()
+    atomic_prefill: ClassVar[bool] = False
+    non_causal: ClassVar[bool] = False
+
+    def __init__(self, context: ModelContext) -> None:
+        self.context = context
+
+    @property
+    def generic_placeholder(self) -> str:
+        """The seed's generic spelling."""
+        return f"<{self.kind}>"
+
+    @abstractmethod
+    def placeholder(self, index: int) -> Placeholder:
+        """The placeholder of the item with this index (from 0) of its kind."""
+
+    def template_part(self) -> Mapping[str, Any] | None:
+        """The part that a chat template is shown in its place.
+
+        None (the default): a text part with a sentinel, which becomes the placeholder after
+        rendering. A mapping: the template itself writes the placeholder for such a part.
+        """
+        return None
+
+    def options(self, kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Checks ``mm_processor_kwargs`` and fills in the checkpoint's own values.
+
+        Called with the keys nobody else's adapter claims included, so unknown keys are
+        told apart by ``option_names``. The result is part of the key: plain values only.
+
+        Raises:
+            RequestError: a value out of range.
+        """
+        return dict(kwargs)
+
+    #: the keys of ``mm_processor_kwargs`` that this adapter understands
+    option_names: ClassVar[frozenset[str]] = frozenset()
+
+    @abstractmethod
+    def plan(self, size: tuple[int, ...], options: Mapping[str, Any]) -> MediaPlan:
+        """Tokens and look of an item of this size (the kind's order of dimensions).
+
+        Raises:
+            MediaError: a size the family doesn't take, with the family's rule.
+        """
+
+    @abstractmethod
+    def process(
+        self, loaded: Loaded, plan: MediaPlan, options: Mapping[str, Any]
+    ) -> Mapping[str, Features]:
+        """Turns a decoded item into encoder name → named small tensors on the CPU.
+
+        uint8 wherever that is lossless: rescaling and normalising are the encoder's.
+        """
+
+    @abstractmethod
+    def worst_case(self, options: Mapping[str, Any]) -> tuple[int, ...]:
+        """The size whose plan has the most tokens, for memory profiling."""

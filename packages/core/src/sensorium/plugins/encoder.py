@@ -1,0 +1,99 @@
+"""``Encoder``: turns features into embeddings on the device, and says where its weights are.
+
+An encoder is registered under (architecture, name) by a family or by an adapter, and built
+once however many adapters use it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from sensorium.plugins.context import EncoderContext
+from sensorium.types import Features
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderOutput:
+    """One item's embedding.
+
+    Attributes:
+        embeds: (tokens, hidden) in the engine's dtype.
+        deep: (levels, tokens, hidden) to be added to the residual stream behind each of the
+            first ``levels`` decoder layers (DeepStack); None: none.
+    """
+
+    embeds: torch.Tensor
+    deep: torch.Tensor | None = None
+
+
+class Encoder(Protocol):
+    """A ``torch.nn.Module`` that takes several items at once.
+
+    Items of different sizes come together; the encoder pads, packs or loops as it likes,
+    and an item's result must not depend on its batch mates beyond rounding.
+    """
+
+    def __call__(self, items: Sequence[Features]) -> Sequence[EncoderOutput]:
+        """Encodes ``items`` (CPU or device tensors, as ``process`` made them)."""
+
+
+@dataclass(frozen=True, slots=True)
+class WeightRule:
+    """One line of a table that maps weight names.
+
+    Attributes:
+        pattern: regular expression that must match the whole name in the file.
+        target: our parameter's name, with ``\\1`` … for groups; None: known and not needed.
+    """
+
+    pattern: str
+    target: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class WeightMap:
+    """Names in files → our parameters' names; the first rule that matches counts."""
+
+    rules: tuple[WeightRule, ...]
+
+    def claims(self, name: str) -> bool:
+        """Whether any rule matches."""
+        return any(re.fullmatch(rule.pattern, name) for rule in self.rules)
+
+    def target(self, name: str) -> str | None:
+        """Our name for it; None if it is known and not needed.
+
+        Raises:
+            KeyError: nobody claims it.
+        """
+        for rule in self.rules:
+            if match := re.fullmatch(rule.pattern, name):
+                return None if rule.target is None else match.expand(rule.target)
+        raise KeyError(name)
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderSpec:
+    """How an encoder is built and filled.
+
+    Attributes:
+        name: unique within the architecture.
+        build: makes the module on the meta device or on the CPU; weights come later.
+        weights: the names it claims.
+        source: where they are: None for the checkpoint itself, else a function that returns
+            a folder, a safetensors file or a hub name (from the config, from the plugin's
+            options, or a file of the plugin's own distribution).
+        deep_levels: how many levels ``EncoderOutput.deep`` will have.
+    """
+
+    name: str
+    build: Callable[[EncoderContext], torch.nn.Module]
+    weights: WeightMap
+    source: Callable[[EncoderContext], str] | None = None
+    deep_levels: Callable[[Mapping[str, Any]], int] | None = None

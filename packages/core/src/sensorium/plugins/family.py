@@ -1,0 +1,75 @@
+"""``ModelFamily``: what a checkpoint's architecture name means.
+
+A family reads the config, maps the weights' names, brings encoders, and composes prompts:
+it decides which tokens stand for an item and at which positions.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from sensorium.decoder_config import DecoderConfig
+from sensorium.plugins.adapter import MediaAdapter
+from sensorium.plugins.compose import walk_slots
+from sensorium.plugins.context import ModelContext
+from sensorium.plugins.encoder import EncoderSpec, WeightMap
+from sensorium.plugins.prompt import TokenizedPrompt
+from sensorium.types import Composition, PreparedItem
+
+
+class ModelFamily(ABC):
+    """One architecture, or several that differ in nothing a family decides.
+
+    Class attributes:
+        architectures: names in ``config.json``.
+        task: "generate" or "embed".
+        position_axes: 1, or the axes of ``Composition.positions``.
+        encoders: brought for all adapters to use.
+        chat_template: used where checkpoint and tokenizer have none.
+    """
+
+    architectures: ClassVar[tuple[str, ...]]
+    task: ClassVar[str] = "generate"
+    position_axes: ClassVar[int] = 1
+    encoders: ClassVar[tuple[EncoderSpec, ...]] = ()
+    chat_template: ClassVar[str | None] = None
+
+    @abstractmethod
+    def decoder_config(self, config: Mapping[str, Any]) -> DecoderConfig:
+        """Reads the decoder's shape out of ``config.json``, in any published spelling.
+
+        Raises:
+            ConfigError: a value the decoder doesn't implement, by name.
+        """
+
+    @abstractmethod
+    def decoder_weights(self, config: Mapping[str, Any]) -> WeightMap:
+        """The table from names in the checkpoint to the decoder's parameters.
+
+        The decoder's own names are ``embed_tokens.weight``, ``norm.weight``,
+        ``lm_head.weight`` and ``layers.N.`` + ``input_layernorm.weight``,
+        ``post_attention_layernorm.weight``, ``self_attn.{q,k,v,o}_proj.{weight,bias}``,
+        ``mlp.{gate,up,down}_proj.{weight,bias}``.
+        """
+
+    def decoder_source(self, config: Mapping[str, Any]) -> str | None:
+        """Where the decoder's weights are; None: in the checkpoint itself."""
+        return None
+
+    def compose(
+        self,
+        prompt: TokenizedPrompt,
+        items: Sequence[PreparedItem],
+        adapters: Mapping[str, MediaAdapter],
+        context: ModelContext,
+    ) -> Composition:
+        """Puts the items in the prompt.
+
+        Default: each slot is replaced by its item's ``plan.token_ids``, and positions are
+        0, 1, 2 …. A family with positions on several axes, or one that interleaves the
+        streams of several items, overrides it.
+        """
+        return walk_slots(prompt, items, adapters)

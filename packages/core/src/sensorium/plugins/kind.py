@@ -1,0 +1,99 @@
+"""``MediaKind``: what an item is, whatever the model.
+
+A kind knows how its media are given, checked, decoded and told apart. It knows nothing of
+models, tokens or caches. One instance serves one engine, from several threads at once: its
+methods keep no state.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from sensorium.types import Loaded, MediaItem, Probe, Source
+
+
+class MediaKind(ABC):
+    """One kind of media.
+
+    Class attributes:
+        name: the key in ``multi_modal_data``, ``multi_modal_uuids``,
+            ``limit_mm_per_prompt`` and ``media_io_kwargs``.
+        part_types: the chat part types it answers to ("NAME_url", …).
+        offline_part_types: those of them whose values only a Python caller can hold.
+        fetch_timeout_s, max_fetch_bytes: for one fetched source.
+        max_decoded_bytes: what one item may take once decoded, checked against ``probe``.
+        default_limit: items in one prompt where ``limit_mm_per_prompt`` says nothing; None:
+            as many as fit.
+    """
+
+    name: ClassVar[str]
+    part_types: ClassVar[tuple[str, ...]] = ()
+    offline_part_types: ClassVar[tuple[str, ...]] = ()
+    fetch_timeout_s: ClassVar[float] = 10.0
+    max_fetch_bytes: ClassVar[int] = 256 * 2**20
+    max_decoded_bytes: ClassVar[int] = 2**30
+    default_limit: ClassVar[int | None] = None
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        """Takes the kind's entry of ``media_io_kwargs``.
+
+        Raises:
+            ConfigError: an unknown key or a value out of range.
+        """
+        if options:
+            from sensorium.errors import ConfigError
+
+            raise ConfigError(
+                f"media_io_kwargs[{self.name!r}] has {', '.join(map(repr, options))}; "
+                f"the kind {self.name} has no options."
+            )
+
+    def options_key(self) -> Mapping[str, str | int | float | bool | None]:
+        """The options that change what ``load`` returns; they are part of every key."""
+        return {}
+
+    @abstractmethod
+    def split(self, value: Any) -> list[MediaItem]:
+        """Splits ``multi_modal_data[name]`` into items, in order, indices from 0.
+
+        ``None`` entries (data left to a uuid) become items without sources. Must not read
+        or decode anything.
+
+        Raises:
+            MediaError: a value that is no form of this kind, saying which forms are.
+        """
+
+    @abstractmethod
+    def parse_part(self, part_type: str, value: Any) -> MediaItem:
+        """Makes the item of one chat part; ``value`` is ``part[part_type]``, maybe None.
+
+        Raises:
+            MediaError: a value of the wrong shape.
+        """
+
+    @abstractmethod
+    def probe(self, sources: Sequence[Source]) -> Probe:
+        """Reads headers only, so that limits hold before anything is decoded.
+
+        Raises:
+            MediaError: not a format on the kind's allow-list.
+            LimitError: larger than the kind allows.
+        """
+
+    @abstractmethod
+    def load(self, sources: Sequence[Source]) -> Loaded:
+        """Decodes. ``sources`` are bytes or values; URLs were fetched before.
+
+        Raises:
+            MediaError: truncated, corrupt or unsupported, in our own words.
+        """
+
+    @abstractmethod
+    def digest(self, sources: Sequence[Source]) -> bytes:
+        """32 bytes that two items share only if ``load`` would return the same.
+
+        Made with ``sensorium.media.digest.Digest``, over all sources in order, shape and
+        mode included. It must not decode encoded bytes.
+        """

@@ -1,0 +1,400 @@
+"""The nouns that flow through the engine, each a frozen dataclass.
+
+    media values → MediaItem → (Loaded, MediaPlan, Features) = PreparedItem
+    prompt + PreparedItems → Composition → EngineRequest
+    EngineRequest → Batch (of Chunks) → StepOutput → RequestOutput
+
+Nothing here imports torch at run time, so that the scheduler can be read, tested and
+replaced without it. Ranges are half-open: (start, stop) covers start … stop-1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from sensorium.sampling_params import SamplingParams
+
+if TYPE_CHECKING:
+    import torch
+
+#: Named tensors for one encoder, of any dtype; uint8 where that is lossless.
+Features = Mapping[str, "torch.Tensor"]
+Positions = npt.NDArray[np.int64]
+
+# --- media, before the engine ---------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class UrlSource:
+    """A URL as the caller wrote it; the fetch step turns it into a ``BytesSource``."""
+
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class BytesSource:
+    """An encoded file's bytes, and the media type its sender claimed (never trusted)."""
+
+    data: bytes
+    media_type: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ValueSource:
+    """A decoded value as the caller holds it (an array, a tensor, a library's object)."""
+
+    value: Any
+
+
+Source = UrlSource | BytesSource | ValueSource
+
+
+@dataclass(frozen=True, slots=True)
+class MediaItem:
+    """One item of one kind as the caller gave it, before anything was read.
+
+    Attributes:
+        kind: the kind's name, the key in ``multi_modal_data``.
+        index: which item of its kind in the request, from 0.
+        sources: what it is made of, in order; empty if only a uuid was given.
+        uuid: the caller's stable name for its content.
+        embeds: pre-computed embeddings with their extra fields, instead of sources.
+    """
+
+    kind: str
+    index: int
+    sources: tuple[Source, ...] = ()
+    uuid: str | None = None
+    embeds: Mapping[str, Any] | None = None
+
+    @property
+    def label(self) -> str:
+        """How error messages name it."""
+        return f"{self.kind} {self.index}"
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What a header says, before decoding.
+
+    Attributes:
+        size: in the kind's own order of dimensions, (height, width) for a flat picture.
+        decoded_bytes: how much memory decoding will take.
+    """
+
+    size: tuple[int, ...]
+    decoded_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class DerivedItem:
+    """An item of another kind found inside one that was loaded (a clip's soundtrack).
+
+    Its key is made of the parent's key, its kind and its name.
+    """
+
+    kind: str
+    name: str
+    loaded: Loaded
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A decoded item: its value as its kind defines it, its size, and what it contained."""
+
+    value: Any
+    size: tuple[int, ...]
+    derived: tuple[DerivedItem, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class MediaPlan:
+    """What an item will cost and look like to the model, known from its size alone.
+
+    Attributes:
+        num_tokens: embedding rows that its encoders return together (in the order in which
+            the adapter names them, concatenated).
+        token_ids: the tokens that stand for it in the prompt, placeholder ids included.
+        is_embed: one byte a token, 1 where an embedding row replaces the token's own; None:
+            everywhere. Its ones number ``num_tokens``.
+        grid: the item's extent in the units of its position scheme, () if it has none.
+        facts: whatever else the family's ``compose`` needs.
+    """
+
+    num_tokens: int
+    token_ids: tuple[int, ...]
+    is_embed: bytes | None = None
+    grid: tuple[int, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        ones = len(self.token_ids) if self.is_embed is None else self.is_embed.count(1)
+        assert self.is_embed is None or len(self.is_embed) == len(self.token_ids)
+        assert ones == self.num_tokens, "the plan's mask and its token count disagree"
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedItem:
+    """An item ready for the engine.
+
+    Attributes:
+        kind, index: as in ``MediaItem``; a derived item has its parent's index.
+        key: 32 bytes that name its content and every option that shapes its embeddings.
+        plan: its cost and look.
+        features: encoder name → that encoder's input; empty if only the embedding's key is
+            known.
+        parent: the key of the item it was derived from.
+    """
+
+    kind: str
+    index: int
+    key: bytes
+    plan: MediaPlan
+    features: Mapping[str, Features]
+    parent: bytes | None = None
+
+
+# --- the request, as the engine sees it -----------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class MediaSpan:
+    """Where (a part of) an item stands in the prompt.
+
+                 offset            offset + length
+        … text   │ s  e  e  e  e  t │  text …        e: is_embed, from the item's rows
+                      item_slice                       item_slice[0] … item_slice[1]-1
+
+    An item may have several spans; spans may interleave or overlap where their masks are
+    disjoint.
+
+    Attributes:
+        item: index into the request's items.
+        item_slice: the rows of the item's embedding used here, half-open.
+        offset, length: tokens covered.
+        is_embed: one byte a token, None: all ones.
+        atomic: must be prefilled in one chunk.
+        non_causal: its tokens see each other in both directions (implies atomic).
+    """
+
+    item: int
+    item_slice: tuple[int, int]
+    offset: int
+    length: int
+    is_embed: bytes | None = None
+    atomic: bool = False
+    non_causal: bool = False
+
+    @property
+    def end(self) -> int:
+        """The position behind its last token."""
+        return self.offset + self.length
+
+
+@dataclass(frozen=True, slots=True)
+class Composition:
+    """A prompt with its media in place: what ``ModelFamily.compose`` returns.
+
+    Attributes:
+        token_ids: the whole prompt.
+        spans: where items stand, by offset.
+        positions: (axes, len(token_ids)); None: 0, 1, 2 … on one axis.
+        position_delta: a generated token at index i has position i + delta on every axis.
+    """
+
+    token_ids: tuple[int, ...]
+    spans: tuple[MediaSpan, ...] = ()
+    positions: Positions | None = None
+    position_delta: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class EngineItem:
+    """An item as scheduler and runner see it.
+
+    Attributes:
+        key: names the embedding in the encoder cache.
+        kind: chooses the adapter, and with it the encoders.
+        num_tokens: rows of its embedding.
+        embed_bytes: what the embedding costs in the encoder cache, all levels included.
+        features: encoder name → named tensors, in host memory until the request ends.
+    """
+
+    key: bytes
+    kind: str
+    num_tokens: int
+    embed_bytes: int
+    features: Mapping[str, Features]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineRequest:
+    """One sequence to generate; ``n`` answers are n of these.
+
+    Attributes:
+        sampling: with every field filled.
+        max_tokens: new tokens at most, context already taken into account.
+        stop_ids: token ids that end it (end-of-text ids included unless ignored).
+        salt: keeps this request's cache entries apart from those of other salts.
+        bad_word_ids: token sequences that may not be completed.
+        arrival_s: monotonic time of admission.
+    """
+
+    request_id: str
+    token_ids: tuple[int, ...]
+    sampling: SamplingParams
+    max_tokens: int
+    stop_ids: frozenset[int] = frozenset()
+    spans: tuple[MediaSpan, ...] = ()
+    items: tuple[EngineItem, ...] = ()
+    positions: Positions | None = None
+    position_delta: int = 0
+    salt: str = ""
+    bad_word_ids: tuple[tuple[int, ...], ...] = ()
+    arrival_s: float = 0.0
+
+
+# --- one step -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A run of one sequence's tokens to compute in this step.
+
+        tokens     0 ───────────── start ────────── stop ─── …
+                   │ in the cache  │  this chunk    │ later
+
+    Attributes:
+        token_ids: the tokens start … stop-1.
+        pages: the sequence's page table, covering at least ``stop`` tokens.
+        samples: whether the chunk reaches the sequence's end, so that a token is sampled.
+    """
+
+    request_id: str
+    start: int
+    token_ids: tuple[int, ...]
+    pages: tuple[int, ...]
+    samples: bool
+
+    @property
+    def stop(self) -> int:
+        """The position behind its last token."""
+        return self.start + len(self.token_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class EncodeTask:
+    """An item to encode before this step's forward."""
+
+    request_id: str
+    item: int
+    key: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What the scheduler asks the runner to do in one step.
+
+    Attributes:
+        started: requests that run for the first time (or again after preemption); the
+            runner keeps their sampling state and features until they are in ``ended``.
+        encode: items whose embeddings must be made, in order, each key once.
+        chunks: what to compute; chunks that decode one token and prefill chunks mix.
+        evict: keys of embeddings to drop before encoding.
+        ended: requests the runner may forget (finished, aborted or preempted).
+    """
+
+    started: tuple[EngineRequest, ...] = ()
+    encode: tuple[EncodeTask, ...] = ()
+    chunks: tuple[Chunk, ...] = ()
+    evict: tuple[bytes, ...] = ()
+    ended: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """Log-probabilities at one position: the chosen token's, and those of the best ones.
+
+    Attributes:
+        logprob, rank: of the chosen token; rank 1 is the most probable.
+        top_ids, top_logprobs: the most probable tokens, best first.
+    """
+
+    logprob: float
+    rank: int
+    top_ids: tuple[int, ...]
+    top_logprobs: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SampledToken:
+    """One new token of one sequence."""
+
+    request_id: str
+    token_id: int
+    logprobs: TokenLogprobs | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutput:
+    """What the runner reports of one step.
+
+    Attributes:
+        tokens: one for each chunk with ``samples`` that did not fail.
+        failed: request id → a sentence, for requests whose own input made the step fail.
+    """
+
+    tokens: tuple[SampledToken, ...] = ()
+    failed: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class RequestUpdate:
+    """What the engine tells the frontend of one sequence after a step.
+
+    Attributes:
+        new_token_ids, logprobs: since the last update; logprobs only if asked for.
+        finish_reason: "stop", "length", "abort", "error" or None while it runs.
+        stop_id: the token that ended it, if one did.
+        error: a sentence, with finish_reason "error".
+        num_cached_tokens: prompt tokens found in the prefix cache.
+        num_encoded_items, num_encoder_hits: items encoded for it, and found encoded.
+        num_preemptions: how often it lost its pages so far.
+        first_scheduled_s: monotonic time it first ran.
+    """
+
+    request_id: str
+    new_token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    finish_reason: str | None = None
+    stop_id: int | None = None
+    error: str | None = None
+    num_cached_tokens: int = 0
+    num_encoded_items: int = 0
+    num_encoder_hits: int = 0
+    num_preemptions: int = 0
+    first_scheduled_s: float | None = None
+
+
+# --- what the decoder is --------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class KVShape:
+    """What one page holds, as the runner allocates it and the scheduler counts it."""
+
+    num_layers: int
+    num_kv_heads: int
+    head_size: int
+    page_size: int
+    dtype_bytes: int
+
+    @property
+    def page_bytes(self) -> int:
+        """Keys and values of one page, all layers."""
+        elements = self.num_layers * self.num_kv_heads * self.head_size * self.page_size
+        return 2 * elements * self.dtype_bytes

@@ -1,0 +1,14 @@
+"""tiny-vl, a small trained vision-language model, and the drawings that it was trained on.
+
+`model_path()` is a checkpoint folder like any downloaded one. `questions.draw_item` draws pictures
+with questions and true answers; nothing here imports torch or the engine until `demo` runs.
+"""
+
+from pathlib import Path
+
+__all__ = ["model_path"]
+
+
+def model_path() -> Path:
+    """The folder of the model: weights, configuration, tokenizer, chat template."""
+    return Path(__file__).parent / "model"

@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# Runs the packed tests on a machine with a CUDA GPU, Python 3.12, torch and pytest, and no network.
+#
+#   bash run.sh              the tests marked gpu
+#   bash run.sh all          the CPU suite as well
+#   bash run.sh ... -k NAME  further arguments go to pytest
+#
+# SITE names the folder that the wheels are installed into (default: site/ beside this script).
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+site=${SITE:-$PWD/site}
+python3 -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --upgrade \
+    --target "$site" wheels/*.whl
+export PYTHONPATH="$site${PYTHONPATH:+:$PYTHONPATH}"
+
+marks=gpu
+if [ "${1:-}" = all ]; then
+    marks='not slow'
+    shift
+fi
+# tests/repository reads the source tree, which does not travel.
+exec python3 -m pytest -p no:cacheprovider -m "$marks" --ignore=tests/repository "$@"
