@@ -27,7 +27,9 @@ def create(folder: Path) -> Path:
     source = Path(sysconfig.get_path("purelib"))
     site = folder / source.relative_to(sys.prefix)
     for shared in _with_requirements("torch"):
-        _link(shared, source, site)
+        has_own = any(site.glob(f"{shared.name.replace('-', '_')}-*.dist-info"))
+        if not has_own:
+            _link(shared, source, site)
     return python
 
 

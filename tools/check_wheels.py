@@ -4,7 +4,7 @@
 
 Each wheel is installed (with all its extras) by pip with the dependencies that it declares: our
 other distributions from the same folder, torch shared with the environment running this, the rest
-from the package index. Then every package in it is imported, `pip check` must be content, and
+from the package index. Then every module in it is imported, `pip check` must be content, and
 `sensorium plugins` must run.
 """
 
@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def check(wheel: Path, constraints: list[Path]) -> None:
     """Raise CalledProcessError where one of the steps fails."""
-    name, extras, packages = _read(wheel)
+    name, extras, modules = _read(wheel)
     with tempfile.TemporaryDirectory() as folder:
         python = create(Path(folder) / "environment")
         install: list[str | Path] = [python, "-m", "pip", "install", "-qq"]
@@ -34,24 +34,23 @@ def check(wheel: Path, constraints: list[Path]) -> None:
             install += ["-c", file]
         _run(*install, f"{name}{extras} @ {wheel.as_uri()}")
         _run(python, "-m", "pip", "check")
-        for package in packages:
-            _run(python, "-c", f"import {package}", cwd=folder)
+        _run(python, "-c", "\n".join(f"import {module}" for module in modules), cwd=folder)
         _run(python.with_name("sensorium"), "plugins", cwd=folder)
 
 
 def _read(wheel: Path) -> tuple[str, str, list[str]]:
-    """Return the distribution's name, its extras in brackets, and the packages it holds."""
+    """Return the distribution's name, its extras in brackets, and the modules it holds."""
     with zipfile.ZipFile(wheel) as archive:
         files = archive.namelist()
         metadata_file = next(file for file in files if file.endswith(".dist-info/METADATA"))
         metadata = message_from_bytes(archive.read(metadata_file))
     extras = metadata.get_all("Provides-Extra") or []
-    packages = sorted(
-        file.split("/")[0] for file in files if file.count("/") == 1 and "/__init__.py" in file
-    )
-    if not packages:
-        sys.exit(f"{wheel.name} holds no package")
-    return metadata["Name"], f"[{','.join(extras)}]" if extras else "", packages
+    sources = [file.removesuffix(".py") for file in files if file.endswith(".py")]
+    modules = [file.removesuffix("/__init__").replace("/", ".") for file in sources]
+    modules = sorted(module for module in modules if not module.endswith(".__main__"))
+    if not modules:
+        sys.exit(f"{wheel.name} holds no module")
+    return metadata["Name"], f"[{','.join(extras)}]" if extras else "", modules
 
 
 def _run(*command: str | Path, cwd: str | None = None) -> None:
@@ -69,7 +68,10 @@ def main(dist: Path) -> None:
         for wheel in wheels:
             start_s = time.monotonic()
             print(f"-- {wheel.name}", flush=True)
-            check(wheel, [ROOT / "constraints" / "dev.txt", ours])
+            try:
+                check(wheel, [ROOT / "constraints" / "dev.txt", ours])
+            except subprocess.CalledProcessError:
+                sys.exit(f"{wheel.name} does not work when it is installed alone (see above)")
             print(f"-- {wheel.name}: good, {time.monotonic() - start_s:.0f} s", flush=True)
 
 

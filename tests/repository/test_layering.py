@@ -15,7 +15,7 @@ import pytest
 # Core, from the bottom up. A module imports from its own name and from lower lines, nothing else.
 LEVELS = [
     ["errors", "config", "types", "sampling_params", "outputs", "decoder_config", "logger"],
-    ["plugins", "media", "tokenizer", "assets"],
+    ["plugins", "media", "tokenizer", "checkpoint", "assets"],
     ["frontend", "scheduler", "output"],
     ["ops"],
     ["models"],

@@ -125,8 +125,7 @@ class Admission:
         for token_id in token_ids:
             if not 0 <= token_id < self._vocab_size:
                 raise RequestError(
-                    f"{what} has the token id {token_id}; "
-                    f"allowed are 0 to {self._vocab_size - 1}."
+                    f"{what} has the token id {token_id}; allowed are 0 to {self._vocab_size - 1}."
                 )
 
 
@@ -140,7 +139,7 @@ def _nth_answer(first: EngineRequest, i: int) -> EngineRequest:
 def _eos_ids(
     generation: Mapping[str, Any], config_eos: Iterable[int], tokenizer: Tokenizer
 ) -> list[int]:
-    """The checkpoint's end-of-text ids: its generation config's, else config's, else tokenizer's."""
+    """The generation config's end-of-text ids, else those of ``config.json``, else the tokenizer's."""
     value = generation.get("eos_token_id")
     if value is not None:
         return [int(v) for v in value] if isinstance(value, list) else [int(value)]

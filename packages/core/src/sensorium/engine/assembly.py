@@ -15,8 +15,8 @@ from sensorium.config import EngineConfig
 from sensorium.engine.admission import Admission
 from sensorium.engine.client import EngineClient, ThreadClient
 from sensorium.engine.core import EngineCore
-from sensorium.errors import ConfigError, PluginError
-from sensorium.frontend.chat import ChatFrontend
+from sensorium.errors import ConfigError
+from sensorium.frontend.chat import ChatRenderer
 from sensorium.frontend.frontend import Frontend
 from sensorium.media.pipeline import MediaPipeline
 from sensorium.plugins import MediaAdapter, MediaKind, ModelContext, ModelFamily
@@ -24,7 +24,7 @@ from sensorium.plugins.discovery import discover
 from sensorium.plugins.registry import Registry
 from sensorium.runner import Runner
 from sensorium.scheduler import Scheduler, SchedulerConfig
-from sensorium.tokenizer import Tokenizer
+from sensorium.tokenizer import Tokenizer, load_template
 
 logger = logging.getLogger("sensorium.engine")
 
@@ -63,7 +63,7 @@ def assemble(config: EngineConfig) -> Assembly:
     checkpoint = open_checkpoint(config)
     tokenizer = load_tokenizer(config, checkpoint)
     model = open_model(config, registry, checkpoint, tokenizer)
-    limits = item_limits(config, model.kinds)
+    limits = item_limits(config, model)
     runner = Runner(config, checkpoint, model.family, model.registry, model.adapters)
     pipeline = MediaPipeline(
         model.kinds,
@@ -88,4 +88,167 @@ def assemble(config: EngineConfig) -> Assembly:
         admission=admission,
         client=ThreadClient(EngineCore(scheduler, runner)),
         tokenizer=tokenizer,
+    )
+
+
+def load_tokenizer(config: EngineConfig, checkpoint: Checkpoint) -> Tokenizer:
+    """The tokenizer that ``tokenizer=`` names, else the checkpoint's own."""
+    if config.tokenizer is None:
+        return Tokenizer.load(checkpoint.folder)
+    folder = resolve_folder(
+        config.tokenizer, revision=None, download_dir=config.download_dir, patterns=None
+    )
+    return Tokenizer.load(folder)
+
+
+def open_model(
+    config: EngineConfig, registry: Registry, checkpoint: Checkpoint, tokenizer: Tokenizer
+) -> Model:
+    """Finds who serves the checkpoint's architecture and builds their frontend halves."""
+    architecture = checkpoint.architecture
+    family = registry.family(architecture)
+    if family.task != "generate":
+        raise ConfigError(
+            f"{architecture} is made to {family.task}; only generate is built so far."
+        )
+    decoder = family.decoder_config(checkpoint.config)
+
+    def context(owner: object) -> ModelContext:
+        return ModelContext(
+            architecture=architecture,
+            config=checkpoint.config,
+            processor=checkpoint.processor,
+            decoder=decoder,
+            tokenizer=tokenizer,
+            plugin_options=config.plugin_options.get(registry.owner_of(owner), {}),
+        )
+
+    check_plugin_options(config, registry)
+    kinds, adapters = {}, {}
+    for name, adapter in registry.adapters(architecture).items():
+        kinds[name] = registry.kind(name)(config.media_io_kwargs.get(name, {}))
+        adapters[name] = adapter(context(adapter))
+    check_kind_options("media_io_kwargs", config.media_io_kwargs, kinds, registry, architecture)
+    return Model(checkpoint, registry, family, context(family), kinds, adapters)
+
+
+def check_plugin_options(config: EngineConfig, registry: Registry) -> None:
+    """Options for a distribution that isn't there would be ignored: refuse them."""
+    known = {status.distribution for status in registry.statuses}
+    for name in config.plugin_options:
+        if name not in known:
+            raise ConfigError(
+                f"plugin_options names {name}; installed plugins are {', '.join(sorted(known))}."
+            )
+
+
+def check_kind_options(
+    option: str,
+    given: Mapping[str, Any],
+    kinds: Mapping[str, MediaKind],
+    registry: Registry,
+    architecture: str,
+) -> None:
+    """An entry for a kind that this model doesn't take is a mistake worth a sentence."""
+    for name in given:
+        if name in kinds:
+            continue
+        registry.kind(name)  # not installed, or failed: its own message
+        taken = ", ".join(sorted(kinds)) or "no media"
+        raise ConfigError(f"{option} names {name}; {architecture} takes {taken}.")
+
+
+def item_limits(config: EngineConfig, model: Model) -> dict[str, int | None]:
+    """Kind → items in one prompt at most; None: as many as fit.
+
+    A mapping's sizes, beside its "count", are what memory profiling assumes (``profile_sizes``).
+    """
+    limits = {name: kind.default_limit for name, kind in model.kinds.items()}
+    check_kind_options(
+        "limit_mm_per_prompt",
+        config.limit_mm_per_prompt,
+        model.kinds,
+        model.registry,
+        model.context.architecture,
+    )
+    for name, given in config.limit_mm_per_prompt.items():
+        count = given.get("count") if isinstance(given, Mapping) else given
+        if count is None:
+            continue
+        if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+            raise ConfigError(
+                f"limit_mm_per_prompt[{name!r}] is {count!r}; it must be an integer of at least 0."
+            )
+        limits[name] = count
+    return limits
+
+
+def profile_sizes(config: EngineConfig, model: Model) -> dict[str, tuple[int, ...]]:
+    """Kind → the item size that memory profiling assumes, in the kind's order of dimensions."""
+    sizes = {}
+    for name, adapter in model.adapters.items():
+        given = config.limit_mm_per_prompt.get(name)
+        options = adapter.options(
+            {k: v for k, v in config.mm_processor_kwargs.items() if k in adapter.option_names}
+        )
+        size = list(adapter.worst_case(options))
+        for dimension, value in given.items() if isinstance(given, Mapping) else ():
+            if dimension == "count":
+                continue
+            names = model.kinds[name].size_names
+            if dimension not in names:
+                allowed = ", ".join(("count", *names))
+                raise ConfigError(
+                    f"limit_mm_per_prompt[{name!r}] has {dimension!r}; allowed are {allowed}."
+                )
+            size[names.index(dimension)] = value
+        sizes[name] = tuple(size)
+    return sizes
+
+
+def config_eos_ids(config: Mapping[str, Any]) -> list[int]:
+    """End-of-text ids that ``config.json`` names, at its top or in its text part."""
+    for part in (config, config.get("text_config") or {}):
+        value = part.get("eos_token_id")
+        if value is not None:
+            return [int(v) for v in value] if isinstance(value, list) else [int(value)]
+    return []
+
+
+def scheduler_config(config: EngineConfig, runner: Runner) -> SchedulerConfig:
+    """The scheduler's limits, from the options and from what the runner found room for."""
+    return SchedulerConfig(
+        page_size=config.page_size,
+        num_pages=runner.num_pages,
+        max_num_batched_tokens=config.max_num_batched_tokens,
+        max_num_seqs=config.max_num_seqs,
+        max_model_len=runner.max_model_len,
+        prefix_caching=config.enable_prefix_caching,
+        chunked_prefill=config.enable_chunked_prefill,
+        encoder_cache_bytes=int(config.mm_encoder_cache_gb * GIB),
+    )
+
+
+def build_frontend(
+    config: EngineConfig, model: Model, tokenizer: Tokenizer, pipeline: MediaPipeline
+) -> Frontend:
+    """The way in."""
+    folder = model.checkpoint.folder
+    template = load_template(config.chat_template, folder, tokenizer, model.family.chat_template)
+    chat = ChatRenderer(
+        template=template,
+        tokenizer=tokenizer,
+        kinds=model.kinds,
+        adapters=model.adapters,
+        content_format=config.chat_template_content_format,
+        interleave_mm_strings=config.interleave_mm_strings,
+    )
+    return Frontend(
+        folder=folder,
+        tokenizer=tokenizer,
+        family=model.family,
+        adapters=model.adapters,
+        context=model.context,
+        pipeline=pipeline,
+        chat=chat,
     )

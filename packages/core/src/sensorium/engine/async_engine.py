@@ -128,9 +128,7 @@ class AsyncEngine:
         request_id = request_id or f"request-{next(self._ids)}"
         prepared: PreparedPrompt = await prepare()
         requests = self._admission.requests(request_id, prepared, sampling, arrival_s)
-        state = self._admission.state(
-            request_id, prepared, requests, _metrics(prepared, arrival_s)
-        )
+        state = self._admission.state(request_id, prepared, requests, _metrics(prepared, arrival_s))
         stream = self._open([request.request_id for request in requests])
         try:
             await asyncio.gather(
@@ -247,7 +245,6 @@ async def last_output(outputs: AsyncIterator[RequestOutput]) -> RequestOutput:
     async with aclosing(outputs) as stream:  # type: ignore[type-var]
         async for output in stream:
             last = output
-    assert last is not None and last.finished
+    assert last is not None
+    assert last.finished
     return last
-
-

@@ -11,18 +11,19 @@ Everything here runs on the CPU, before a request is admitted; nothing touches t
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
-from sensorium.errors import LimitError
-from sensorium.frontend.chat import ChatFrontend, Conversation
-from sensorium.frontend.placeholders import tokenize_prompt
+from sensorium.frontend.chat import ChatRenderer, Conversation, RenderedChat
+from sensorium.frontend.placeholders import tokenize_prompt, tokenize_segments
 from sensorium.frontend.prompts import ParsedPrompt
 from sensorium.media.pipeline import MediaPipeline
 from sensorium.plugins import MediaAdapter, ModelContext, ModelFamily, TokenizedPrompt
-from sensorium.tokenizer import Tokenizer
+from sensorium.tokenizer import Tokenizer, load_template
 from sensorium.types import Composition, MediaItem, PreparedItem
 
 T = TypeVar("T")
@@ -42,3 +43,116 @@ class PreparedPrompt:
     items: tuple[PreparedItem, ...]
     salt: str
     num_hits: int
+
+
+class Frontend:
+    """One engine's way in. Its methods may be awaited from any event loop.
+
+    Args:
+        folder: where the checkpoint's own chat template is looked for.
+        context: what the family is told of the model.
+    """
+
+    def __init__(
+        self,
+        *,
+        folder: Path,
+        tokenizer: Tokenizer,
+        family: ModelFamily,
+        adapters: Mapping[str, MediaAdapter],
+        context: ModelContext,
+        pipeline: MediaPipeline,
+        chat: ChatRenderer,
+    ) -> None:
+        self.pipeline = pipeline
+        self._folder = folder
+        self._tokenizer = tokenizer
+        self._family = family
+        self._adapters = adapters
+        self._context = context
+        self._chat = chat
+        self._text_pool = ThreadPoolExecutor(2, thread_name_prefix="sensorium-text")
+
+    async def prepare(self, prompt: ParsedPrompt) -> PreparedPrompt:
+        """Prepares a ``generate`` prompt.
+
+        Raises:
+            RequestError: media, placeholders or options that can't be served.
+        """
+        items = self.pipeline.split(prompt.media, prompt.uuids)
+        counts = Counter(item.kind for item in items)
+        tokenized = await self._in_text_pool(
+            lambda: tokenize_prompt(
+                self._tokenizer,
+                self._adapters,
+                counts,
+                text=prompt.text,
+                token_ids=prompt.token_ids,
+            )
+        )
+        return await self._compose(
+            prompt.text, tokenized, items, prompt.salt, prompt.processor_kwargs
+        )
+
+    async def prepare_chat(
+        self,
+        messages: Conversation,
+        *,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        chat_template: str | None = None,
+        content_format: str | None = None,
+        template_kwargs: Mapping[str, Any] | None = None,
+        processor_kwargs: Mapping[str, Any] | None = None,
+        salt: str = "",
+    ) -> PreparedPrompt:
+        """Prepares a conversation; the options are those of ``LLM.chat``.
+
+        Raises:
+            RequestError: as ``prepare``; or there is no chat template, or it fails.
+        """
+
+        def render() -> tuple[RenderedChat, TokenizedPrompt]:
+            template = None
+            if chat_template is not None:
+                template = load_template(chat_template, self._folder, self._tokenizer, None)
+            rendered = self._chat.render(
+                messages,
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=continue_final_message,
+                tools=tools,
+                template=template,
+                content_format=content_format,
+                template_kwargs=template_kwargs,
+            )
+            return rendered, tokenize_segments(
+                self._tokenizer, rendered.segments, add_special_tokens=rendered.add_special_tokens
+            )
+
+        rendered, tokenized = await self._in_text_pool(render)
+        return await self._compose(
+            rendered.text, tokenized, rendered.items, salt, processor_kwargs or {}
+        )
+
+    async def _compose(
+        self,
+        text: str | None,
+        tokenized: TokenizedPrompt,
+        items: Sequence[MediaItem],
+        salt: str,
+        processor_kwargs: Mapping[str, Any],
+    ) -> PreparedPrompt:
+        media = await self.pipeline.prepare(items, salt=salt, processor_kwargs=processor_kwargs)
+        composition = await self._in_text_pool(
+            lambda: self._family.compose(tokenized, media.items, self._adapters, self._context)
+        )
+        return PreparedPrompt(text, composition, media.items, salt, media.num_hits)
+
+    async def _in_text_pool(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._text_pool, work)
+
+    def close(self) -> None:
+        """Ends the threads."""
+        self._text_pool.shutdown(wait=True, cancel_futures=True)
+        self.pipeline.close()

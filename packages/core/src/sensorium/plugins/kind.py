@@ -24,6 +24,7 @@ class MediaKind(ABC):
         offline_part_types: those of them whose values only a Python caller can hold.
         fetch_timeout_s, max_fetch_bytes: for one fetched source.
         max_decoded_bytes: what one item may take once decoded, checked against ``probe``.
+        size_names: names of the dimensions of ``Loaded.size``, in order.
         default_limit: items in one prompt where ``limit_mm_per_prompt`` says nothing; None:
             as many as fit.
     """
@@ -34,6 +35,7 @@ class MediaKind(ABC):
     fetch_timeout_s: ClassVar[float] = 10.0
     max_fetch_bytes: ClassVar[int] = 256 * 2**20
     max_decoded_bytes: ClassVar[int] = 2**30
+    size_names: ClassVar[tuple[str, ...]] = ()
     default_limit: ClassVar[int | None] = None
 
     def __init__(self, options: Mapping[str, Any]) -> None:

@@ -1,0 +1,1 @@
+"""The engine: assembly, admission, the step loop, and the clients that reach it."""

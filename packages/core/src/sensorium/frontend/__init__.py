@@ -1,0 +1,1 @@
+"""From prompts and conversations to what the engine takes."""

@@ -1,0 +1,151 @@
+"""``InstalledPlugin``: one plugin as found, whose hooks are called at most once each.
+
+A hook is called when somebody first needs what it brings, so that finding plugins, and the
+command line's help, import nothing heavy. A plugin that fails fails alone and whole: from
+then on it brings nothing.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import pluggy
+
+from sensorium.plugins import hookspecs
+from sensorium.plugins.failure import PluginFailure, attempt
+from sensorium.plugins.hookspecs import API, PROJECT
+from sensorium.plugins.returns import CHECKS
+
+HOOKS = tuple(CHECKS)
+_PREFIX = f"{PROJECT}_"
+
+
+class InstalledPlugin:
+    """One plugin.
+
+    Attributes:
+        name: "distribution:entry point".
+        distribution, version, module: where it comes from.
+        error: why it failed, in one line; None: it works, as far as it was asked.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        distribution: str,
+        version: str | None,
+        module: str,
+        load: Callable[[], object],
+    ) -> None:
+        """Imports the plugin with ``load`` and checks everything but its hooks' results."""
+        self.name = name
+        self.distribution = distribution
+        self.version = version
+        self.module = module
+        self.error: str | None = None
+        self._calls: dict[str, list[Callable[[], object]]] = {}
+        self._brought: dict[str, tuple[Any, ...]] = {}
+        try:
+            plugin = attempt(f"importing {module}", load)
+            attempt(f"reading {module}", lambda: self._register(plugin))
+        except PluginFailure as failure:
+            self._fail(failure)
+
+    def brings(self, hook: str) -> tuple[Any, ...]:
+        """What its implementation of ``hook`` returned, checked; () if it failed or has none."""
+        if hook not in self._brought and self.error is None:
+            try:
+                self._brought[hook] = self._call(hook)
+            except PluginFailure as failure:
+                self._fail(failure)
+        return self._brought.get(hook, ())
+
+    def load_all(self) -> None:
+        """Calls every hook, so that a failure in any of them takes back all the others."""
+        for hook in HOOKS:
+            self.brings(hook)
+
+    def _fail(self, failure: PluginFailure) -> None:
+        self.error = str(failure)
+        self._brought.clear()
+
+    def _call(self, hook: str) -> tuple[Any, ...]:
+        check = CHECKS[hook]
+        brought: list[Any] = []
+        for call in self._calls.get(hook, []):
+            returned = attempt(f"its hook {hook}", call)
+            try:
+                brought += attempt("reading its result", lambda value=returned: check(value))
+            except PluginFailure as failure:
+                raise PluginFailure(f"its hook {hook}: {failure}") from failure
+        return tuple(brought)
+
+    def _register(self, plugin: object) -> None:
+        """Checks ``api`` and the hooks' spelling, and finds the implementations.
+
+        Every plugin gets a pluggy manager of its own: what one leaves behind when it is
+        refused half-way can't touch another.
+        """
+        _check_api(plugin)
+        _check_spelling(plugin)
+        manager = pluggy.PluginManager(PROJECT)
+        manager.add_hookspecs(hookspecs)
+        try:
+            manager.register(plugin, self.name)
+        except pluggy.PluginValidationError as error:
+            raise PluginFailure(" ".join(str(error).split())) from error
+        for caller in manager.get_hookcallers(plugin) or []:
+            # What pluggy's check_pending() looks for too, but it can't say whose it is in
+            # words fit for a stranger.
+            if not caller.has_spec():
+                raise PluginFailure(_no_such_hook(caller.name))
+            for implementation in caller.get_hookimpls():
+                _check_plain(implementation)
+                self._calls.setdefault(caller.name, []).append(implementation.function)
+
+
+def _check_api(plugin: object) -> None:
+    stated = getattr(plugin, "api", None)
+    if stated is None:
+        raise PluginFailure(f"it states no api; this sensorium-core serves api = {API}")
+    if type(stated) is not int or stated != API:
+        raise PluginFailure(f"it states api = {stated!r}; this sensorium-core serves api = {API}")
+
+
+def _check_spelling(plugin: object) -> None:
+    """Refuses what starts like a hook and would silently not be called."""
+    for name in dir(plugin):
+        if not name.startswith(_PREFIX):
+            continue
+        value = getattr(plugin, name)
+        if isinstance(value, ModuleType):
+            continue  # `import sensorium_something` inside the plugin
+        if name not in HOOKS:
+            raise PluginFailure(_no_such_hook(name))
+        if not hasattr(value, f"{PROJECT}_impl"):
+            raise PluginFailure(f"its {name} lacks the decorator @hookimpl")
+
+
+def _check_plain(implementation: pluggy.HookImpl) -> None:
+    for option in ("wrapper", "hookwrapper", "optionalhook", "tryfirst", "trylast"):
+        if getattr(implementation, option, False):
+            raise PluginFailure(
+                f"its {implementation.function.__name__} is marked {option}; every "
+                "implementation is called by itself, so that has no meaning here"
+            )
+
+
+def _no_such_hook(name: str) -> str:
+    near = difflib.get_close_matches(name, HOOKS, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"hooks are {', '.join(HOOKS)}"
+    return f"{name} is no hook; {hint}"
+
+
+def canonical(distribution: str) -> str:
+    """A distribution's name as packaging compares it (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", distribution).lower()

@@ -1,0 +1,367 @@
+"""``Registry``: what the installed plugins bring together, and what to say where they don't.
+
+Hooks are called when something is first asked for. A conflict or a failure is raised when
+the thing itself is asked for, so that it takes nothing else down. One registry serves one
+engine; it shares nothing with another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from types import ModuleType
+from typing import Any
+
+from sensorium.errors import ConfigError, PluginError
+from sensorium.plugins.adapter import MediaAdapter
+from sensorium.plugins.catalogue import Catalogue, Entry
+from sensorium.plugins.claims import Claims, joined
+from sensorium.plugins.command import Command
+from sensorium.plugins.encoder import EncoderSpec
+from sensorium.plugins.family import ModelFamily
+from sensorium.plugins.installed import InstalledPlugin, canonical
+from sensorium.plugins.kind import MediaKind
+from sensorium.plugins.status import PluginStatus
+
+_SEE = "`sensorium plugins` lists what is installed."
+
+
+class Registry:
+    """All plugins of one engine or of one run of the command line."""
+
+    def __init__(
+        self,
+        plugins: Sequence[InstalledPlugin],
+        choices: Mapping[str, str],
+        catalogue: Catalogue,
+    ) -> None:
+        self._plugins = tuple(plugins)
+        self._choices = dict(choices)
+        self._catalogue = catalogue
+        Claims(self._choices)  # a misspelt choice is told at once
+
+    # --- kinds ----------------------------------------------------------------------
+
+    @property
+    def kinds(self) -> Mapping[str, type[MediaKind]]:
+        """Name → kind, those in conflict left out."""
+        return {name: claimant.thing for name, claimant in self._claims.served("kind")}
+
+    def kind(self, name: str) -> type[MediaKind]:
+        """The kind with this name.
+
+        Raises:
+            PluginError: nobody serves it, or several do, or the plugin that would failed.
+        """
+        claimant = self._claims.server(f"kind:{name}")
+        if claimant is None:
+            raise PluginError(
+                self._missing(f"kind {name!r}", self.kinds, self._catalogue.kinds.get(name))
+            )
+        return claimant.thing  # type: ignore[no-any-return]
+
+    def kind_of_part(self, part_type: str) -> type[MediaKind]:
+        """The kind that answers to a chat part type.
+
+        Raises:
+            PluginError: nobody does, or several do, or the plugin that would failed.
+        """
+        claimant = self._claims.server(f"part:{part_type}")
+        if claimant is None:
+            known = [name for name, _ in self._claims.served("part")]
+            words = part_type.split("_")
+            entries = [e for name, e in self._catalogue.kinds.items() if name in words]
+            raise PluginError(
+                self._missing(
+                    f"chat part type {part_type!r}", known, entries[0] if entries else None
+                )
+            )
+        return claimant.thing  # type: ignore[no-any-return]
+
+    # --- models ---------------------------------------------------------------------
+
+    @property
+    def families(self) -> Mapping[str, ModelFamily]:
+        """Architecture → family, those in conflict left out."""
+        return {name: claimant.thing for name, claimant in self._claims.served("family")}
+
+    def family(self, architecture: str) -> ModelFamily:
+        """The family of this architecture.
+
+        Raises:
+            PluginError: nobody serves it, or several do, or the plugin that would failed.
+        """
+        claimant = self._claims.server(f"family:{architecture}")
+        if claimant is None:
+            raise PluginError(
+                self._missing(
+                    f"architecture {architecture!r}",
+                    self.families,
+                    self._catalogue.architectures.get(architecture),
+                )
+            )
+        return claimant.thing  # type: ignore[no-any-return]
+
+    def encoders(self, architecture: str) -> Mapping[str, EncoderSpec]:
+        """Name → encoder, the family's and the adapters' own.
+
+        One in conflict is left out, with the adapters that name it, unless the family
+        itself claims it: then the checkpoint can't be read without a choice.
+
+        Raises:
+            PluginError: an encoder of the family is in conflict.
+        """
+        family = self.family(architecture)
+        for spec in family.encoders:
+            self._claims.server(f"encoder:{architecture}/{spec.name}")
+        return {
+            name.removeprefix(f"{architecture}/"): claimant.thing
+            for name, claimant in self._claims.served("encoder")
+            if name.startswith(f"{architecture}/")
+        }
+
+    def adapters(self, architecture: str) -> Mapping[str, type[MediaAdapter]]:
+        """Kind → adapter, for every kind that this architecture can take.
+
+        An adapter that can't work (in conflict, its kind or an encoder missing) is left
+        out: ``adapter`` says why to whoever asks for it.
+        """
+        usable = {}
+        for name, claimant in self._claims.served("adapter"):
+            of_architecture, _, kind = name.partition("/")
+            if of_architecture == architecture and not self._obstacle(architecture, claimant.thing):
+                usable[kind] = claimant.thing
+        return usable
+
+    def adapter(self, architecture: str, kind: str) -> type[MediaAdapter]:
+        """How this architecture takes this kind.
+
+        Raises:
+            PluginError: it doesn't, with the cause.
+        """
+        self.kind(kind)
+        claimant = self._claims.server(f"adapter:{architecture}/{kind}")
+        if claimant is None:
+            entry = self._catalogue.kinds.get(kind)
+            what = f"adapter that lets {architecture} take the kind {kind!r}"
+            raise PluginError(self._missing(what, self.adapters(architecture), entry))
+        if obstacle := self._obstacle(architecture, claimant.thing):
+            raise PluginError(obstacle)
+        return claimant.thing  # type: ignore[no-any-return]
+
+    # --- the rest -------------------------------------------------------------------
+
+    @property
+    def commands(self) -> Mapping[str, Command | PluginError]:
+        """Name → subcommand, or the error of a name that several plugins claim.
+
+        Calls no other hook, so that the command line's help imports no model.
+        """
+        return self._by_hook("command", "sensorium_commands", lambda c: (c.name, c))
+
+    @property
+    def assets(self) -> Mapping[str, ModuleType | PluginError]:
+        """Kind → module with sample media, or the error of a kind that several claim.
+
+        Calls no other hook.
+        """
+        return self._by_hook("assets", "sensorium_assets", lambda pair: pair)
+
+    def missing_command(self, name: str) -> PluginError:
+        """The error of a subcommand that nobody brings."""
+        return PluginError(self._missing(f"command {name!r}", self.commands, None))
+
+    def missing_asset(self, kind: str) -> PluginError:
+        """The error of a kind for which nobody brings sample media."""
+        entry = self._catalogue.kinds.get(kind)
+        return PluginError(self._missing(f"assets of the kind {kind!r}", self.assets, entry))
+
+    @property
+    def statuses(self) -> tuple[PluginStatus, ...]:
+        """Every plugin found, with what it brings or why it failed. Calls all hooks."""
+        return tuple(
+            PluginStatus(
+                name=plugin.name,
+                distribution=plugin.distribution,
+                version=plugin.version,
+                module=plugin.module,
+                brings=() if plugin.error else tuple(_claims_of(plugin)),
+                error=plugin.error,
+            )
+            for plugin in self._loaded
+        )
+
+    @property
+    def conflicts(self) -> Mapping[str, str]:
+        """Claim that several plugins make → the sentence that says so. Calls all hooks."""
+        claims = self._claims.conflicts()
+        for noun, things in (("command", self.commands), ("assets", self.assets)):
+            claims |= {f"{noun}:{n}": str(e) for n, e in things.items() if _is_error(e)}
+        return claims
+
+    def owner_of(self, thing: object) -> str:
+        """The distribution that brought a class, a family or an encoder (or an instance)."""
+        owners = self._owners
+        for candidate in (thing, type(thing)):
+            if id(candidate) in owners:
+                return owners[id(candidate)]
+        raise KeyError(f"no plugin brought this {type(thing).__name__}")
+
+    def options_of(
+        self, thing: object, plugin_options: Mapping[str, Mapping[str, Any]]
+    ) -> Mapping[str, Any]:
+        """The entry of ``plugin_options`` for whoever brought ``thing``; {} if there is none."""
+        owner = canonical(self.owner_of(thing))
+        for distribution, options in plugin_options.items():
+            if canonical(distribution) == owner:
+                return options
+        return {}
+
+    def check_plugin_options(self, plugin_options: Mapping[str, Mapping[str, Any]]) -> None:
+        """Checks that every entry is for a plugin that works.
+
+        Raises:
+            ConfigError: it isn't installed, or it failed.
+        """
+        for distribution in plugin_options:
+            named = [
+                plugin
+                for plugin in self._loaded
+                if canonical(plugin.distribution) == canonical(distribution)
+            ]
+            if any(plugin.error is None for plugin in named):
+                continue
+            if named:
+                raise ConfigError(
+                    f"plugin_options has an entry for {distribution}, whose plugin failed: "
+                    f"{named[0].error}."
+                )
+            installed = joined(sorted({plugin.distribution for plugin in self._loaded}))
+            raise ConfigError(
+                f"plugin_options has an entry for {distribution!r}; installed are {installed}."
+            )
+
+    # --- inside ---------------------------------------------------------------------
+
+    @cached_property
+    def _loaded(self) -> tuple[InstalledPlugin, ...]:
+        for plugin in self._plugins:
+            plugin.load_all()
+        return self._plugins
+
+    @cached_property
+    def _claims(self) -> Claims:
+        """Enters all claims. What a plugin that lost a claim brought for it alone, its part
+        types or its encoders, is lost with it."""
+        claims = Claims(self._choices)
+        for plugin in self._loaded:
+            for claim, thing in _first_claims(plugin):
+                claims.add(claim, plugin, thing)
+        for _, claimant in list(claims.of_noun("kind")):
+            for part_type in claimant.thing.part_types:
+                claims.add(f"part:{part_type}", claimant.plugin, claimant.thing)
+        for architecture, claimant in list(claims.of_noun("family")):
+            for spec in claimant.thing.encoders:
+                claims.add(f"encoder:{architecture}/{spec.name}", claimant.plugin, spec)
+        for name, claimant in list(claims.of_noun("adapter")):
+            architecture = name.partition("/")[0]
+            for spec in claimant.thing.own_encoders:
+                claims.add(f"encoder:{architecture}/{spec.name}", claimant.plugin, spec)
+        claims.check_choices([plugin for plugin in self._loaded if plugin.error])
+        return claims
+
+    @cached_property
+    def _owners(self) -> Mapping[int, str]:
+        owners: dict[int, str] = {}
+        for noun in ("kind", "family", "adapter", "encoder"):
+            for _, claimant in self._claims.of_noun(noun):
+                owners.setdefault(id(claimant.thing), claimant.plugin.distribution)
+        return owners
+
+    def _obstacle(self, architecture: str, adapter: type[MediaAdapter]) -> str | None:
+        """Why an adapter that nobody contests still can't work; None: it can."""
+        try:
+            self.kind(adapter.kind)
+            for name in adapter.encoders:
+                if self._claims.server(f"encoder:{architecture}/{name}") is None:
+                    return (
+                        f"The adapter {adapter.__name__} of {self.owner_of(adapter)} names the "
+                        f"encoder {name!r}, which no installed plugin registers for "
+                        f"{architecture}. {_SEE}"
+                    )
+        except PluginError as error:
+            return str(error)
+        return None
+
+    def _by_hook(self, noun: str, hook: str, name_and_thing: Any) -> dict[str, Any]:
+        claims = Claims({})
+        for plugin in self._plugins:
+            for brought in plugin.brings(hook):
+                name, thing = name_and_thing(brought)
+                claims.add(f"{noun}:{name}", plugin, thing)
+        found = {name: claimant.thing for name, claimant in claims.served(noun)}
+        for claim, sentence in claims.conflicts().items():
+            found[claim.removeprefix(f"{noun}:")] = PluginError(sentence)
+        return found
+
+    def _missing(self, what: str, served: Iterable[str], entry: Entry | None) -> str:
+        """What to tell whoever needs something that no plugin serves."""
+        sentences = [f"No installed plugin serves the {what} (served: {_list(served)})."]
+        blamed = self._known_server(entry) if entry else None
+        failed = [plugin for plugin in self._plugins if plugin.error]
+        if entry and not blamed:
+            sentences.append(f"{entry.distribution} does: {entry.install}.")
+        if blamed and not blamed.error:
+            sentences.append(
+                f"{entry.distribution if entry else ''} does, but not in the installed version "
+                f"{blamed.version}."
+            )
+        if blamed and blamed.error:
+            failed = [blamed]
+        if failed:
+            causes = "; ".join(f"{plugin.name}: {plugin.error}" for plugin in failed)
+            who = "The plugin that would" if blamed else "A plugin that might"
+            sentences.append(f"{who} failed: {causes}.")
+        return " ".join([*sentences, _SEE])
+
+    def _known_server(self, entry: Entry) -> InstalledPlugin | None:
+        """The installed plugin of the distribution that the catalogue names, a failed first."""
+        named = [
+            plugin
+            for plugin in self._plugins
+            if canonical(plugin.distribution) == canonical(entry.distribution)
+        ]
+        return min(named, key=lambda plugin: plugin.error is None, default=None)
+
+
+def _first_claims(plugin: InstalledPlugin) -> Iterable[tuple[str, Any]]:
+    """The claims that depend on no other claim's outcome."""
+    for kind in plugin.brings("sensorium_media_kinds"):
+        yield f"kind:{kind.name}", kind
+    for family in plugin.brings("sensorium_model_families"):
+        for architecture in family.architectures:
+            yield f"family:{architecture}", family
+    for adapter in plugin.brings("sensorium_media_adapters"):
+        for architecture in adapter.architectures:
+            yield f"adapter:{architecture}/{adapter.kind}", adapter
+
+
+def _claims_of(plugin: InstalledPlugin) -> Iterable[str]:
+    """All claims that a plugin makes, for people."""
+    for claim, thing in _first_claims(plugin):
+        yield claim
+        noun, _, name = claim.partition(":")
+        if noun != "kind":
+            specs = thing.encoders if noun == "family" else thing.own_encoders
+            architecture = name.partition("/")[0]
+            yield from (f"encoder:{architecture}/{spec.name}" for spec in specs)
+    yield from (f"command:{command.name}" for command in plugin.brings("sensorium_commands"))
+    yield from (f"assets:{kind}" for kind, _ in plugin.brings("sensorium_assets"))
+
+
+def _is_error(thing: object) -> bool:
+    return isinstance(thing, PluginError)
+
+
+def _list(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names)) or "none"

@@ -1,0 +1,26 @@
+"""What is known of one installed plugin, for people: ``sensorium plugins`` prints it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class PluginStatus:
+    """One plugin.
+
+    Attributes:
+        name: "distribution:entry point".
+        distribution, version: where it comes from; no version for a plugin that an
+            application handed over in-process.
+        module: the entry point's value.
+        brings: its claims ("kind:NAME", "family:ARCHITECTURE", …); () if it failed.
+        error: why it failed, in one line; None: it works.
+    """
+
+    name: str
+    distribution: str
+    version: str | None
+    module: str
+    brings: tuple[str, ...] = ()
+    error: str | None = None

@@ -1,0 +1,120 @@
+"""``EncoderBook``: the scheduler's book of the embeddings that the runner keeps.
+
+The runner encodes what it is told to encode and drops what it is told to drop; what lies
+there, what it costs and who still needs it is written here only. An entry is pinned once for
+each sequence that still needs it, and stays, unpinned, until its room is needed. It knows
+nothing of sequences or of what an embedding is.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class _Entry:
+    num_bytes: int
+    num_pins: int
+
+
+class EncoderBook:
+    """Bytes, pins and the order of last use of all embeddings, by key.
+
+    Args:
+        budget_bytes: what all embeddings together may take.
+    """
+
+    def __init__(self, budget_bytes: int) -> None:
+        self.budget_bytes = budget_bytes
+        self.used_bytes = 0
+        self.pinned_bytes = 0
+        self._entries: dict[bytes, _Entry] = {}
+        self._unpinned: OrderedDict[bytes, None] = OrderedDict()
+        self._evicted: dict[bytes, None] = {}
+
+    def __contains__(self, key: bytes) -> bool:
+        return key in self._entries
+
+    @property
+    def room_bytes(self) -> int:
+        """What can be pinned in addition, after dropping everything that isn't pinned."""
+        return self.budget_bytes - self.pinned_bytes
+
+    @property
+    def has_evicted(self) -> bool:
+        """Whether ``take_evicted`` would return anything."""
+        return bool(self._evicted)
+
+    def is_pinned(self, key: bytes) -> bool:
+        """Whether some sequence needs it."""
+        return key in self._entries and self._entries[key].num_pins > 0
+
+    def touch(self, key: bytes) -> None:
+        """Marks an entry as just used."""
+        if key in self._unpinned:
+            self._unpinned.move_to_end(key)
+
+    def pin(self, key: bytes) -> None:
+        """Adds a pin to an entry that is there."""
+        entry = self._entries[key]
+        if entry.num_pins == 0:
+            del self._unpinned[key]
+            self.pinned_bytes += entry.num_bytes
+        entry.num_pins += 1
+
+    def insert(self, key: bytes, num_bytes: int) -> None:
+        """Enters an embedding about to be made, pinned once, dropping the least recently used
+        ones that nobody needs to make room for it."""
+        assert key not in self._entries, "an embedding was entered twice"
+        assert num_bytes <= self.room_bytes, "an embedding was entered that has no room"
+        while self.used_bytes + num_bytes > self.budget_bytes:
+            self.discard(next(iter(self._unpinned)))
+        self._entries[key] = _Entry(num_bytes, num_pins=1)
+        self.used_bytes += num_bytes
+        self.pinned_bytes += num_bytes
+
+    def unpin(self, key: bytes) -> None:
+        """Takes one pin away; without any, the entry may be dropped when room is needed."""
+        entry = self._entries[key]
+        assert entry.num_pins > 0, "an embedding was unpinned that nobody had pinned"
+        entry.num_pins -= 1
+        if entry.num_pins == 0:
+            self._unpinned[key] = None
+            self.pinned_bytes -= entry.num_bytes
+
+    def discard(self, key: bytes) -> None:
+        """Drops an entry, its pins included."""
+        entry = self._entries.pop(key)
+        self.used_bytes -= entry.num_bytes
+        if entry.num_pins:
+            self.pinned_bytes -= entry.num_bytes
+        self._unpinned.pop(key, None)
+        self._evicted[key] = None
+
+    def discard_unpinned(self) -> None:
+        """Drops everything that nobody needs."""
+        for key in list(self._unpinned):
+            self.discard(key)
+
+    def take_evicted(self) -> tuple[bytes, ...]:
+        """The keys dropped since the last call, for the runner to drop before it encodes."""
+        evicted = tuple(self._evicted)
+        self._evicted.clear()
+        return evicted
+
+    def check_integrity(self, pins: Iterable[bytes]) -> None:
+        """Compares the book with the keys that all sequences have pinned, once for each pin.
+
+        Raises:
+            AssertionError: they differ.
+        """
+        counts = Counter(pins)
+        booked = {key: e.num_pins for key, e in self._entries.items() if e.num_pins}
+        assert booked == dict(counts), "pins and their holders differ"
+        assert set(self._unpinned) == set(self._entries) - set(booked), "unpinned entries differ"
+        used = sum(entry.num_bytes for entry in self._entries.values())
+        pinned = sum(self._entries[key].num_bytes for key in booked)
+        assert (used, pinned) == (self.used_bytes, self.pinned_bytes), "the bytes differ"
+        assert used <= self.budget_bytes, "embeddings take more than their budget"

@@ -1,0 +1,122 @@
+"""Page keys: the names under which full KV pages are found again.
+
+Two pages may share a key only if their keys and values are equal. Those of a page follow
+from all tokens up to its end, their positions, the embedding rows put in the place of some
+of them, and which of them see tokens behind themselves. So a key is
+
+    H(key of the page before it, token ids, positions, media rows, non-causal ranges)
+
+over the page's own tokens, the first page's parent being H(salt). An item that began on an
+earlier page counts on every page that takes rows of it. Where a non-causal span reaches over
+the page's end, the tokens up to the span's end count too.
+
+Knows nothing of pools, or of what is computed when.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from sensorium.media.digest import Digest
+from sensorium.types import EngineRequest, MediaSpan
+
+
+def extend_page_keys(
+    keys: list[bytes],
+    request: EngineRequest,
+    token_ids: Sequence[int],
+    num_pages: int,
+    page_size: int,
+) -> None:
+    """Appends the keys of pages ``len(keys)`` … ``num_pages - 1``, which must be full.
+
+    Args:
+        keys: the keys of the pages so far.
+        request: whose pages they are.
+        token_ids: its prompt and what was generated since.
+        page_size: tokens of one page.
+    """
+    assert num_pages * page_size <= len(token_ids), "only full pages have keys"
+    for page in range(len(keys), num_pages):
+        parent = keys[-1] if keys else root_key(request.salt)
+        start = page * page_size
+        keys.append(_page_key(parent, request, token_ids, start, start + page_size))
+
+
+def root_key(salt: str) -> bytes:
+    """The parent of a sequence's first page: keeps apart what different salts computed."""
+    return Digest("page root").add(salt).digest()
+
+
+def _page_key(
+    parent: bytes, request: EngineRequest, token_ids: Sequence[int], start: int, stop: int
+) -> bytes:
+    horizon = _horizon(request, start, stop)
+    digest = Digest("page").add(parent)
+    digest.add(np.asarray(token_ids[start:horizon], dtype="<i8"))
+    digest.add(_position_offsets(request, start, horizon))
+    for fields in _media_fields(request, start, horizon):
+        digest.add(fields)
+    return digest.digest()
+
+
+def _overlapping(request: EngineRequest, start: int, stop: int) -> Iterator[MediaSpan]:
+    if start < len(request.token_ids):
+        yield from (s for s in request.spans if s.offset < stop and s.end > start)
+
+
+def _horizon(request: EngineRequest, start: int, stop: int) -> int:
+    """The position behind the last token that the page's content depends on.
+
+    What a token sees of a span, it sees of every span that the first one overlaps.
+    """
+    horizon = stop
+    while True:
+        reach = [s.end for s in _overlapping(request, start, horizon) if s.non_causal]
+        furthest = max(reach, default=stop)
+        if furthest <= horizon:
+            return horizon
+        horizon = furthest
+
+
+def _position_offsets(request: EngineRequest, start: int, stop: int) -> np.ndarray | None:
+    """Positions minus token indices, (axes, stop - start); None where all are zero.
+
+    None is what text before any media has, so that prompts with and without media share it.
+    """
+    index = np.arange(start, stop, dtype="<i8")
+    axes = 1 if request.positions is None else len(request.positions)
+    offsets = np.full((axes, stop - start), request.position_delta, dtype="<i8")
+    in_prompt = max(0, min(stop, len(request.token_ids)) - start)
+    if in_prompt and request.positions is None:
+        offsets[:, :in_prompt] = 0
+    elif in_prompt and request.positions is not None:
+        given = request.positions[:, start : start + in_prompt]
+        offsets[:, :in_prompt] = given - index[:in_prompt]
+    return offsets if offsets.any() else None
+
+
+def _media_fields(request: EngineRequest, start: int, stop: int) -> Iterator[tuple[object, ...]]:
+    """What each overlapping span puts into the page.
+
+    The item's key, where in the page it starts, which tokens it replaces, by which of its
+    rows, and the range in which its tokens see each other. A span that replaces nothing here
+    and is causal leaves no trace.
+    """
+    for span in _overlapping(request, start, stop):
+        first, last = max(start, span.offset), min(stop, span.end)
+        mask = span_mask(span)
+        here = mask[first - span.offset : last - span.offset]
+        key, row = None, 0
+        if any(here):
+            key = request.items[span.item].key
+            row = span.item_slice[0] + mask[: first - span.offset].count(1)
+        seen = (span.offset - start, span.end - start) if span.non_causal else None
+        if key is not None or seen is not None:
+            yield key, first - start, here, row, seen
+
+
+def span_mask(span: MediaSpan) -> bytes:
+    """One byte for each of the span's tokens, 1 where an embedding row replaces it."""
+    return bytes([1]) * span.length if span.is_embed is None else span.is_embed

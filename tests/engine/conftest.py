@@ -1,0 +1,25 @@
+"""One small text model for all tests of the engine's behaviour."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tiny_checkpoints import make_qwen2
+
+from sensorium import LLM
+
+
+@pytest.fixture(scope="session")
+def text_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a random tiny Qwen2."""
+    return make_qwen2(tmp_path_factory.mktemp("qwen2"), seed=0)
+
+
+@pytest.fixture(scope="module")
+def llm(text_model: Path) -> Iterator[LLM]:
+    """A running engine whose books must balance when its tests have ended."""
+    with LLM(text_model, dtype="float32", max_model_len=512) as engine:
+        yield engine
+        engine.check_integrity()

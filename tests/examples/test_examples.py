@@ -1,0 +1,48 @@
+"""Every example runs as it stands."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny_checkpoints import make_llava
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+ANSWERS = {
+    "single_and_batch": 3,
+    "rgba_background": 3,
+    "chat_pil": 1,
+    "frames_as_images": 1,
+    "async_stream": 2,
+}
+
+
+@pytest.fixture(scope="session")
+def llava(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a random tiny LLaVA."""
+    return make_llava(tmp_path_factory.mktemp("llava"), seed=2)
+
+
+def run(name: str, *arguments: str) -> str:
+    command = [sys.executable, str(EXAMPLES / f"{name}.py"), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def test_every_example_is_listed_here() -> None:
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == set(ANSWERS)
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_on_the_embedded_model(name: str) -> None:
+    answers = [line for line in run(name).splitlines() if line.strip()]
+    assert len(answers) >= ANSWERS[name]
+
+
+@pytest.mark.parametrize("name", ["single_and_batch", "rgba_background", "chat_pil"])
+def test_on_llava(name: str, llava: Path) -> None:
+    """The family that the examples were written for, here with random weights."""
+    run(name, str(llava))
