@@ -40,7 +40,8 @@ message = {
     "content": [
         {
             "type": "text",
-            "text": "Describe this set of frames. Consider the frames to be a part of the same video.",
+            "text": "Describe this set of frames. "
+            "Consider the frames to be a part of the same video.",
         },
     ],
 }

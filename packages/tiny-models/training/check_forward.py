@@ -8,9 +8,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
 import torch
-from data import UNIT, Encoder, fit
+from data import Encoder
 from evaluate import batches, draw
-from forward import Forward, patchify
+from forward import Forward, patchify, to_device
 from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModelForImageTextToText
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
@@ -32,33 +32,28 @@ def main() -> None:
     items = draw("train", 5, 3)
     worst = worst_pixel = 0.0
     for numbers, batch in batches(items, encoder):
-        (ours, _), = forward.answers(batch)
-        pixels = processor(
-            [image for n in numbers for image in items[n].images], return_tensors="pt"
-        )
-        patches = patchify(torch.from_numpy(batch.pictures)).flatten(0, 1)
-        worst_pixel = max(worst_pixel, float((patches - pixels["pixel_values"]).abs().max()))
-        one = batch.groups[0]
-        ids = torch.from_numpy(one.ids)
-        kinds = (ids == config.image_token_id).int()
+        one = to_device(batch.groups[0], forward.device)
+        pictures = torch.from_numpy(batch.pictures)
+        (ours,) = forward.all_logits([one], pictures)
+        shown = [image for number in numbers for image in items[number].images]
+        pixels = processor(shown, return_tensors="pt")
+        difference = patchify(pictures).flatten(0, 1) - pixels["pixel_values"]
+        worst_pixel = max(worst_pixel, float(difference.abs().max()))
+        kinds = (one.ids == config.image_token_id).int()
         positions, _ = model.model.get_rope_index(
-            ids, mm_token_type_ids=kinds, image_grid_thw=pixels["image_grid_thw"]
+            one.ids, mm_token_type_ids=kinds, image_grid_thw=pixels["image_grid_thw"]
         )
-        real = torch.from_numpy(one.labels.cumsum(1) >= 0) | True
-        lengths = [int((row != -100).nonzero()[0][-1]) + 1 for row in one.labels]
-        for i, length in enumerate(lengths):
-            assert (positions[:, i, :length].numpy() == one.positions[:, i, :length]).all()
+        last = int(one.places.max() % one.ids.shape[1]) + 1  # the longest row has no padding
+        row = int(one.places.argmax() * 0 + one.places.max() // one.ids.shape[1])
+        assert (positions[:, row, :last] == one.positions[:, row, :last]).all()
         theirs = model(
-            input_ids=ids, pixel_values=pixels["pixel_values"], mm_token_type_ids=kinds,
-            image_grid_thw=pixels["image_grid_thw"], attention_mask=torch.ones_like(ids),
-            position_ids=torch.from_numpy(one.positions),
+            input_ids=one.ids, pixel_values=pixels["pixel_values"], mm_token_type_ids=kinds,
+            image_grid_thw=pixels["image_grid_thw"], attention_mask=torch.ones_like(one.ids),
+            position_ids=one.positions,
         ).logits  # fmt: skip
-        places = torch.from_numpy((one.labels.reshape(-1) != -100).nonzero()[0]) - 1
-        worst = max(worst, float((theirs.flatten(0, 1)[places] - ours).abs().max()))
-        del real
+        worst = max(worst, float((theirs.flatten(0, 1)[one.places] - ours).abs().max()))
     print(f"patches differ by {worst_pixel:.2e} at most, logits by {worst:.2e}")
     assert worst_pixel < 1e-5 and worst < 1e-3
-    _ = UNIT, fit
 
 
 if __name__ == "__main__":

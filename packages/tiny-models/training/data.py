@@ -19,7 +19,7 @@ import conversation
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from sensorium_tiny_models.questions import QUESTION_TYPES, SIZES, TRAIN, Item, draw_item
+from sensorium_tiny_models.questions import SIZES, TRAIN, draw_item
 from tokenizers import Tokenizer
 
 UNIT = 28  # pixels per side of one image token: two patches of 14
@@ -28,24 +28,34 @@ IGNORED = -100
 # How often each type is drawn; the types that need most practice come most often.
 WEIGHTS = {
     "color": 1.0, "shape": 1.4, "count": 1.6, "position": 0.7, "relation": 0.9,
-    "describe": 2.2, "digits": 2.6, "words": 3.4, "compare": 1.8,
+    "describe": 2.2, "digits": 2.8, "words": 3.6,
 }  # fmt: skip
-SMALL_TALK_SHARE = 0.01
+TWO_PICTURES_SHARE, SMALL_TALK_SHARE = 0.12, 0.012
+
+# Room for text in a row beside its image tokens, and for answer tokens per row on average.
+MOST_TEXT, MOST_ANSWER = 52, 11
 
 
 @dataclass(slots=True)
 class Group:
-    """Items with the same number of pictures, right-padded: ids, labels (n, L), positions (3, n, L)."""
+    """Rows of one padded length, with what the forward pass needs to know of them.
 
-    num_images: int
+    ids (n, length); positions (3, n, length); slots: where image tokens stand in the flattened ids,
+    in picture order; places and labels: where an answer token is predicted, and which one (`IGNORED`
+    where there are fewer answer tokens than room); num_pictures: how many pictures the rows show.
+    """
+
     ids: NDArray[np.int64]
-    labels: NDArray[np.int64]
     positions: NDArray[np.int64]
+    slots: NDArray[np.int64]
+    places: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    num_pictures: int
 
 
 @dataclass(slots=True)
 class Batch:
-    """Groups, and the pictures of all their items in order (num_pictures, height, width, 3) uint8."""
+    """Groups, and the pictures of all their rows in order (num_pictures, height, width, 3) uint8."""
 
     groups: list[Group]
     pictures: NDArray[np.uint8]
@@ -53,10 +63,10 @@ class Batch:
 
 @dataclass(slots=True)
 class Row:
-    """One item as token ids, labels and rotary positions (3, length)."""
+    """One item: token ids, of which the last `num_answer` are the answer, positions (3, length)."""
 
     ids: list[int]
-    labels: list[int]
+    num_answer: int
     positions: NDArray[np.int64]
 
 
@@ -87,8 +97,7 @@ class Encoder:
                 start += 1
         answer_ids = self.tokenizer.encode(f"{answer}<|im_end|>", add_special_tokens=False).ids
         parts.append(np.tile(np.arange(start, start + len(answer_ids)), (3, 1)))
-        labels = [IGNORED] * len(ids) + answer_ids
-        return Row(ids + answer_ids, labels, np.concatenate(parts, axis=1))
+        return Row(ids + answer_ids, len(answer_ids), np.concatenate(parts, axis=1))
 
 
 def _grid_positions(start: int, rows: int, columns: int) -> NDArray[np.int64]:
@@ -97,17 +106,32 @@ def _grid_positions(start: int, rows: int, columns: int) -> NDArray[np.int64]:
     return np.stack([time, down, right]).reshape(3, -1) + start
 
 
-def group(rows: list[Row], num_images: int) -> Group:
-    """Pad rows on the right to a multiple of eight."""
-    length = -(-max(len(row.ids) for row in rows) // 8) * 8
+def group(
+    rows: list[Row], image_id: int, num_pictures: int, length: int = 0, num_answers: int = 0
+) -> Group:
+    """Pad rows on the right, to `length` tokens each and `num_answers` answer tokens in all.
+
+    Training gives both, so that every batch of one picture size has the same shapes.
+    """
+    length = length or max(len(row.ids) for row in rows)
     ids = np.zeros((len(rows), length), dtype=np.int64)
-    labels = np.full((len(rows), length), IGNORED, dtype=np.int64)
     positions = np.zeros((3, len(rows), length), dtype=np.int64)
+    places: list[int] = []
+    labels: list[int] = []
     for i, row in enumerate(rows):
-        ids[i, : len(row.ids)] = row.ids
-        labels[i, : len(row.ids)] = row.labels
-        positions[:, i, : len(row.ids)] = row.positions
-    return Group(num_images, ids, labels, positions)
+        end = len(row.ids)
+        ids[i, :end] = row.ids
+        positions[:, i, :end] = row.positions
+        places += range(i * length + end - row.num_answer - 1, i * length + end - 1)
+        labels += row.ids[end - row.num_answer :]
+    spare = max(0, num_answers - len(places))
+    places += range(spare)
+    labels += [IGNORED] * spare
+    keep = num_answers or len(places)
+    slots = (ids.reshape(-1) == image_id).nonzero()[0]
+    return Group(
+        ids, positions, slots, np.array(places[:keep]), np.array(labels[:keep]), num_pictures
+    )
 
 
 def fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:
@@ -118,34 +142,54 @@ def fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 def draw_batch(
     rng: random.Random, encoder: Encoder, num_items: int, out: NDArray[np.uint8]
 ) -> Batch:
-    """Draw a batch; the pictures go to the front of `out`, a flat buffer."""
+    """Draw a batch whose shapes depend on the picture size only; pictures go to the front of `out`."""
     size = rng.choice(SIZES)
-    types = rng.choices(QUESTION_TYPES, [WEIGHTS[t] for t in QUESTION_TYPES], k=num_items)
-    items: dict[int, list[Item]] = {1: [], 2: []}
-    for question_type in types:
-        near = size
-        if rng.random() < 0.25:  # of a size that needs resizing to `size`
-            near = (size[0] + rng.randint(-13, 13), size[1] + rng.randint(-13, 13))
-        item = draw_item(rng, TRAIN, question_type, near)
-        items[len(item.images)].append(item)
-    groups, pictures = [], []
-    for num_images, members in items.items():
-        if not members:
-            continue
-        rows = []
-        for item in members:
-            prompt = conversation.prompt(rng, item.question, num_images)
-            rows.append(encoder.row(prompt, item.answer, size))
-            pictures += [fit(image, size) for image in item.images]
-        groups.append(group(rows, num_images))
-    talk = rng.choices(conversation.SMALL_TALK, k=max(1, round(SMALL_TALK_SHARE * num_items)))
-    talk_rows = [encoder.row(conversation.prompt(rng, q, 0), a, size) for q, a in talk]
-    groups.append(group(talk_rows, 0))
+    num_two = round(num_items * TWO_PICTURES_SHARE)
+    num_talk = max(1, round(num_items * SMALL_TALK_SHARE))
+    num_one = num_items - num_two - num_talk
+    types = rng.choices(list(WEIGHTS), list(WEIGHTS.values()), k=num_one)
+    pictures: list[Image.Image] = []
+    talk = [_talk_row(rng, encoder) for _ in range(num_talk)]
+    rows = [_item_row(rng, encoder, one, size, pictures) for one in types]
+    pairs = [_item_row(rng, encoder, "compare", size, pictures) for _ in range(num_two)]
+    image_tokens = (size[0] // UNIT) * (size[1] // UNIT)
+    image_id = encoder.image_id
+    first = group(
+        rows + talk, image_id, num_one, image_tokens + MOST_TEXT, (num_one + num_talk) * MOST_ANSWER
+    )
+    second = group(
+        pairs, image_id, 2 * num_two, 2 * image_tokens + MOST_TEXT, num_two * MOST_ANSWER
+    )
     shape = (len(pictures), size[1], size[0], 3)
     block = out[: int(np.prod(shape))].reshape(shape)
     for i, picture in enumerate(pictures):
         block[i] = np.asarray(picture)
-    return Batch(groups, block)
+    return Batch([first, second], block)
+
+
+def _item_row(
+    rng: random.Random,
+    encoder: Encoder,
+    question_type: str,
+    size: tuple[int, int],
+    pictures: list[Image.Image],
+) -> Row:
+    near = size
+    if rng.random() < 0.25:  # a size that the image processor brings to `size`
+        near = (size[0] + rng.randint(-13, 13), size[1] + rng.randint(-13, 13))
+    item = draw_item(rng, TRAIN, question_type, near)
+    pictures += [fit(image, size) for image in item.images]
+    room = len(item.images) * (size[0] // UNIT) * (size[1] // UNIT) + MOST_TEXT
+    while True:
+        prompt = conversation.prompt(rng, item.question, len(item.images))
+        row = encoder.row(prompt, item.answer, size)
+        if len(row.ids) <= room:
+            return row
+
+
+def _talk_row(rng: random.Random, encoder: Encoder) -> Row:
+    question, answer = rng.choice(conversation.SMALL_TALK)
+    return encoder.row(conversation.prompt(rng, question, 0), answer, (UNIT, UNIT))
 
 
 def _work(

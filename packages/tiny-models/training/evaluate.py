@@ -12,15 +12,20 @@ import numpy as np
 import torch
 from data import UNIT, Batch, Encoder, fit, group
 from forward import Forward, exact
-from sensorium_tiny_models.questions import QUESTION_TYPES, Item, draw_item, item_rng
+from sensorium_tiny_models.questions import QUESTION_TYPES, SIZES, Item, draw_item, item_rng
 
 IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
 
 
 def draw(split: str, seed: int, per_type: int) -> list[Item]:
-    """A fixed set of items."""
+    """A fixed set of items, in a few picture sizes only, so that there are few batches."""
     return [
-        draw_item(item_rng(split, seed, index * len(QUESTION_TYPES) + row), split, question_type)
+        draw_item(
+            item_rng(split, seed, index * len(QUESTION_TYPES) + row),
+            split,
+            question_type,
+            SIZES[index % 5],
+        )
         for index in range(per_type)
         for row, question_type in enumerate(QUESTION_TYPES)
     ]
@@ -46,7 +51,7 @@ def batches(items: list[Item], encoder: Encoder, most: int = 256) -> list[tuple[
                 )
                 rows.append(encoder.row(prompt, item.answer, size))
                 pictures += [np.asarray(fit(image, size)) for image in item.images]
-            result.append((part, Batch([group(rows, num_images)], np.stack(pictures))))
+            result.append((part, Batch([group(rows, encoder.image_id, len(pictures))], np.stack(pictures))))
     return result
 
 

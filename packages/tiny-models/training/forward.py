@@ -71,113 +71,145 @@ def grid(visual: Any, height: int, width: int, device: torch.device) -> Grid:
 def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     half = x.shape[-1] // 2
     rotated = torch.cat([-x[..., half:], x[..., :half]], dim=-1)
-    return (x.float() * cos + rotated.float() * sin).to(x.dtype)
+    return (x * cos + rotated * sin).to(x.dtype)
 
 
-def block(layer: Any, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None) -> Tensor:
+def _norm(layer: Any, x: Tensor) -> Tensor:
+    return functional.rms_norm(x, x.shape[-1:], layer.weight.to(x.dtype), layer.variance_epsilon)
+
+
+def _mlp(layer: Any, x: Tensor) -> Tensor:
+    out: Tensor = layer.down_proj(functional.silu(layer.gate_proj(x)) * layer.up_proj(x))
+    return out
+
+
+def tower_block(layer: Any, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None) -> Tensor:
     """One block of the tower over (pictures, patches, width)."""
     attention = layer.attn
     n, length, _ = x.shape
-    qkv = attention.qkv(layer.norm1(x)).reshape(n, length, 3, attention.num_heads, -1)
-    query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-    query, key = _turned(query, cos, sin), _turned(key, cos, sin)
-    seen = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    qkv = attention.qkv(_norm(layer.norm1, x)).reshape(n, length, 3, attention.num_heads, -1)
+    query_key = _turned(qkv[:, :, :2].permute(2, 0, 3, 1, 4), cos, sin)
+    value = qkv[:, :, 2].transpose(1, 2)
+    seen = functional.scaled_dot_product_attention(*query_key.unbind(0), value, attn_mask=mask)
     x = x + attention.proj(seen.transpose(1, 2).reshape(n, length, -1))
-    return x + layer.mlp(layer.norm2(x))
+    return x + _mlp(layer.mlp, _norm(layer.norm2, x))
+
+
+def decoder_layer(layer: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """One layer of the decoder over (rows, length, width), causal; padding lies on the right."""
+    attention = layer.self_attn
+    n, length, _ = x.shape
+    normed = _norm(layer.input_layernorm, x)
+
+    def heads(projection: Any) -> Tensor:
+        out: Tensor = projection(normed).reshape(n, length, -1, attention.head_dim).transpose(1, 2)
+        return out
+
+    query, key = _turned(heads(attention.q_proj), cos, sin), _turned(heads(attention.k_proj), cos, sin)
+    repeats = query.shape[1] // key.shape[1]
+    key, value = (t.repeat_interleave(repeats, dim=1) for t in (key, heads(attention.v_proj)))
+    seen = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+    x = x + attention.o_proj(seen.transpose(1, 2).reshape(n, length, -1))
+    return x + _mlp(layer.mlp, _norm(layer.post_attention_layernorm, x))
+
+
+@dataclass(slots=True)
+class Inputs:
+    """A `Group` on the device."""
+
+    ids: Tensor
+    positions: Tensor
+    slots: Tensor
+    places: Tensor
+    labels: Tensor
+    num_pictures: int
+
+
+def to_device(group: Group, device: torch.device) -> Inputs:
+    """Copy a group to the device."""
+    arrays = (group.ids, group.positions, group.slots, group.places, group.labels)
+    moved = [torch.from_numpy(array).to(device, non_blocking=True) for array in arrays]
+    return Inputs(*moved, group.num_pictures)
 
 
 class Forward:
-    """Loss and predictions of a transformers model over `Batch`es."""
+    """Loss and predictions of a transformers model over rectangular batches.
 
-    def __init__(self, model: Any, device: torch.device, *, compiled: bool = False) -> None:
+    Nothing in it waits for the device, so a whole step can be captured as a CUDA graph.
+    """
+
+    def __init__(self, model: Any, device: torch.device) -> None:
         self.model, self.device = model, device
         self.visual, self.decoder = model.model.visual, model.model.language_model
-        self.image_id = model.config.image_token_id
         self._grids: dict[tuple[int, int], Grid] = {}
-        self._block = block
-        self._layer = _decoder_layer
-        if compiled:
-            self._block = torch.compile(block, dynamic=True)
-            self._layer = torch.compile(_decoder_layer, dynamic=True)
+        text = model.config.text_config
+        rope = text.rope_parameters
+        half = text.hidden_size // text.num_attention_heads // 2
+        self._speed = rope["rope_theta"] ** -(torch.arange(half, device=device).float() / half)
+        axes = [axis for axis, n in enumerate(rope["mrope_section"]) for _ in range(n)]
+        self._axes = torch.tensor(axes, device=device)
+        self._words = torch.arange(text.vocab_size, device=device)
+
+    def plan(self, height: int, width: int) -> Grid:
+        """The grid of a picture size, made once."""
+        key = (height, width)
+        if key not in self._grids:
+            self._grids[key] = grid(self.visual, height, width, self.device)
+        return self._grids[key]
 
     def see(self, pictures: Tensor) -> Tensor:
         """Pictures (n, height, width, 3) uint8 to embeddings (n, tokens, hidden)."""
         n, height, width, _ = pictures.shape
-        key = (height, width)
-        if key not in self._grids:
-            self._grids[key] = grid(self.visual, height, width, self.device)
-        plan = self._grids[key]
+        plan = self.plan(height, width)
         weight = self.visual.patch_embed.proj.weight
         x = functional.linear(patchify(pictures), weight.reshape(weight.shape[0], -1))
         x = x.reshape(n, -1, MERGE**2, x.shape[-1])[:, plan.order].flatten(1, 2)
+        cos, sin = plan.cos.to(x.dtype), plan.sin.to(x.dtype)
         for number, layer in enumerate(self.visual.blocks):
             mask = None if number in self.visual.fullatt_block_indexes else plan.windows
-            x = self._block(layer, x, plan.cos, plan.sin, mask)
-        merged: Tensor = self.visual.merger(x.reshape(-1, x.shape[-1]))
+            x = tower_block(layer, x, cos, sin, mask)
+        merger = self.visual.merger
+        merged: Tensor = merger.mlp(_norm(merger.ln_q, x).reshape(-1, merger.hidden_size))
         return merged.reshape(n, plan.order.numel(), -1)[:, plan.back]
 
-    def hidden(self, ids: Tensor, positions: Tensor, seen: Tensor | None) -> Tensor:
-        """The decoder's last hidden states, pictures put at their placeholders."""
-        x = self.decoder.embed_tokens(ids)
-        if seen is not None:
-            x = x.to(seen.dtype)
-            x = x.masked_scatter((ids == self.image_id)[..., None], seen)
-        angles = self.decoder.rotary_emb(x, positions)
+    def logits(self, group: Inputs, seen: Tensor) -> Tensor:
+        """Logits at the group's places; `seen` are the embeddings of its pictures."""
+        weight = self.decoder.embed_tokens.weight
+        chosen = (group.ids[..., None] == self._words).to(seen.dtype)
+        x = (chosen @ weight.to(seen.dtype)).flatten(0, 1)  # an embedding whose backward is a product
+        x = x.index_copy(0, group.slots, seen.reshape(-1, seen.shape[-1]))
+        x = x.reshape(*group.ids.shape, -1)
+        angles = group.positions[self._axes].permute(1, 2, 0).float() * self._speed
+        angles = torch.cat([angles, angles], dim=-1)[:, None]
+        cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
         for layer in self.decoder.layers:
-            x = self._layer(layer, x, angles[0], angles[1])
-        normed: Tensor = self.decoder.norm(x)
-        return normed
+            x = decoder_layer(layer, x, cos, sin)
+        x = x.flatten(0, 1).index_select(0, group.places)
+        return functional.linear(_norm(self.decoder.norm, x), weight)
 
-    def answers(self, batch: Batch) -> list[tuple[Tensor, Tensor]]:
-        """Per group: logits at the places that predict an answer token, and those tokens."""
-        pictures = torch.from_numpy(batch.pictures)
-        if self.device.type == "cuda":
-            pictures = pictures.pin_memory().to(self.device, non_blocking=True)
-        seen = self.see(pictures) if len(pictures) else None
-        results, used = [], 0
-        for one in batch.groups:
-            count = len(one.ids) * one.num_images
-            part = seen[used : used + count] if seen is not None and count else None
-            used += count
-            results.append(self._group(one, part))
-        return results
+    def all_logits(self, groups: list[Inputs], pictures: Tensor) -> list[Tensor]:
+        """Logits of every group; `pictures` are those of all groups in order."""
+        seen = self.see(pictures).split([group.num_pictures for group in groups])
+        return [self.logits(group, part) for group, part in zip(groups, seen, strict=True)]
 
-    def _group(self, one: Group, seen: Tensor | None) -> tuple[Tensor, Tensor]:
-        ids = torch.from_numpy(one.ids).to(self.device, non_blocking=True)
-        positions = torch.from_numpy(one.positions).to(self.device, non_blocking=True)
-        places = np_flat(one.labels)
-        x = self.hidden(ids, positions, seen).flatten(0, 1)
-        chosen = x[torch.from_numpy(places - 1).to(self.device, non_blocking=True)]
-        labels = torch.from_numpy(one.labels.reshape(-1)[places]).to(self.device, non_blocking=True)
-        return functional.linear(chosen, self.decoder.embed_tokens.weight), labels
-
-    def loss(self, batch: Batch) -> Tensor:
+    def loss(self, groups: list[Inputs], pictures: Tensor) -> Tensor:
         """Mean cross-entropy over all answer tokens of the batch."""
-        parts = self.answers(batch)
-        logits = torch.cat([logits for logits, _ in parts]).float()
-        return functional.cross_entropy(logits, torch.cat([labels for _, labels in parts]))
-
-
-def _decoder_layer(layer: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    out = layer(x, attention_mask=None, position_embeddings=(cos, sin))
-    result: Tensor = out[0] if isinstance(out, tuple) else out
-    return result
-
-
-def np_flat(labels: Any) -> Any:
-    """Indices, into the flattened labels, of the answer tokens."""
-    return (labels.reshape(-1) != IGNORED).nonzero()[0]
+        logits = torch.cat(self.all_logits(groups, pictures)).float()
+        labels = torch.cat([group.labels for group in groups])
+        return functional.cross_entropy(logits, labels, ignore_index=IGNORED)
 
 
 def exact(forward: Forward, batch: Batch) -> list[bool]:
-    """Per item: would greedy decoding give exactly the answer?
+    """Per row: would greedy decoding give exactly the answer?
 
     Greedy decoding gives it if and only if, with the answer as input, every token of it is the
     likeliest at its place, the end of the turn included; so one pass decides.
     """
+    groups = [to_device(group, forward.device) for group in batch.groups]
+    pictures = torch.from_numpy(batch.pictures).to(forward.device)
     flags: list[bool] = []
-    for one, (logits, labels) in zip(batch.groups, forward.answers(batch), strict=True):
-        right = (logits.argmax(-1) == labels).cpu().numpy()
-        rows = np_flat(one.labels) // one.labels.shape[1]
-        flags += [bool(right[rows == i].all()) for i in range(len(one.ids))]
+    for group, logits in zip(groups, forward.all_logits(groups, pictures), strict=True):
+        right = ((logits.argmax(-1) == group.labels) | (group.labels == IGNORED)).cpu()
+        rows = (group.places // group.ids.shape[1]).cpu()
+        flags += [bool(right[rows == i].all()) for i in range(len(group.ids))]
     return flags

@@ -12,19 +12,18 @@ import argparse
 import json
 import math
 import sys
-import threading
 import time
 from pathlib import Path
-from queue import Queue
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
 import torch
-from data import Batch, Drawers, Encoder
+from data import Drawers, Encoder
 from evaluate import accuracy, batches, draw
 from forward import Forward
 from safetensors.torch import load_file, save_file
+from steps import Feed, Stepper
 from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModelForImageTextToText
 
@@ -75,18 +74,6 @@ def rate(progress: float, step: int, warm_steps: int) -> float:
     return rise * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
-def ahead(drawers: Drawers) -> Queue[Batch]:
-    """Copy batches out of the workers' memory in a thread, a few ahead of the device."""
-    queue: Queue[Batch] = Queue(maxsize=4)
-
-    def copy() -> None:
-        for batch in drawers:
-            queue.put(Batch(batch.groups, batch.pictures.copy()))
-
-    threading.Thread(target=copy, daemon=True).start()
-    return queue
-
-
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Train tiny-vl.")
     parser.add_argument("output", type=Path)
@@ -95,13 +82,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=512)
     parser.add_argument("--rate", type=float, default=1.5e-3)
     parser.add_argument("--warm-steps", type=int, default=300)
-    parser.add_argument("--workers", type=int, default=15)
+    parser.add_argument("--workers", type=int, default=14)
     parser.add_argument("--seed", default="1")
     parser.add_argument("--init", type=Path, help="start from this model.safetensors")
-    parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--echo", type=int, default=1, help="uses of each drawn batch")
-    parser.add_argument("--eval-items", type=int, default=100, help="items a type and split")
-    parser.add_argument("--eval-every", type=float, default=90.0, help="seconds")
+    parser.add_argument("--show", type=int, default=100, help="steps between lines of the log")
+    parser.add_argument("--uses", type=int, default=3, help="most uses of a drawn batch")
+    parser.add_argument("--eval-items", type=int, default=50, help="items a type and split")
+    parser.add_argument("--eval-every", type=float, default=120.0, help="seconds")
     return parser.parse_args()
 
 
@@ -128,56 +115,57 @@ class Watch:
             log.write(json.dumps(row) + "\n")
 
 
+def make_model(device: torch.device, init: Path | None) -> Any:
+    """A model in float32: random, or from a file of weights."""
+    torch.manual_seed(0)
+    config = AutoConfig.from_pretrained(MODEL, attn_implementation="sdpa")
+    model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32).to(device)
+    if init:
+        load_published(model, init)
+    return model
+
+
 def train(options: argparse.Namespace) -> None:
     begun = time.monotonic()
     options.output.mkdir(parents=True, exist_ok=True)
     drawers = Drawers(options.workers, options.batch, options.seed)
-    queue = ahead(drawers)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.manual_seed(0)
+    on_gpu = device.type == "cuda"
+    if on_gpu:
+        torch.cuda.set_stream(torch.cuda.Stream())  # a stream that can be captured
     torch.set_float32_matmul_precision("high")
-    config = AutoConfig.from_pretrained(MODEL, attn_implementation="sdpa")
-    model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
-    model = model.to(device).train()
-    if options.init:
-        load_published(model, options.init)
-    forward = Forward(model, device, compiled=options.compile)
+    model = make_model(device, options.init)
+    forward = Forward(model, device)
     watch = Watch(forward, options.output, options.eval_items)
     optimizer = torch.optim.AdamW(
-        groups_of_parameters(model), lr=options.rate, betas=(0.9, 0.98), fused=device.type == "cuda"
-    )
-    limit_s, step, shown, total, last_test = options.minutes * 60, 0, time.monotonic(), 0.0, begun
-    waited, losses = 0.0, []
-    print(f"ready after {time.monotonic() - begun:.1f} s on {device}", flush=True)
+        groups_of_parameters(model),
+        lr=torch.tensor(options.rate, device=device) if on_gpu else options.rate,
+        betas=(0.9, 0.98), fused=on_gpu, capturable=on_gpu,
+    )  # fmt: skip
+    feed = Feed(drawers, device, options.uses, keep=48)
+    stepper = Stepper(forward, optimizer, graphs=on_gpu)
+    limit_s, step, losses, last_test = options.minutes * 60, 0, [], time.monotonic()
+    shown = last_test
+    print(f"ready after {shown - begun:.1f} s on {device}", flush=True)
     while step < options.max_steps and (passed := time.monotonic() - begun) < limit_s:
-        asked = time.monotonic()
-        batch = queue.get()
-        waited += time.monotonic() - asked
-        for _ in range(options.echo):
-            for settings in optimizer.param_groups:
-                settings["lr"] = options.rate * rate(passed / limit_s, step, options.warm_steps)
-            with torch.autocast(device.type, torch.bfloat16):
-                loss = forward.loss(batch)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            losses.append(loss.detach())
-            step += 1
-        if len(losses) >= 100:
-            total = torch.stack(losses).mean().item()
-            now = time.monotonic()
-            row = {"step": step, "seconds": round(now - begun, 1), "loss": round(total, 4),
-                   "steps_per_s": round(len(losses) / (now - shown), 2),
-                   "waited": round(waited / (now - shown), 2)}  # fmt: skip
+        stepper.set_rate(options.rate * rate(passed / limit_s, step, options.warm_steps))
+        losses.append(stepper.step(feed.next()))
+        step += 1
+        if len(losses) >= options.show:
+            loss, now = torch.stack(losses).mean().item(), time.monotonic()
+            row = {"step": step, "seconds": round(now - begun, 1), "loss": round(loss, 4),
+                   "ms_per_step": round(1e3 * (now - shown) / len(losses), 1),
+                   "fresh": feed.num_fresh, "again": feed.num_again,
+                   "waited_s": round(feed.waited_s, 1)}  # fmt: skip
             watch.write(**row)
             print(row, flush=True)
-            losses, waited, shown = [], 0.0, now
+            if not math.isfinite(loss):
+                raise SystemExit("the loss is not finite")
+            losses, shown = [], now
             if now - last_test > options.eval_every:
-                with torch.autocast(device.type, torch.bfloat16):
-                    watch.test(step=step, seconds=round(now - begun, 1))
+                watch.test(step=step, seconds=round(now - begun, 1))
                 save(model, options.output)
-                last_test = time.monotonic()
+                last_test = shown = time.monotonic()
     save(model, options.output)
     drawers.close()
     load_published(model, options.output / "model.safetensors")

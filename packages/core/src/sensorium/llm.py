@@ -75,7 +75,10 @@ class LLM:
         parts = split_prompts(prompts)
         params = _one_each(sampling_params, len(parts))
         return self._answer_all(
-            lambda i: self._engine.generate(parts[i], params[i]), len(parts), use_tqdm, on_error
+            lambda i: self._engine.generate(parts[i], params[i], only_final=True),
+            len(parts),
+            use_tqdm,
+            on_error,
         )
 
     def chat(
@@ -105,7 +108,7 @@ class LLM:
         """
         conversations = _conversations(messages)
         params = _one_each(sampling_params, len(conversations))
-        options = {
+        options: dict[str, Any] = {
             "chat_template": chat_template,
             "content_format": chat_template_content_format,
             "template_kwargs": chat_template_kwargs or {},
@@ -116,7 +119,7 @@ class LLM:
             "salt": cache_salt or "",
         }
         return self._answer_all(
-            lambda i: self._engine.chat(conversations[i], params[i], **options),
+            lambda i: self._engine.chat(conversations[i], params[i], only_final=True, **options),
             len(conversations),
             use_tqdm,
             on_error,

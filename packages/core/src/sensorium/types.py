@@ -92,7 +92,7 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class DerivedItem:
-    """An item of another kind found inside one that was loaded (a clip's soundtrack).
+    """An item of another kind found inside one that was loaded (a film's soundtrack).
 
     Its key is made of the parent's key, its kind and its name.
     """

@@ -139,7 +139,7 @@ def _nth_answer(first: EngineRequest, i: int) -> EngineRequest:
 def _eos_ids(
     generation: Mapping[str, Any], config_eos: Iterable[int], tokenizer: Tokenizer
 ) -> list[int]:
-    """The generation config's end-of-text ids, else those of ``config.json``, else the tokenizer's."""
+    """End-of-text ids: the generation config's, else ``config.json``'s, else the tokenizer's."""
     value = generation.get("eos_token_id")
     if value is not None:
         return [int(v) for v in value] if isinstance(value, list) else [int(value)]

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sensorium.checkpoint import Checkpoint, open_checkpoint, resolve_folder
+from sensorium.checkpoint import TEXT_PATTERNS, Checkpoint, open_checkpoint, resolve_folder
 from sensorium.config import EngineConfig
 from sensorium.engine.admission import Admission
 from sensorium.engine.client import EngineClient, ThreadClient
@@ -73,6 +73,8 @@ def assemble(config: EngineConfig) -> Assembly:
         cache_bytes=int(config.mm_processor_cache_gb * GIB),
         num_threads=config.media_threads,
         uuids_ignored=config.mm_processor_cache_gb == 0 and not config.enable_prefix_caching,
+        architecture=checkpoint.architecture,
+        find_kind=registry.kind,
     )
     admission = Admission(
         tokenizer=tokenizer,
@@ -96,7 +98,7 @@ def load_tokenizer(config: EngineConfig, checkpoint: Checkpoint) -> Tokenizer:
     if config.tokenizer is None:
         return Tokenizer.load(checkpoint.folder)
     folder = resolve_folder(
-        config.tokenizer, revision=None, download_dir=config.download_dir, patterns=None
+        config.tokenizer, download_dir=config.download_dir, patterns=TEXT_PATTERNS
     )
     return Tokenizer.load(folder)
 
@@ -120,26 +122,16 @@ def open_model(
             processor=checkpoint.processor,
             decoder=decoder,
             tokenizer=tokenizer,
-            plugin_options=config.plugin_options.get(registry.owner_of(owner), {}),
+            plugin_options=registry.options_of(owner, config.plugin_options),
         )
 
-    check_plugin_options(config, registry)
+    registry.check_plugin_options(config.plugin_options)
     kinds, adapters = {}, {}
     for name, adapter in registry.adapters(architecture).items():
         kinds[name] = registry.kind(name)(config.media_io_kwargs.get(name, {}))
         adapters[name] = adapter(context(adapter))
     check_kind_options("media_io_kwargs", config.media_io_kwargs, kinds, registry, architecture)
     return Model(checkpoint, registry, family, context(family), kinds, adapters)
-
-
-def check_plugin_options(config: EngineConfig, registry: Registry) -> None:
-    """Options for a distribution that isn't there would be ignored: refuse them."""
-    known = {status.distribution for status in registry.statuses}
-    for name in config.plugin_options:
-        if name not in known:
-            raise ConfigError(
-                f"plugin_options names {name}; installed plugins are {', '.join(sorted(known))}."
-            )
 
 
 def check_kind_options(

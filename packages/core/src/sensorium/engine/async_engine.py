@@ -93,18 +93,24 @@ class AsyncEngine:
         prompt: PromptInput,
         sampling_params: SamplingParams | None = None,
         request_id: str | None = None,
+        *,
+        only_final: bool = False,
     ) -> AsyncIterator[RequestOutput]:
         """Answers one prompt.
 
-        Yields cumulative outputs as tokens come; the last one is finished. Leaving the
-        iterator early (break and ``aclose``, or cancellation) aborts the request.
+        Yields cumulative outputs as tokens come; the last one is finished, and is the only one
+        with ``only_final``. Leaving the iterator early (break and ``aclose``, or cancellation)
+        aborts the request.
 
         Raises (on iteration):
             RequestError: the prompt, its media or the parameters can't be served.
             EngineError: the engine failed or was closed.
         """
         return self._answer(
-            lambda: self._parts.frontend.prepare(parse_prompt(prompt)), sampling_params, request_id
+            lambda: self._parts.frontend.prepare(parse_prompt(prompt)),
+            sampling_params,
+            request_id,
+            only_final,
         )
 
     def chat(
@@ -112,6 +118,8 @@ class AsyncEngine:
         messages: Conversation,
         sampling_params: SamplingParams | None = None,
         request_id: str | None = None,
+        *,
+        only_final: bool = False,
         **chat_options: Any,
     ) -> AsyncIterator[RequestOutput]:
         """Answers a conversation; ``chat_options`` are those of ``Frontend.prepare_chat``."""
@@ -119,10 +127,15 @@ class AsyncEngine:
             lambda: self._parts.frontend.prepare_chat(messages, **chat_options),
             sampling_params,
             request_id,
+            only_final,
         )
 
     async def _answer(
-        self, prepare: _Prepare, sampling: SamplingParams | None, request_id: str | None
+        self,
+        prepare: _Prepare,
+        sampling: SamplingParams | None,
+        request_id: str | None,
+        only_final: bool,
     ) -> AsyncIterator[RequestOutput]:
         arrival_s = time.monotonic()
         request_id = request_id or f"request-{next(self._ids)}"
@@ -137,7 +150,8 @@ class AsyncEngine:
             while not state.finished:
                 for event in await stream.get():
                     self._apply(state, event)
-                yield state.output()
+                if state.finished or not only_final:
+                    yield state.output()
         finally:
             self._drop(state, [request.request_id for request in requests])
 

@@ -23,13 +23,18 @@ class EngineCore:
         self.runner = runner
 
     def step(self) -> list[RequestUpdate]:
-        """Schedules what fits, runs it, and reports what became of it."""
+        """Schedules what fits, runs it, and reports what became of it.
+
+        Raises:
+            EngineError: the scheduler claims to have work but there is none in its batch and no
+                news behind it; going on would spin for ever.
+        """
         batch = self.scheduler.schedule()
-        if not (batch.chunks or batch.ended or batch.evict):
-            # The loop only steps while there is work; going on would spin for ever.
-            raise EngineError("The scheduler has work but scheduled none of it.")
         output = self._run(batch)
-        return self.scheduler.process(batch, output)
+        updates = self.scheduler.process(batch, output)
+        if batch == Batch() and not updates:
+            raise EngineError("The scheduler has work but scheduled none of it.")
+        return updates
 
     def _run(self, batch: Batch) -> StepOutput:
         """Runs a batch; a step that fails ends its own requests and no others."""

@@ -100,7 +100,7 @@ def _array_frames(array: np.ndarray[Any, Any]) -> Iterator[bytes | memoryview]:
     yield from frames(array.dtype.str)
     yield from frames(array.shape)
     # The view as bytes also serves dtypes that the buffer protocol doesn't know (float16, dates).
-    yield from _buffer_frames(memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8)))
+    yield from _buffer_frames(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
 
 def _mapping_frames(mapping: Mapping[Any, object]) -> Iterator[bytes | memoryview]:

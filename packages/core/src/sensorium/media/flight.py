@@ -20,12 +20,16 @@ Result = TypeVar("Result")
 
 
 async def run_in(executor: Executor, work: Callable[[], Result]) -> Result:
-    """Runs ``work`` in the executor.
+    """Runs ``work`` in the executor; if the caller is cancelled before it begins, it won't.
 
     Raises:
         EngineClosedError: the executor was shut down before the work began.
     """
-    return await _wait(_submit(executor, work))
+    future = _submit(executor, work)
+    try:
+        return await _wait(future)
+    finally:
+        future.cancel()  # does nothing once the work has begun
 
 
 @dataclass(slots=True)

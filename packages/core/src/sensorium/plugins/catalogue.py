@@ -34,7 +34,7 @@ class Catalogue:
 
 
 def read_catalogue() -> Catalogue:
-    """Reads the installed catalogue, without importing its package; an empty one if there is none."""
+    """Reads the installed catalogue, without importing its package; empty if there is none."""
     spec = importlib.util.find_spec(_PACKAGE)
     for folder in (spec.submodule_search_locations or []) if spec else []:
         file = Path(folder) / "catalogue.toml"

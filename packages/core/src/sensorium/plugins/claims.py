@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sensorium.errors import ConfigError, PluginError
+from sensorium.plugins.failure import PluginFailure
 from sensorium.plugins.installed import InstalledPlugin, canonical
 
 #: The nouns that ``plugin_choices`` takes, with their spelling.
@@ -42,8 +43,10 @@ class Claims:
             _check_choice(claim, distribution)
 
     def add(self, claim: str, plugin: InstalledPlugin, thing: Any) -> None:
-        """Enters one claim."""
-        self._claimants.setdefault(claim, []).append(Claimant(plugin, thing))
+        """Enters one claim. Two adapters of one plugin may bring the same encoder."""
+        claimants = self._claimants.setdefault(claim, [])
+        if not any(c.plugin is plugin and c.thing is thing for c in claimants):
+            claimants.append(Claimant(plugin, thing))
 
     def standing(self, claim: str) -> list[Claimant]:
         """Who serves it after the user's choice: nobody, one, or several in conflict."""
@@ -70,12 +73,11 @@ class Claims:
             if claim.startswith(f"{noun}:") and len(standing := self.standing(claim)) == 1:
                 yield claim.removeprefix(f"{noun}:"), standing[0]
 
-    def of_noun(self, noun: str) -> Iterator[tuple[str, Claimant]]:
-        """The same for all that stand, those in conflict included."""
-        for claim in list(self._claimants):
-            if claim.startswith(f"{noun}:"):
-                for claimant in self.standing(claim):
-                    yield claim.removeprefix(f"{noun}:"), claimant
+    def all_standing(self) -> Iterator[tuple[str, Claimant]]:
+        """Every claim with everybody who serves it, those in conflict included."""
+        for claim in self._claimants:
+            for claimant in self.standing(claim):
+                yield claim, claimant
 
     def conflicts(self) -> dict[str, str]:
         """Claim in conflict → the sentence that says so."""
@@ -119,6 +121,48 @@ class Claims:
         return f"{sentence}; choose one: plugin_choices={{{claim!r}: {owners[0]!r}}}."
 
 
+def primary_claims(plugin: InstalledPlugin) -> Iterator[tuple[str, Any]]:
+    """A plugin's claims that depend on no other claim's outcome, with what serves them."""
+    for kind in plugin.brings("sensorium_media_kinds"):
+        yield f"kind:{kind.name}", kind
+    for family in plugin.brings("sensorium_model_families"):
+        for architecture in family.architectures:
+            yield f"family:{architecture}", family
+    for adapter in plugin.brings("sensorium_media_adapters"):
+        for architecture in adapter.architectures:
+            yield f"adapter:{architecture}/{adapter.kind}", adapter
+
+
+def dependent_claims(claim: str, thing: Any) -> Iterator[tuple[str, Any]]:
+    """The claims that come with a primary one, and fall with it."""
+    noun, _, name = claim.partition(":")
+    architecture = name.partition("/")[0]
+    if noun == "kind":
+        yield from ((f"part:{part_type}", thing) for part_type in thing.part_types)
+    if noun == "family":
+        yield from ((f"encoder:{architecture}/{spec.name}", spec) for spec in thing.encoders)
+    if noun == "adapter":
+        yield from ((f"encoder:{architecture}/{spec.name}", spec) for spec in thing.own_encoders)
+
+
+def claims_of(plugin: InstalledPlugin) -> Iterator[tuple[str, Any]]:
+    """All claims that a plugin makes, with what serves them."""
+    for claim, thing in primary_claims(plugin):
+        yield claim, thing
+        yield from dependent_claims(claim, thing)
+    yield from ((f"command:{c.name}", c) for c in plugin.brings("sensorium_commands"))
+    yield from ((f"assets:{kind}", module) for kind, module in plugin.brings("sensorium_assets"))
+
+
+def check_own_claims(plugin: InstalledPlugin) -> None:
+    """Makes a plugin fail that claims one thing twice by itself."""
+    seen: dict[str, Any] = {}
+    for claim, thing in claims_of(plugin):
+        if seen.setdefault(claim, thing) is not thing:
+            plugin.fail(PluginFailure(f"it claims {claim} twice"))
+            return
+
+
 def _check_choice(claim: object, distribution: object) -> None:
     noun, _, name = str(claim).partition(":")
     parts = name.split("/") if noun in ("adapter", "encoder") else [name]
@@ -139,5 +183,5 @@ def _is_named(choice: str, plugin: InstalledPlugin) -> bool:
 
 
 def joined(names: Sequence[str]) -> str:
-    """"a", "a and b", "a, b and c"."""
+    """ "a", "a and b", "a, b and c"."""
     return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))

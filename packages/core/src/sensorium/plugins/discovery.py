@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from importlib.metadata import entry_points
+from types import ModuleType
 
 from sensorium.errors import ConfigError
 from sensorium.plugins.catalogue import read_catalogue
@@ -38,13 +39,13 @@ def discover(
     for name, plugin in (extra or {}).items():
         if canonical(name) in taken:
             raise ConfigError(f"The extra plugin {name!r} has an installed distribution's name.")
-        plugins.append(_in_process(name, plugin))
+        plugins.append(in_process(name, plugin))
     return Registry(plugins, choices or {}, read_catalogue())
 
 
 def _installed() -> Iterator[InstalledPlugin]:
     for entry in entry_points(group=GROUP):
-        distribution = entry.dist.name if entry.dist else "unknown"
+        distribution = (entry.dist.name if entry.dist else None) or "unknown"
         yield InstalledPlugin(
             name=f"{distribution}:{entry.name}",
             distribution=distribution,
@@ -54,11 +55,12 @@ def _installed() -> Iterator[InstalledPlugin]:
         )
 
 
-def _in_process(name: str, plugin: object) -> InstalledPlugin:
+def in_process(name: str, plugin: object) -> InstalledPlugin:
+    """A plugin that an application hands over; ``name`` stands for its distribution."""
     return InstalledPlugin(
         name=f"{name}:in-process",
         distribution=name,
         version=None,
-        module=getattr(plugin, "__name__", type(plugin).__name__),
+        module=plugin.__name__ if isinstance(plugin, ModuleType) else type(plugin).__name__,
         load=lambda: plugin,
     )

@@ -85,7 +85,8 @@ class EncoderSpec:
     Attributes:
         name: unique within the architecture.
         build: makes the module on the meta device or on the CPU; weights come later.
-        weights: the names it claims.
+        weights: the names it claims; or a function of ``config.json`` that returns them, where
+            the config decides which of a checkpoint's layers are used at all.
         source: where they are: None for the checkpoint itself, else a function that returns
             a folder, a safetensors file or a hub name (from the config, from the plugin's
             options, or a file of the plugin's own distribution).
@@ -94,6 +95,10 @@ class EncoderSpec:
 
     name: str
     build: Callable[[EncoderContext], torch.nn.Module]
-    weights: WeightMap
+    weights: WeightMap | Callable[[Mapping[str, Any]], WeightMap]
     source: Callable[[EncoderContext], str] | None = None
     deep_levels: Callable[[Mapping[str, Any]], int] | None = None
+
+    def weight_map(self, config: Mapping[str, Any]) -> WeightMap:
+        """The names it claims in a checkpoint with this ``config.json``."""
+        return self.weights if isinstance(self.weights, WeightMap) else self.weights(config)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -52,9 +53,9 @@ class InstalledPlugin:
         self._brought: dict[str, tuple[Any, ...]] = {}
         try:
             plugin = attempt(f"importing {module}", load)
-            attempt(f"reading {module}", lambda: self._register(plugin))
+            attempt(f"reading {module}", partial(self._register, plugin))
         except PluginFailure as failure:
-            self._fail(failure)
+            self.fail(failure)
 
     def brings(self, hook: str) -> tuple[Any, ...]:
         """What its implementation of ``hook`` returned, checked; () if it failed or has none."""
@@ -62,7 +63,7 @@ class InstalledPlugin:
             try:
                 self._brought[hook] = self._call(hook)
             except PluginFailure as failure:
-                self._fail(failure)
+                self.fail(failure)
         return self._brought.get(hook, ())
 
     def load_all(self) -> None:
@@ -70,17 +71,17 @@ class InstalledPlugin:
         for hook in HOOKS:
             self.brings(hook)
 
-    def _fail(self, failure: PluginFailure) -> None:
+    def fail(self, failure: PluginFailure) -> None:
+        """Takes back everything it brought."""
         self.error = str(failure)
         self._brought.clear()
 
     def _call(self, hook: str) -> tuple[Any, ...]:
-        check = CHECKS[hook]
         brought: list[Any] = []
         for call in self._calls.get(hook, []):
             returned = attempt(f"its hook {hook}", call)
             try:
-                brought += attempt("reading its result", lambda value=returned: check(value))
+                brought += attempt("reading its result", partial(CHECKS[hook], returned))
             except PluginFailure as failure:
                 raise PluginFailure(f"its hook {hook}: {failure}") from failure
         return tuple(brought)

@@ -7,7 +7,7 @@ engine; it shares nothing with another.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from types import ModuleType
 from typing import Any
@@ -15,12 +15,20 @@ from typing import Any
 from sensorium.errors import ConfigError, PluginError
 from sensorium.plugins.adapter import MediaAdapter
 from sensorium.plugins.catalogue import Catalogue, Entry
-from sensorium.plugins.claims import Claims, joined
+from sensorium.plugins.claims import (
+    Claims,
+    check_own_claims,
+    claims_of,
+    dependent_claims,
+    joined,
+    primary_claims,
+)
 from sensorium.plugins.command import Command
 from sensorium.plugins.encoder import EncoderSpec
 from sensorium.plugins.family import ModelFamily
 from sensorium.plugins.installed import InstalledPlugin, canonical
 from sensorium.plugins.kind import MediaKind
+from sensorium.plugins.returns import RESERVED_COMMANDS
 from sensorium.plugins.status import PluginStatus
 
 _SEE = "`sensorium plugins` lists what is installed."
@@ -56,7 +64,9 @@ class Registry:
         claimant = self._claims.server(f"kind:{name}")
         if claimant is None:
             raise PluginError(
-                self._missing(f"kind {name!r}", self.kinds, self._catalogue.kinds.get(name))
+                self._missing(
+                    f"serves the kind {name!r}", self.kinds, self._catalogue.kinds.get(name)
+                )
             )
         return claimant.thing  # type: ignore[no-any-return]
 
@@ -73,7 +83,9 @@ class Registry:
             entries = [e for name, e in self._catalogue.kinds.items() if name in words]
             raise PluginError(
                 self._missing(
-                    f"chat part type {part_type!r}", known, entries[0] if entries else None
+                    f"answers to the chat part type {part_type!r}",
+                    known,
+                    entries[0] if entries else None,
                 )
             )
         return claimant.thing  # type: ignore[no-any-return]
@@ -95,7 +107,7 @@ class Registry:
         if claimant is None:
             raise PluginError(
                 self._missing(
-                    f"architecture {architecture!r}",
+                    f"serves the architecture {architecture!r}",
                     self.families,
                     self._catalogue.architectures.get(architecture),
                 )
@@ -142,9 +154,8 @@ class Registry:
         self.kind(kind)
         claimant = self._claims.server(f"adapter:{architecture}/{kind}")
         if claimant is None:
-            entry = self._catalogue.kinds.get(kind)
-            what = f"adapter that lets {architecture} take the kind {kind!r}"
-            raise PluginError(self._missing(what, self.adapters(architecture), entry))
+            what = f"lets {architecture} take the kind {kind!r}"
+            raise PluginError(self._missing(what, self.adapters(architecture), None))
         if obstacle := self._obstacle(architecture, claimant.thing):
             raise PluginError(obstacle)
         return claimant.thing  # type: ignore[no-any-return]
@@ -169,12 +180,16 @@ class Registry:
 
     def missing_command(self, name: str) -> PluginError:
         """The error of a subcommand that nobody brings."""
-        return PluginError(self._missing(f"command {name!r}", self.commands, None))
+        return PluginError(
+            self._missing(
+                f"brings the command {name!r}", [*RESERVED_COMMANDS, *self.commands], None
+            )
+        )
 
     def missing_asset(self, kind: str) -> PluginError:
         """The error of a kind for which nobody brings sample media."""
         entry = self._catalogue.kinds.get(kind)
-        return PluginError(self._missing(f"assets of the kind {kind!r}", self.assets, entry))
+        return PluginError(self._missing(f"brings assets of the kind {kind!r}", self.assets, entry))
 
     @property
     def statuses(self) -> tuple[PluginStatus, ...]:
@@ -185,7 +200,7 @@ class Registry:
                 distribution=plugin.distribution,
                 version=plugin.version,
                 module=plugin.module,
-                brings=() if plugin.error else tuple(_claims_of(plugin)),
+                brings=tuple(claim for claim, _ in claims_of(plugin)),
                 error=plugin.error,
             )
             for plugin in self._loaded
@@ -247,6 +262,7 @@ class Registry:
     def _loaded(self) -> tuple[InstalledPlugin, ...]:
         for plugin in self._plugins:
             plugin.load_all()
+            check_own_claims(plugin)
         return self._plugins
 
     @cached_property
@@ -255,27 +271,19 @@ class Registry:
         types or its encoders, is lost with it."""
         claims = Claims(self._choices)
         for plugin in self._loaded:
-            for claim, thing in _first_claims(plugin):
+            for claim, thing in primary_claims(plugin):
                 claims.add(claim, plugin, thing)
-        for _, claimant in list(claims.of_noun("kind")):
-            for part_type in claimant.thing.part_types:
-                claims.add(f"part:{part_type}", claimant.plugin, claimant.thing)
-        for architecture, claimant in list(claims.of_noun("family")):
-            for spec in claimant.thing.encoders:
-                claims.add(f"encoder:{architecture}/{spec.name}", claimant.plugin, spec)
-        for name, claimant in list(claims.of_noun("adapter")):
-            architecture = name.partition("/")[0]
-            for spec in claimant.thing.own_encoders:
-                claims.add(f"encoder:{architecture}/{spec.name}", claimant.plugin, spec)
+        for claim, claimant in list(claims.all_standing()):
+            for dependent, thing in dependent_claims(claim, claimant.thing):
+                claims.add(dependent, claimant.plugin, thing)
         claims.check_choices([plugin for plugin in self._loaded if plugin.error])
         return claims
 
     @cached_property
     def _owners(self) -> Mapping[int, str]:
         owners: dict[int, str] = {}
-        for noun in ("kind", "family", "adapter", "encoder"):
-            for _, claimant in self._claims.of_noun(noun):
-                owners.setdefault(id(claimant.thing), claimant.plugin.distribution)
+        for _, claimant in self._claims.all_standing():
+            owners.setdefault(id(claimant.thing), claimant.plugin.distribution)
         return owners
 
     def _obstacle(self, architecture: str, adapter: type[MediaAdapter]) -> str | None:
@@ -293,34 +301,41 @@ class Registry:
             return str(error)
         return None
 
-    def _by_hook(self, noun: str, hook: str, name_and_thing: Any) -> dict[str, Any]:
+    def _by_hook(
+        self, noun: str, hook: str, named: Callable[[Any], tuple[str, Any]]
+    ) -> dict[str, Any]:
         claims = Claims({})
         for plugin in self._plugins:
             for brought in plugin.brings(hook):
-                name, thing = name_and_thing(brought)
+                name, thing = named(brought)
                 claims.add(f"{noun}:{name}", plugin, thing)
         found = {name: claimant.thing for name, claimant in claims.served(noun)}
         for claim, sentence in claims.conflicts().items():
             found[claim.removeprefix(f"{noun}:")] = PluginError(sentence)
         return found
 
-    def _missing(self, what: str, served: Iterable[str], entry: Entry | None) -> str:
-        """What to tell whoever needs something that no plugin serves."""
-        sentences = [f"No installed plugin serves the {what} (served: {_list(served)})."]
+    def _missing(self, what: str, known: Iterable[str], entry: Entry | None) -> str:
+        """What to tell whoever needs something that no plugin serves.
+
+        Args:
+            what: what no plugin does.
+            known: the names for which one does.
+            entry: who is known to do it, from the catalogue.
+        """
+        sentences = [f"No installed plugin {what} (known: {_list(known)})."]
         blamed = self._known_server(entry) if entry else None
         failed = [plugin for plugin in self._plugins if plugin.error]
-        if entry and not blamed:
+        if entry and blamed is None:
             sentences.append(f"{entry.distribution} does: {entry.install}.")
-        if blamed and not blamed.error:
-            sentences.append(
-                f"{entry.distribution if entry else ''} does, but not in the installed version "
-                f"{blamed.version}."
-            )
-        if blamed and blamed.error:
+        elif entry and blamed and blamed.error:
             failed = [blamed]
+        elif entry and blamed:
+            sentences.append(
+                f"{entry.distribution} does, but not in the installed version {blamed.version}."
+            )
         if failed:
             causes = "; ".join(f"{plugin.name}: {plugin.error}" for plugin in failed)
-            who = "The plugin that would" if blamed else "A plugin that might"
+            who = "The plugin that would" if failed == [blamed] else "A plugin that might"
             sentences.append(f"{who} failed: {causes}.")
         return " ".join([*sentences, _SEE])
 
@@ -332,31 +347,6 @@ class Registry:
             if canonical(plugin.distribution) == canonical(entry.distribution)
         ]
         return min(named, key=lambda plugin: plugin.error is None, default=None)
-
-
-def _first_claims(plugin: InstalledPlugin) -> Iterable[tuple[str, Any]]:
-    """The claims that depend on no other claim's outcome."""
-    for kind in plugin.brings("sensorium_media_kinds"):
-        yield f"kind:{kind.name}", kind
-    for family in plugin.brings("sensorium_model_families"):
-        for architecture in family.architectures:
-            yield f"family:{architecture}", family
-    for adapter in plugin.brings("sensorium_media_adapters"):
-        for architecture in adapter.architectures:
-            yield f"adapter:{architecture}/{adapter.kind}", adapter
-
-
-def _claims_of(plugin: InstalledPlugin) -> Iterable[str]:
-    """All claims that a plugin makes, for people."""
-    for claim, thing in _first_claims(plugin):
-        yield claim
-        noun, _, name = claim.partition(":")
-        if noun != "kind":
-            specs = thing.encoders if noun == "family" else thing.own_encoders
-            architecture = name.partition("/")[0]
-            yield from (f"encoder:{architecture}/{spec.name}" for spec in specs)
-    yield from (f"command:{command.name}" for command in plugin.brings("sensorium_commands"))
-    yield from (f"assets:{kind}" for kind, _ in plugin.brings("sensorium_assets"))
 
 
 def _is_error(thing: object) -> bool:

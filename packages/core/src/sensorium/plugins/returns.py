@@ -34,8 +34,8 @@ def check_kinds(value: object) -> tuple[type[MediaKind], ...]:
     for kind in kinds:
         label = f"the kind {kind.__name__}"
         _name(label, "name", _attribute(label, kind, "name"))
-        part_types = _texts(label, kind, "part_types")
-        offline = _texts(label, kind, "offline_part_types")
+        part_types = _names(label, kind, "part_types")
+        offline = _names(label, kind, "offline_part_types")
         if RESERVED_PART_TYPE in part_types:
             raise PluginFailure(f"{label} has the part type {RESERVED_PART_TYPE!r}, core's own")
         if extra := [name for name in offline if name not in part_types]:
@@ -56,7 +56,7 @@ def check_families(value: object) -> tuple[ModelFamily, ...]:
                 f"returned {_shown(family)} in its list; it must be an instance of ModelFamily"
             )
         label = f"the family {type(family).__name__}"
-        _texts(label, family, "architectures", at_least=1)
+        _names(label, family, "architectures", at_least=1)
         if family.task not in ("generate", "embed"):
             raise PluginFailure(
                 f'{label} has task {family.task!r}; allowed are "generate" and "embed"'
@@ -74,9 +74,9 @@ def check_adapters(value: object) -> tuple[type[MediaAdapter], ...]:
     for adapter in adapters:
         label = f"the adapter {adapter.__name__}"
         _name(label, "kind", _attribute(label, adapter, "kind"))
-        _texts(label, adapter, "architectures", at_least=1)
+        _names(label, adapter, "architectures", at_least=1)
         _integer(label, "version", adapter.version, at_least=0)
-        encoders = _texts(label, adapter, "encoders", at_least=1)
+        encoders = _names(label, adapter, "encoders", at_least=1)
         for spec in _encoders(label, "own_encoders", adapter.own_encoders):
             if spec.name not in encoders:
                 raise PluginFailure(
@@ -84,7 +84,9 @@ def check_adapters(value: object) -> tuple[type[MediaAdapter], ...]:
                 )
         for name in ("atomic_prefill", "non_causal"):
             if not isinstance(getattr(adapter, name), bool):
-                raise PluginFailure(f"{label} has {name} = {getattr(adapter, name)!r}; it is a bool")
+                raise PluginFailure(
+                    f"{label} has {name} = {getattr(adapter, name)!r}; it is a bool"
+                )
         if not isinstance(adapter.option_names, frozenset):
             raise PluginFailure(f"{label} has option_names that is no frozenset")
     return adapters
@@ -105,6 +107,8 @@ def check_commands(value: object) -> tuple[Command, ...]:
         for name in ("add_arguments", "run"):
             if not callable(getattr(command, name)):
                 raise PluginFailure(f"{label} has {name} that can't be called")
+    if len({command.name for command in commands}) < len(commands):
+        raise PluginFailure("returned two commands with one name")
     return commands
 
 
@@ -113,7 +117,7 @@ def check_assets(value: object) -> tuple[tuple[str, ModuleType], ...]:
     if not isinstance(value, Mapping):
         raise PluginFailure(f"returned {_shown(value)}; it must be a mapping of kind → module")
     for kind, module in value.items():
-        _name("a key of the mapping", "kind", kind)
+        _name("its mapping", "a key", kind)
         if not isinstance(module, ModuleType):
             raise PluginFailure(f"returned {_shown(module)} for {kind!r}; it must be a module")
     return tuple(value.items())
@@ -143,7 +147,7 @@ def _list_of_classes(value: object, base: type) -> tuple[Any, ...]:
                 f"{base.__name__}"
             )
         if inspect.isabstract(entry):
-            missing = ", ".join(sorted(entry.__abstractmethods__))
+            missing = ", ".join(sorted(getattr(entry, "__abstractmethods__", ())))
             raise PluginFailure(f"the class {entry.__name__} doesn't implement {missing}")
     return _list(value)
 
@@ -158,15 +162,17 @@ def _attribute(label: str, owner: object, name: str) -> Any:
 def _name(label: str, name: str, value: object) -> None:
     if not isinstance(value, str) or not _NAME.fullmatch(value):
         raise PluginFailure(
-            f"{label} has {name} = {_shown(value)}; it must be a letter, then letters, digits, "
+            f"{label} has {_shown(value)} as {name}; it must be a letter, then letters, digits, "
             "underscores or hyphens"
         )
 
 
-def _texts(label: str, owner: object, name: str, *, at_least: int = 0) -> tuple[str, ...]:
+def _names(label: str, owner: object, name: str, *, at_least: int = 0) -> tuple[str, ...]:
     values = _attribute(label, owner, name)
-    if not isinstance(values, tuple) or not all(isinstance(v, str) and v for v in values):
-        raise PluginFailure(f"{label} has {name} = {_shown(values)}; it must be a tuple of texts")
+    if not isinstance(values, tuple):
+        raise PluginFailure(f"{label} has {name} = {_shown(values)}; it must be a tuple of names")
+    for value in values:
+        _name(label, f"an entry of {name}", value)
     if len(values) < at_least:
         raise PluginFailure(f"{label} has no {name}")
     if len(set(values)) < len(values):
@@ -180,8 +186,8 @@ def _encoders(label: str, name: str, specs: object) -> tuple[EncoderSpec, ...]:
     for spec in specs:
         encoder = f"{label}'s encoder {spec.name!r}"
         _name(encoder, "name", spec.name)
-        if not isinstance(spec.weights, WeightMap):
-            raise PluginFailure(f"{encoder} has weights that is no WeightMap")
+        if not isinstance(spec.weights, WeightMap) and not callable(spec.weights):
+            raise PluginFailure(f"{encoder} has weights that is no WeightMap and no function")
         for part in ("build", "source", "deep_levels"):
             given = getattr(spec, part)
             if not callable(given) and (given is not None or part == "build"):

@@ -12,20 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sensorium.checkpoint import read_json
-from sensorium.errors import ConfigError
 from tokenizers import AddedToken
 
-#: Named special tokens that a chat template may use as variables.
-NAMES = (
-    "bos_token",
-    "eos_token",
-    "unk_token",
-    "sep_token",
-    "pad_token",
-    "cls_token",
-    "mask_token",
-)
+from sensorium.checkpoint import read_json
+from sensorium.errors import ConfigError
+
 _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
 
@@ -35,13 +26,16 @@ class TokenizerSettings:
 
     Attributes:
         named: "bos_token" and the like → the token's text.
-        added: tokens to add to those of ``tokenizer.json``, in the order of their ids.
+        listed: added tokens as ``tokenizer_config.json`` lists them, by id; their flags win
+            over those in ``tokenizer.json``.
+        implied: tokens that are only mentioned; added where ``tokenizer.json`` lacks them.
         add_bos, add_eos: whether encoding adds them; None: as ``tokenizer.json`` says.
         templates: name → chat template; the ordinary one is called "default".
     """
 
     named: Mapping[str, str]
-    added: tuple[AddedToken, ...]
+    listed: tuple[AddedToken, ...]
+    implied: tuple[AddedToken, ...]
     add_bos: bool | None
     add_eos: bool | None
     templates: Mapping[str, str]
@@ -58,17 +52,13 @@ def read_settings(folder: Path) -> TokenizerSettings:
     if listed is None:
         config = {**config, **(read_json(folder / "special_tokens_map.json") or {})}
     named = {key: _text(value) for key, value in config.items() if _names_token(key, value)}
-    added = list(_listed_tokens(listed or {}, folder))
-    if listed is None:
-        added += _legacy_tokens(folder, set(named.values()))
-    known = {token.content for token in added}
-    extras = [*named.values(), *_extra_special_tokens(config)]
-    for text in dict.fromkeys(extras):
-        if text not in known:
-            added.append(AddedToken(text, special=True, normalized=False))
+    special = dict.fromkeys([*named.values(), *_extra_special_tokens(config)])
+    implied = [] if listed is not None else _legacy_tokens(folder, set(special))
+    implied += [AddedToken(text, special=True, normalized=False) for text in special]
     return TokenizerSettings(
         named=named,
-        added=tuple(added),
+        listed=tuple(_listed_tokens(listed or {}, folder)),
+        implied=tuple(implied),
         add_bos=config.get("add_bos_token"),
         add_eos=config.get("add_eos_token"),
         templates=_templates(folder, config),

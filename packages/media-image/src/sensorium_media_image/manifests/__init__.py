@@ -43,7 +43,8 @@ class Manifest:
         dtype: of every tensor.
         total_bytes: of all tensors, as published.
         sizes: the named sizes of the published checkpoint.
-        config, preprocessor_config, generation_config: the published files.
+        config, preprocessor_config, processor_config, generation_config: the published files,
+            {} for one that isn't published.
     """
 
     model: str
@@ -54,6 +55,7 @@ class Manifest:
     tensors: tuple[TensorPattern, ...]
     config: Mapping[str, Any]
     preprocessor_config: Mapping[str, Any]
+    processor_config: Mapping[str, Any]
     generation_config: Mapping[str, Any]
 
     def shapes(self, sizes: Mapping[str, int] | None = None) -> dict[str, tuple[int, ...]]:

@@ -1,0 +1,71 @@
+"""``mm_processor_kwargs`` of the engine and of a request, as each adapter takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sensorium.errors import ConfigError, RequestError
+from sensorium.media.blame import plugin_errors
+from sensorium.media.digest import Digest
+from sensorium.plugins.adapter import MediaAdapter
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedOptions:
+    """Every adapter's options for one request.
+
+    Attributes:
+        by_kind: kind → what its adapter's ``options`` returned.
+        fingerprint: equal for equal options.
+    """
+
+    by_kind: Mapping[str, Mapping[str, Any]]
+    fingerprint: bytes
+
+
+class ProcessorOptions:
+    """Lays a request's options over the engine's, and hands each adapter those it names.
+
+    Raises:
+        ConfigError: the engine's own options hold a key that no adapter understands, or a
+            value out of range.
+    """
+
+    def __init__(
+        self, adapters: Mapping[str, MediaAdapter], engine_kwargs: Mapping[str, Any]
+    ) -> None:
+        self._adapters = adapters
+        self._engine_kwargs = engine_kwargs
+        try:
+            self._unchanged = self._resolve(engine_kwargs)
+        except RequestError as error:
+            raise ConfigError(str(error)) from error
+
+    def resolve(self, kwargs: Mapping[str, Any]) -> ResolvedOptions:
+        """The options of a request that gave ``kwargs``.
+
+        Raises:
+            RequestError: a key that no adapter understands, or a value out of range.
+        """
+        if not kwargs:
+            return self._unchanged
+        return self._resolve({**self._engine_kwargs, **kwargs})
+
+    def _resolve(self, kwargs: Mapping[str, Any]) -> ResolvedOptions:
+        allowed = sorted({name for a in self._adapters.values() for name in a.option_names})
+        for key in kwargs:
+            if key not in allowed:
+                raise RequestError(
+                    f"mm_processor_kwargs has {key!r}; "
+                    + (f"allowed are {', '.join(allowed)}." if allowed else "none are allowed.")
+                )
+        by_kind: dict[str, Mapping[str, Any]] = {}
+        digest = Digest("sensorium processor options")
+        for kind, adapter in sorted(self._adapters.items()):
+            own = {key: value for key, value in kwargs.items() if key in adapter.option_names}
+            with plugin_errors(adapter, "reading its options"):
+                by_kind[kind] = adapter.options(own)
+                digest.add(kind).add(by_kind[kind])
+        return ResolvedOptions(by_kind, digest.digest())

@@ -1,0 +1,126 @@
+"""The work on one item, in one thread: fetch, probe, load, plan, process.
+
+It knows nothing of requests that wait for it, of keys or of caches.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sensorium.errors import LimitError, PluginError
+from sensorium.media.blame import kind_errors, plugin_errors
+from sensorium.media.fetch import resolve
+from sensorium.plugins.adapter import MediaAdapter
+from sensorium.plugins.kind import MediaKind
+from sensorium.types import Features, Loaded, MediaPlan, Source
+
+OptionsByKind = Mapping[str, Mapping[str, Any]]
+
+
+class DecodeBudget:
+    """How many decoded bytes the items of one request may take together."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._num_bytes = 0
+        self._lock = threading.Lock()
+
+    def take(self, num_bytes: int) -> None:
+        """Counts one item.
+
+        Raises:
+            LimitError: the sum is above the maximum.
+        """
+        with self._lock:
+            self._num_bytes += num_bytes
+            if self._num_bytes > self._max_bytes:
+                raise LimitError(
+                    f"with it the request's media take {self._num_bytes} bytes once decoded; "
+                    f"at most {self._max_bytes} are allowed."
+                )
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What came of one item, or of one found inside it (then with a name)."""
+
+    kind: str
+    name: str | None
+    plan: MediaPlan
+    features: Mapping[str, Features]
+
+
+def fetch(kind: MediaKind, sources: Sequence[Source]) -> tuple[Source, ...]:
+    """The sources with their bytes; sources that have them already are returned as they are."""
+    return tuple(resolve(source, max_bytes=kind.max_fetch_bytes) for source in sources)
+
+
+def content_digest(kind: MediaKind, sources: Sequence[Source]) -> bytes:
+    """The kind's digest of fetched sources."""
+    with kind_errors(kind, "digest"):
+        return kind.digest(sources)
+
+
+def load(kind: MediaKind, sources: Sequence[Source], budget: DecodeBudget) -> Loaded:
+    """Decodes fetched sources, if their headers say that the result fits.
+
+    Raises:
+        LimitError: it doesn't.
+        MediaError: it can't be read.
+    """
+    with kind_errors(kind, "probe"):
+        probe = kind.probe(sources)
+    if probe.decoded_bytes > kind.max_decoded_bytes:
+        raise LimitError(
+            f"it takes {probe.decoded_bytes} bytes once decoded; at most "
+            f"{kind.max_decoded_bytes} are allowed."
+        )
+    budget.take(probe.decoded_bytes)
+    with kind_errors(kind, "load"):
+        return kind.load(sources)
+
+
+def process(
+    kind: str, loaded: Loaded, adapters: Mapping[str, MediaAdapter], options: OptionsByKind
+) -> Iterator[Part]:
+    """Plans and processes a loaded item, then each derived item that the model can take.
+
+    Raises:
+        MediaError: a size that the model's family doesn't take.
+        PluginError: the adapter failed, or returned what its interface doesn't allow.
+    """
+    yield _process_one(kind, None, loaded, adapters[kind], options[kind])
+    for item in loaded.derived:
+        if item.kind not in adapters:
+            continue  # this model takes no such items: they aren't part of the answer
+        if item.loaded.derived:
+            raise PluginError(
+                f"a derived {item.kind} item of a {kind} item has derived items itself; "
+                "only one level is supported."
+            )
+        yield _process_one(
+            item.kind, item.name, item.loaded, adapters[item.kind], options[item.kind]
+        )
+
+
+def _process_one(
+    kind: str,
+    name: str | None,
+    loaded: Loaded,
+    adapter: MediaAdapter,
+    options: Mapping[str, Any],
+) -> Part:
+    with plugin_errors(adapter, "plan"):
+        plan = adapter.plan(loaded.size, options)
+    with plugin_errors(adapter, "process"):
+        features = adapter.process(loaded, plan, options)
+        given = sorted(features)
+    if given != sorted(adapter.encoders):
+        raise PluginError(
+            f"{type(adapter).__qualname__} returned features for {', '.join(given) or 'nothing'}; "
+            f"its encoders are {', '.join(adapter.encoders)}."
+        )
+    return Part(kind, name, plan, features)

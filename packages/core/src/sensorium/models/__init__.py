@@ -1,0 +1,1 @@
+"""Decoders: their layers, the families that read their checkpoints, and loading."""

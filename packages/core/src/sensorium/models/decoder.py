@@ -1,0 +1,187 @@
+"""The causal decoder: Llama's shape and those that differ from it by a table's entry.
+
+It computes a flat run of tokens of many sequences at once. It knows nothing of requests,
+media or sampling: attention's ``AttentionBatch`` says which token belongs to which sequence.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sensorium.decoder_config import DecoderConfig
+from sensorium.models.layers import Embedding, FusedLinear, GatedMLP, Linear, RMSNorm
+from sensorium.ops import (
+    AttentionBackend,
+    AttentionBatch,
+    AttentionSpec,
+    Rope,
+    apply_rope,
+    choose_attention,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class DeepRows:
+    """What is added to the residual stream behind the first layers (DeepStack, Meng et al. 2024).
+
+    Attributes:
+        rows: (M,) int64: which tokens, each once.
+        values: (levels, M, hidden): values[i] is added behind layer i.
+    """
+
+    rows: Tensor
+    values: Tensor
+
+
+def attention_specs(config: DecoderConfig, *, non_causal: bool) -> list[AttentionSpec]:
+    """What each layer's attention is."""
+    windows = config.sliding_window or (None,) * config.num_layers
+    scale = config.head_size**-0.5
+    return [AttentionSpec(scale, window, non_causal=non_causal) for window in windows]
+
+
+class Decoder(nn.Module):
+    """Embedding, layers, norm and output matrix; parameters empty until they are loaded.
+
+    Args:
+        non_causal: whether batches may hold non-causal ranges.
+
+    Raises:
+        ConfigError: something of ``config`` isn't built, or the attention backend that the
+            environment names can't do it.
+    """
+
+    def __init__(
+        self,
+        config: DecoderConfig,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+        non_causal: bool = False,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.dtype = dtype
+        specs = attention_specs(config, non_causal=non_causal)
+        self.attention = choose_attention(set(specs))
+        self.rope = Rope(config.rope, config.head_size, device)
+        vocab_size, size = config.vocab_size, config.hidden_size
+        self.embed_tokens = Embedding(vocab_size, size, dtype=dtype, device=device)
+        self.layers = nn.ModuleList(
+            Layer(config, spec, self.attention, dtype, device) for spec in specs
+        )
+        self.norm = RMSNorm(size, config.norm_eps, dtype=dtype, device=device)
+        self.lm_head: Linear | None = None
+        if not config.tied:
+            self.lm_head = Linear(size, vocab_size, bias=False, dtype=dtype, device=device)
+
+    def embed(self, token_ids: Tensor) -> Tensor:
+        """(N,) int64 → (N, hidden)."""
+        return self.embed_tokens(token_ids)  # type: ignore[no-any-return]
+
+    def forward(
+        self,
+        hidden: Tensor,
+        positions: Tensor,
+        kv_cache: Tensor,
+        batch: AttentionBatch,
+        deep: DeepRows | None = None,
+    ) -> Tensor:
+        """One pass over N tokens of all sequences of ``batch``.
+
+        Args:
+            hidden: (N, hidden) token or media embeddings.
+            positions: (axes, N) int64.
+            kv_cache: (num_layers, 2, num_pages, page_size, num_kv_heads, head_size); the
+                tokens' keys and values are written into it.
+
+        Returns:
+            (N, hidden): the last layer's output, normalised.
+        """
+        cos, sin = self.rope.tables(positions, self.dtype)
+        for i, layer in enumerate(self.layers):
+            hidden = layer(hidden, cos, sin, kv_cache[i], batch)
+            if deep is not None and i < len(deep.values):
+                hidden = hidden.index_add(0, deep.rows, deep.values[i])
+        return self.norm(hidden)  # type: ignore[no-any-return]
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(S, hidden) of ``forward`` → (S, vocab_size) float32."""
+        head = self.embed_tokens if self.lm_head is None else self.lm_head
+        return F.linear(hidden, head.weight).float()
+
+
+class Layer(nn.Module):
+    """Attention and MLP, each behind a norm and added to what went in."""
+
+    def __init__(
+        self,
+        config: DecoderConfig,
+        spec: AttentionSpec,
+        attention: AttentionBackend,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        super().__init__()
+        size, eps = config.hidden_size, config.norm_eps
+        self.input_layernorm = RMSNorm(size, eps, dtype=dtype, device=device)
+        self.self_attn = SelfAttention(config, spec, attention, dtype, device)
+        self.post_attention_layernorm = RMSNorm(size, eps, dtype=dtype, device=device)
+        self.mlp = GatedMLP(
+            size,
+            config.intermediate_size,
+            config.activation,
+            bias=config.mlp_bias,
+            dtype=dtype,
+            device=device,
+        )
+
+    def forward(
+        self, hidden: Tensor, cos: Tensor, sin: Tensor, kv: Tensor, batch: AttentionBatch
+    ) -> Tensor:
+        """(N, hidden) → (N, hidden)."""
+        hidden = hidden + self.self_attn(self.input_layernorm(hidden), cos, sin, kv, batch)
+        return hidden + self.mlp(self.post_attention_layernorm(hidden))  # type: ignore[no-any-return]
+
+
+class SelfAttention(nn.Module):
+    """Projections around the attention backend."""
+
+    def __init__(
+        self,
+        config: DecoderConfig,
+        spec: AttentionSpec,
+        attention: AttentionBackend,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        super().__init__()
+        self._spec = spec
+        self._attention = attention
+        self._head_size = config.head_size
+        query_size = config.num_heads * config.head_size
+        kv_size = config.num_kv_heads * config.head_size
+        self.qkv_proj = FusedLinear(
+            config.hidden_size,
+            {"q_proj": query_size, "k_proj": kv_size, "v_proj": kv_size},
+            bias=config.attention_bias,
+            dtype=dtype,
+            device=device,
+        )
+        self.o_proj = Linear(
+            query_size, config.hidden_size, bias=config.output_bias, dtype=dtype, device=device
+        )
+
+    def forward(
+        self, x: Tensor, cos: Tensor, sin: Tensor, kv: Tensor, batch: AttentionBatch
+    ) -> Tensor:
+        """(N, hidden) → (N, hidden); stores the new keys and values first."""
+        q, k, v = (part.unflatten(-1, (-1, self._head_size)) for part in self.qkv_proj(x))
+        q, k = apply_rope(q, cos, sin), apply_rope(k, cos, sin)
+        self._attention.store_kv(k, v, kv, batch.slot_mapping)
+        out = self._attention.paged_attention(q, kv, batch, self._spec)
+        return self.o_proj(out.flatten(1))  # type: ignore[no-any-return]

@@ -1,0 +1,157 @@
+"""Building blocks of the decoder: projections and norms that allocate, and no more.
+
+Parameters are created empty, in their final dtype and on their final device; loading fills
+them. Projections that read the same input are fused into one matrix, and ``weight_slots``
+shows loading where each published part of it goes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sensorium.errors import ConfigError
+from sensorium.ops import rms_norm
+
+#: ``hidden_act`` → function; another is added by one line.
+ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "silu": F.silu,
+    "swish": F.silu,
+    "gelu": F.gelu,
+}
+
+
+def activation(name: str) -> Callable[[Tensor], Tensor]:
+    """The function that ``hidden_act`` names.
+
+    Raises:
+        ConfigError: it isn't built.
+    """
+    if name not in ACTIVATIONS:
+        raise ConfigError(f"hidden_act is {name!r}; built are {', '.join(ACTIVATIONS)}.")
+    return ACTIVATIONS[name]
+
+
+class FusedLinear(nn.Module):
+    """Several projections of the same input as one matrix.
+
+    Args:
+        parts: the projections' own names and output sizes, in order.
+    """
+
+    def __init__(
+        self,
+        in_size: int,
+        parts: Mapping[str, int],
+        *,
+        bias: bool,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        super().__init__()
+        self.parts = dict(parts)
+        out_size = sum(parts.values())
+        self.weight = _empty(out_size, in_size, dtype=dtype, device=device)
+        self.bias = _empty(out_size, dtype=dtype, device=device) if bias else None
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """(…, in_size) → one (…, size) for each part."""
+        out = F.linear(x, self.weight, self.bias)
+        return torch.split(out, list(self.parts.values()), dim=-1)
+
+
+class Linear(nn.Module):
+    """One projection."""
+
+    def __init__(
+        self, in_size: int, out_size: int, *, bias: bool, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        super().__init__()
+        self.weight = _empty(out_size, in_size, dtype=dtype, device=device)
+        self.bias = _empty(out_size, dtype=dtype, device=device) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, in_size) → (…, out_size)."""
+        return F.linear(x, self.weight, self.bias)
+
+
+class Embedding(nn.Module):
+    """A row for each token of the vocabulary."""
+
+    def __init__(
+        self, num_rows: int, size: int, *, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        super().__init__()
+        self.weight = _empty(num_rows, size, dtype=dtype, device=device)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """(N,) int64 → (N, size)."""
+        return F.embedding(ids, self.weight)
+
+
+class RMSNorm(nn.Module):
+    """``rms_norm`` with its weight."""
+
+    def __init__(self, size: int, eps: float, *, dtype: torch.dtype, device: torch.device) -> None:
+        super().__init__()
+        self.weight = _empty(size, dtype=dtype, device=device)
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, size) → (…, size)."""
+        return rms_norm(x, self.weight, self.eps)
+
+
+class GatedMLP(nn.Module):
+    """down(activation(gate(x)) · up(x)) (Shazeer 2020)."""
+
+    def __init__(
+        self,
+        size: int,
+        intermediate_size: int,
+        act: str,
+        *,
+        bias: bool,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        super().__init__()
+        self._act = activation(act)
+        parts = {"gate_proj": intermediate_size, "up_proj": intermediate_size}
+        self.gate_up_proj = FusedLinear(size, parts, bias=bias, dtype=dtype, device=device)
+        self.down_proj = Linear(intermediate_size, size, bias=bias, dtype=dtype, device=device)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, size) → (…, size)."""
+        gate, up = self.gate_up_proj(x)
+        return self.down_proj(self._act(gate) * up)  # type: ignore[no-any-return]
+
+
+def weight_slots(module: nn.Module) -> dict[str, Tensor]:
+    """Where weights go: name → the tensor to copy into.
+
+    These are the module's parameters and persistent buffers, but a fused projection's are
+    shown part by part under the parts' own names: of ``self_attn.qkv_proj.weight`` the rows
+    of ``self_attn.q_proj.weight`` and so on.
+    """
+    slots = {name: tensor.detach() for name, tensor in module.state_dict(keep_vars=True).items()}
+    for path, fused in module.named_modules():
+        if not isinstance(fused, FusedLinear):
+            continue
+        parent = path.rpartition(".")[0]
+        for kind in ("weight", "bias"):
+            whole = slots.pop(f"{path}.{kind}", None)
+            if whole is None:
+                continue
+            for part, rows in zip(
+                fused.parts, whole.split(list(fused.parts.values())), strict=True
+            ):
+                slots[".".join(filter(None, (parent, part, kind)))] = rows
+    return slots
+
+
+def _empty(*shape: int, dtype: torch.dtype, device: torch.device) -> nn.Parameter:
+    return nn.Parameter(torch.empty(shape, dtype=dtype, device=device), requires_grad=False)

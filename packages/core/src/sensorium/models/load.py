@@ -1,0 +1,272 @@
+"""Fills a decoder and its encoders from safetensors files, and lets nothing pass unseen.
+
+Every name in a file must be claimed by the decoder's or an encoder's table, every parameter
+must be filled, every shape must fit: what doesn't is named. Tensors are read by mmap and
+copied straight into place, converted to the engine's dtype on the way.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from sensorium.checkpoint import WEIGHT_PATTERNS, Checkpoint, resolve_folder, weight_files
+from sensorium.errors import ConfigError, PluginError, SensoriumError
+from sensorium.models.decoder import Decoder
+from sensorium.models.layers import weight_slots
+from sensorium.plugins import EncoderContext, EncoderSpec, ModelFamily, WeightMap
+
+#: dtypes that a weight may have in a file.
+FLOAT_DTYPES = ("F64", "F32", "F16", "BF16")
+#: How many names a message lists.
+_SHOWN = 3
+
+
+@dataclass(slots=True)
+class Consumer:
+    """Something that takes weights out of files.
+
+    Attributes:
+        label: how messages name it.
+        weights: the names it claims.
+        slots: where they go; None: it claims names, but isn't built (nobody uses it).
+        optional: slots that a file may hold and that aren't there.
+    """
+
+    label: str
+    weights: WeightMap
+    slots: Mapping[str, Tensor] | None
+    optional: frozenset[str] = frozenset()
+    filled: set[str] = field(default_factory=set)
+
+
+def load_model(
+    checkpoint: Checkpoint,
+    family: ModelFamily,
+    decoder: Decoder,
+    specs: Mapping[str, EncoderSpec],
+    contexts: Mapping[str, EncoderContext],
+    *,
+    download_dir: str | None = None,
+    dummy_seed: int | None = None,
+) -> dict[str, nn.Module]:
+    """Fills ``decoder`` and builds and fills the encoders that are used.
+
+    Args:
+        specs: every encoder of the architecture; those not used claim their names too.
+        contexts: encoder name → its context, for the encoders that are used.
+        dummy_seed: fill everything with random weights from this seed and read no file.
+
+    Returns:
+        Encoder name → module.
+
+    Raises:
+        ConfigError: a weight that nobody claims, a parameter that nobody fills, a shape or
+            dtype that doesn't fit, or files that aren't there.
+        PluginError: an encoder can't be built.
+    """
+    encoders = {name: build_encoder(specs[name], context) for name, context in contexts.items()}
+    head = frozenset({"lm_head.weight"}) if decoder.config.tied else frozenset()
+    weights = family.decoder_weights(checkpoint.config)
+    decoder_consumer = Consumer("the decoder", weights, weight_slots(decoder), head)
+    consumers = {name: _consumer(spec, encoders.get(name)) for name, spec in specs.items()}
+    if dummy_seed is not None:
+        for consumer in [decoder_consumer, *consumers.values()]:
+            fill_randomly(consumer.slots or {}, dummy_seed)
+        return encoders
+    main = [consumers[name] for name, spec in specs.items() if spec.source is None]
+    decoder_source = family.decoder_source(checkpoint.config)
+    if decoder_source is None:
+        main.insert(0, decoder_consumer)
+    else:
+        fill([decoder_consumer], _source_files(decoder_source, download_dir), decoder_source)
+    if main:
+        fill(main, checkpoint.weight_files(), checkpoint.name)
+    for name, context in contexts.items():
+        _fill_from_source(specs[name], context, consumers[name], download_dir)
+    return encoders
+
+
+def load_encoder(
+    spec: EncoderSpec,
+    context: EncoderContext,
+    checkpoint: Checkpoint,
+    *,
+    download_dir: str | None = None,
+) -> nn.Module:
+    """Builds and fills one encoder alone; what others claim of the checkpoint is passed over.
+
+    Raises:
+        ConfigError, PluginError: as ``load_model``.
+    """
+    encoder = build_encoder(spec, context)
+    consumer = _consumer(spec, encoder)
+    if spec.source is None:
+        fill([consumer], checkpoint.weight_files(), checkpoint.name, others=True)
+    else:
+        _fill_from_source(spec, context, consumer, download_dir)
+    return encoder
+
+
+def build_encoder(spec: EncoderSpec, context: EncoderContext) -> nn.Module:
+    """An encoder on its device, parameters in the engine's dtype and not yet filled.
+
+    Buffers keep their dtype and, unless a weight fills them, the values they were built with;
+    so only those may be on the meta device that a weight fills.
+
+    Raises:
+        PluginError: its plugin can't build it.
+    """
+    try:
+        encoder = spec.build(context)
+    except SensoriumError:
+        raise
+    except Exception as error:  # a stranger's code: whatever it raises, say whose it is
+        raise PluginError(
+            f"The encoder {spec.name} of {context.architecture} could not be built "
+            f"({type(error).__name__}: {error})."
+        ) from error
+    persistent = set(encoder.state_dict())
+    for path, module in encoder.named_modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            dtype = context.dtype if parameter.is_floating_point() else parameter.dtype
+            data = _placed(parameter.detach(), dtype, context.device)
+            setattr(module, name, nn.Parameter(data, requires_grad=False))
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            full_name = f"{path}.{name}" if path else name
+            if buffer.is_meta and full_name not in persistent:
+                raise PluginError(
+                    f"The encoder {spec.name} of {context.architecture} builds its buffer "
+                    f"{full_name} on the meta device, where it has no values."
+                )
+            setattr(module, name, _placed(buffer, buffer.dtype, context.device))
+    return encoder.eval()
+
+
+def fill(
+    consumers: Sequence[Consumer], files: Iterable[Path], source: str, *, others: bool = False
+) -> None:
+    """Copies every tensor of ``files`` to whoever claims it.
+
+    Args:
+        source: how messages name the files' origin.
+        others: names that no consumer claims are somebody else's.
+
+    Raises:
+        ConfigError: as ``load_model``.
+    """
+    unclaimed: list[str] = []
+    for file in files:
+        with _opened(file) as reader:
+            for name in reader.keys():  # noqa: SIM118 (a file handle, not a mapping)
+                takers = [consumer for consumer in consumers if consumer.weights.claims(name)]
+                if not takers:
+                    unclaimed.append(name)
+                for consumer in takers:
+                    _deliver(reader, name, consumer, source)
+    if unclaimed and not others:
+        raise ConfigError(
+            f"{source} has weights that neither the decoder nor an encoder of the model's "
+            f"plugins claims: {_listed(unclaimed)}."
+        )
+    for consumer in consumers:
+        missing = sorted(set(consumer.slots or ()) - consumer.filled)
+        if missing:
+            raise ConfigError(
+                f"{source} lacks weights of {consumer.label}: nothing fills {_listed(missing)}."
+            )
+
+
+def fill_randomly(slots: Mapping[str, Tensor], seed: int) -> None:
+    """Small random weights that depend on the seed and each parameter's name alone.
+
+    Matrices are drawn with deviation 0.02, vectors are 0 (biases) or 1 (norms), so that
+    activations stay finite at any depth.
+    """
+    for name, slot in slots.items():
+        if not slot.is_floating_point():
+            slot.zero_()
+        elif slot.dim() < 2:
+            slot.fill_(0.0 if name.endswith("bias") else 1.0)
+        else:
+            digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+            generator = torch.Generator(slot.device)
+            generator.manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+            slot.normal_(0.0, 0.02, generator=generator)
+
+
+def _consumer(spec: EncoderSpec, encoder: nn.Module | None) -> Consumer:
+    slots = None if encoder is None else weight_slots(encoder)
+    return Consumer(f"the encoder {spec.name}", spec.weights, slots)
+
+
+def _fill_from_source(
+    spec: EncoderSpec, context: EncoderContext, consumer: Consumer, download_dir: str | None
+) -> None:
+    """Fills an encoder that has a source of its own; others were filled with the checkpoint."""
+    if spec.source is not None:
+        source = spec.source(context)
+        fill([consumer], _source_files(source, download_dir), source)
+
+
+def _source_files(source: str, download_dir: str | None) -> list[Path]:
+    path = Path(source).expanduser()
+    if not path.is_file():
+        path = resolve_folder(source, download_dir=download_dir, patterns=WEIGHT_PATTERNS)
+    return weight_files(path, source)
+
+
+def _opened(file: Path) -> safe_open:
+    try:
+        return safe_open(file, framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise ConfigError(f"{file} cannot be read as a safetensors file.") from error
+
+
+def _deliver(reader: safe_open, name: str, consumer: Consumer, source: str) -> None:
+    target = consumer.weights.target(name)
+    if target is None or consumer.slots is None or target in consumer.optional:
+        return
+    slot = consumer.slots.get(target)
+    if slot is None:
+        raise ConfigError(
+            f"{source} has the weight {name}, which is {target} of {consumer.label}; with this "
+            "config it has no such parameter."
+        )
+    if target in consumer.filled:
+        raise ConfigError(f"{source} has {target} of {consumer.label} twice, again as {name}.")
+    view = reader.get_slice(name)
+    shape, dtype = tuple(view.get_shape()), view.get_dtype()
+    if shape != tuple(slot.shape):
+        raise ConfigError(
+            f"{source} has {name} of shape {_shape(shape)}; {target} of {consumer.label} is "
+            f"{_shape(tuple(slot.shape))}."
+        )
+    if slot.is_floating_point() and dtype not in FLOAT_DTYPES:
+        raise ConfigError(
+            f"{source} has {name} of dtype {dtype}; quantized weights aren't supported, "
+            f"only {', '.join(FLOAT_DTYPES)}."
+        )
+    slot.copy_(reader.get_tensor(name))
+    consumer.filled.add(target)
+
+
+def _placed(tensor: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
+    if tensor.is_meta:
+        return torch.empty_like(tensor, dtype=dtype, device=device)
+    return tensor.to(device=device, dtype=dtype)
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "×".join(map(str, shape)) or "()"
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:_SHOWN])
+    return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN} more"

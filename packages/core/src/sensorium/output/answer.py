@@ -1,0 +1,98 @@
+"""``Answer``: one of a request's ``n`` answers as it grows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from sensorium.output.stop_strings import StopStrings
+from sensorium.outputs import CompletionOutput, Logprob
+from sensorium.sampling_params import SamplingParams
+from sensorium.tokenizer import Detokenizer, Tokenizer
+from sensorium.types import RequestUpdate, TokenLogprobs
+
+
+class Answer:
+    """Takes updates, makes text, and ends at stop strings."""
+
+    def __init__(self, index: int, sampling: SamplingParams, tokenizer: Tokenizer) -> None:
+        self.finish_reason: str | None = None
+        self._index = index
+        self._sampling = sampling
+        self._tokenizer = tokenizer
+        self._detokenizer = Detokenizer(tokenizer, sampling.skip_special_tokens)
+        self._stops = StopStrings(sampling.stop_strings)
+        self._stop_reason: int | str | None = None
+        self._token_ids: list[int] = []
+        self._text = ""
+        self._logprobs: list[Mapping[int, Logprob]] = []
+        self._cumulative_logprob = 0.0
+
+    @property
+    def finished(self) -> bool:
+        """Whether it is complete."""
+        return self.finish_reason is not None
+
+    def apply(self, update: RequestUpdate) -> bool:
+        """Takes an update; True if a stop string ended the answer before the engine did."""
+        if self.finished:
+            return False
+        for i, token_id in enumerate(update.new_token_ids):
+            self._token_ids.append(token_id)
+            if self._sampling.logprobs is not None:
+                self._take_logprobs(token_id, update.logprobs[i])
+            is_last = update.stop_id is not None and i == len(update.new_token_ids) - 1
+            hidden = is_last and not self._sampling.include_stop_str_in_output
+            if self._sampling.detokenize and not hidden:
+                self._grow(self._detokenizer.push([token_id]))
+            if self.finished:
+                return update.finish_reason is None
+        if update.finish_reason is not None:
+            self._finish(update)
+        return False
+
+    def output(self) -> CompletionOutput:
+        """What there is so far; text that may still become a stop string is held back."""
+        held = 0 if self.finished else self._stops.num_held(self._text)
+        asked = self._sampling.logprobs is not None
+        return CompletionOutput(
+            index=self._index,
+            text=self._text[: len(self._text) - held],
+            token_ids=tuple(self._token_ids),
+            cumulative_logprob=self._cumulative_logprob if asked else None,
+            logprobs=tuple(self._logprobs) if asked else None,
+            finish_reason=self.finish_reason,
+            stop_reason=self._stop_reason,
+        )
+
+    def _grow(self, new_text: str) -> None:
+        self._text += new_text
+        if not new_text or len(self._token_ids) < self._sampling.min_tokens:
+            return
+        match = self._stops.find(self._text, len(new_text))
+        if match is not None:
+            included = self._sampling.include_stop_str_in_output
+            self._text = self._text[: match.stop if included else match.start]
+            self.finish_reason = "stop"
+            self._stop_reason = match.string
+
+    def _finish(self, update: RequestUpdate) -> None:
+        if self._sampling.detokenize:
+            self._grow(self._detokenizer.flush())
+        if self.finished:
+            return
+        self.finish_reason = update.finish_reason
+        if update.stop_id in (self._sampling.stop_token_ids or ()):
+            self._stop_reason = update.stop_id
+
+    def _take_logprobs(self, token_id: int, found: TokenLogprobs) -> None:
+        self._cumulative_logprob += found.logprob
+        entry = {
+            top_id: Logprob(logprob, rank, self._tokenizer.decode([top_id]))
+            for rank, (top_id, logprob) in enumerate(
+                zip(found.top_ids, found.top_logprobs, strict=True), start=1
+            )
+        }
+        if token_id not in entry:
+            decoded = self._tokenizer.decode([token_id])
+            entry[token_id] = Logprob(found.logprob, found.rank, decoded)
+        self._logprobs.append(entry)

@@ -1,0 +1,488 @@
+"""``Scheduler``: who computes what in the next step.
+
+    add → waiting ─ admitted ─→ running ─→ finished
+             ↑                     │
+             └──── preempted ──────┘        abort: from anywhere
+
+Everything goes by arrival. In each step the running sequences go on, those that decode one
+token first, then those that still prefill; then waiting ones are admitted while tokens, pages
+and places last. A prompt is computed in chunks as large as the step's token budget allows,
+begins behind the pages that the prefix cache already holds, and is cut where the encoder
+budget or an atomic range says so. When a sequence has no page for its next token, the latest
+arrival gives up its pages and waits to compute everything again.
+
+Nothing can stand still for ever: the earliest arrival takes pages and encoder room from later
+ones and never gives up its own, and ``add`` refuses what wouldn't fit even alone.
+
+It knows pages, tokens and bytes as numbers and keys. What they hold is the runner's affair.
+"""
+
+from __future__ import annotations
+
+import time
+from bisect import insort
+from collections.abc import Iterable, Iterator
+from itertools import takewhile
+
+from sensorium.errors import CacheMissError, RequestError
+from sensorium.scheduler.config import SchedulerConfig, SchedulerStats
+from sensorium.scheduler.encoder_book import EncoderBook
+from sensorium.scheduler.layout import ItemUse, Layout
+from sensorium.scheduler.limits import check_fits, item_label
+from sensorium.scheduler.page_pool import PagePool
+from sensorium.scheduler.sequence import Sequence
+from sensorium.scheduler.step import Step
+from sensorium.types import (
+    Batch,
+    Chunk,
+    EngineRequest,
+    RequestUpdate,
+    SampledToken,
+    StepOutput,
+)
+
+
+class Scheduler:
+    """The policy. Used from one thread; ``schedule`` and ``process`` take turns, and ``add``,
+    ``abort`` and the resets may come at any time between two calls.
+
+    Args:
+        config: the limits.
+    """
+
+    def __init__(self, config: SchedulerConfig) -> None:
+        self._config = config
+        self._pool = PagePool(config.num_pages)
+        self._book = EncoderBook(config.encoder_cache_bytes)
+        self._sequences: dict[str, Sequence] = {}
+        self._waiting: list[Sequence] = []
+        self._running: list[Sequence] = []
+        self._num_arrivals = 0
+        self._first_in_turn: Sequence | None = None
+        self._in_flight: dict[str, Sequence] | None = None
+        self._ended: list[str] = []
+        self._news: list[RequestUpdate] = []
+        self._num_prefix_queries = 0
+        self._num_prefix_hits = 0
+        self._num_preemptions = 0
+
+    # --- what comes in --------------------------------------------------------------------
+
+    def add(self, request: EngineRequest) -> None:
+        """Lets a request wait for its turn.
+
+        Raises:
+            LimitError: it could never run: its prompt exceeds the context or the KV cache,
+                an item (or several needed at once) the encoder cache, a range that must be
+                computed in one step the step.
+            CacheMissError: the features of an item are not at hand, nor is its embedding.
+            RequestError: its prompt is empty, or its id is that of an unfinished request.
+        """
+        if request.request_id in self._sequences:
+            raise RequestError(f"A request with the id {request.request_id!r} is still running.")
+        layout = Layout(request, chunked=self._config.chunked_prefill)
+        check_fits(request, layout, self._config)
+        sequence = Sequence(request, self._num_arrivals, layout, self._config)
+        if (lost := self._lost_item(sequence)) is not None:
+            raise CacheMissError(_lost_sentence(request, lost), retryable=True)
+        for use in layout.uses:
+            self._book.touch(use.key)
+        self._num_arrivals += 1
+        self._sequences[request.request_id] = sequence
+        self._waiting.append(sequence)
+
+    def abort(self, request_ids: Iterable[str]) -> list[RequestUpdate]:
+        """Ends requests wherever they are; ids that nobody has are ignored.
+
+        Between ``schedule`` and ``process``, what the step computes for them is dropped.
+        """
+        found = [self._sequences[i] for i in request_ids if i in self._sequences]
+        return [self._finish(s, "abort") for s in found if not s.is_finished]
+
+    def reset_prefix_cache(self) -> bool:
+        """Forgets all cached pages; False, and nothing forgotten, while any page is in use."""
+        if self._pool.num_used:
+            return False
+        self._pool.forget_all()
+        return True
+
+    def reset_encoder_cache(self) -> None:
+        """Forgets all embeddings but those that running requests still need."""
+        self._book.discard_unpinned()
+
+    # --- what can be asked ----------------------------------------------------------------
+
+    @property
+    def has_work(self) -> bool:
+        """Whether ``schedule`` has anything to say, be it only what the runner may forget."""
+        return bool(self._sequences or self._ended or self._book.has_evicted)
+
+    def has_embedding(self, key: bytes) -> bool:
+        """Whether the item with this key is encoded, or is being so."""
+        return key in self._book
+
+    @property
+    def stats(self) -> SchedulerStats:
+        """The counts at this moment."""
+        return SchedulerStats(
+            num_running=len(self._running),
+            num_waiting=len(self._waiting),
+            num_pages=self._pool.num_pages,
+            num_used_pages=self._pool.num_used,
+            num_known_pages=self._pool.num_known,
+            encoder_used_bytes=self._book.used_bytes,
+            encoder_pinned_bytes=self._book.pinned_bytes,
+            num_prefix_queries=self._num_prefix_queries,
+            num_prefix_hits=self._num_prefix_hits,
+            num_preemptions=self._num_preemptions,
+        )
+
+    def check_integrity(self) -> None:
+        """Compares all books with each other.
+
+        Raises:
+            AssertionError: they differ; without unfinished requests, also if anything is held.
+        """
+        alive = [*self._running, *self._waiting]
+        assert sorted(alive, key=_arrival) == list(self._sequences.values())
+        assert all(s.is_running for s in self._running)
+        assert not any(s.is_running or s.pages for s in self._waiting)
+        assert self._waiting == sorted(self._waiting, key=_arrival)
+        self._pool.check_integrity(s.pages for s in alive)
+        self._book.check_integrity(s.request.items[i].key for s in alive for i in s.pins)
+        if not alive:
+            assert self._pool.num_used == 0, "pages are held with nothing running"
+            assert self._book.pinned_bytes == 0, "embeddings are held with nothing running"
+
+    # --- a step ---------------------------------------------------------------------------
+
+    def schedule(self) -> Batch:
+        """Decides the next step; ``process`` must follow before the next call.
+
+        The runner carries a batch out in this order: drop what is in ``ended`` and
+        ``evict`` (either may name what it doesn't know), take in ``started``, encode, then
+        compute. An id may be in ``ended`` and, as a new request, in ``started``. Chunks of a
+        request that started again hold its generated tokens too: those at positions from
+        ``len(request.token_ids)`` on, whether the runner has seen them before or not.
+        """
+        assert self._in_flight is None, "schedule was called before process"
+        step = Step(self._config.max_num_batched_tokens)
+        for sequence in self._in_turn():
+            self._advance(sequence, step)
+        self._make_encoder_room(step)
+        self._admit_waiting(step)
+        return self._dispatch(step)
+
+    def process(self, batch: Batch, output: StepOutput) -> list[RequestUpdate]:
+        """Takes in what became of the last batch and says what is new.
+
+        A request in ``output.failed`` ends with "error". What it should have encoded counts as
+        not encoded, so every other request whose chunk lacked that embedding must have failed
+        too.
+        """
+        assert self._in_flight is not None, "process was called before schedule"
+        sequences, self._in_flight = self._in_flight, None
+        tokens = {token.request_id: token for token in output.tokens}
+        for task in batch.encode:
+            if task.request_id in output.failed:
+                self._undo_encode(task.key)
+        for chunk in batch.chunks:
+            sequence = sequences[chunk.request_id]
+            if sequence.is_finished:
+                continue
+            if chunk.request_id in output.failed:
+                self._report_error(sequence, output.failed[chunk.request_id])
+                continue
+            self._settle(sequence, chunk)
+            if chunk.samples:
+                assert chunk.request_id in tokens, "the runner left a token out"
+                self._take_token(sequence, tokens[chunk.request_id])
+        news, self._news = self._news, []
+        return news
+
+    # --- running sequences go on ----------------------------------------------------------
+
+    def _in_turn(self) -> Iterator[Sequence]:
+        """The running sequences in the order in which they may take from the step.
+
+        One that the last step had no room for, since it mustn't be cut, goes before all.
+        """
+        urgent, self._first_in_turn = self._first_in_turn, None
+        order = sorted(self._running, key=lambda s: (s is not urgent, s.is_prefilling, s.arrival))
+        return (sequence for sequence in order if sequence.is_running)
+
+    def _advance(self, sequence: Sequence, step: Step) -> None:
+        """Adds as many of the sequence's tokens to the step as may be."""
+        if step.budget == 0 or not self._grow(sequence, step):
+            step.admits = False
+            return
+        stop = self._token_stop(sequence, step)
+        if stop == sequence.num_computed:
+            self._first_in_turn = self._first_in_turn or sequence
+            step.admits = False
+            return
+        stop = self._encoder_stop(sequence, stop)
+        if stop == sequence.num_computed:
+            step.lacks_room.append(sequence)
+            step.admits = False
+            return
+        self._pin_items(sequence, stop, step)
+        step.add_chunk(sequence, stop)
+
+    def _grow(self, sequence: Sequence, step: Step) -> bool:
+        """Gives the sequence the pages it lacks, preempting later arrivals if need be."""
+        while sequence.num_missing_pages > self._pool.num_free:
+            later = [s for s in self._running if s.arrival > sequence.arrival and s not in step]
+            if not later:
+                return False
+            self._preempt(max(later, key=_arrival), step)
+        sequence.pages += self._pool.allocate(sequence.num_missing_pages)
+        return True
+
+    def _token_stop(self, sequence: Sequence, step: Step) -> int:
+        """How far the token budget lets the sequence get: its end, or where it may be cut."""
+        start, end = sequence.num_computed, sequence.num_tokens
+        if end - start <= step.budget:
+            return end
+        if self._config.chunked_prefill:
+            return max(start, sequence.layout.cut_before(start + step.budget))
+        return start if step.chunks else end
+
+    def _encoder_stop(self, sequence: Sequence, stop: int) -> int:
+        """How far the encoder budget lets it get: ``stop``, or before an item without room."""
+        start = sequence.num_computed
+        room = self._book.room_bytes
+        counted: set[bytes] = set()
+        for use in sequence.layout.needed(start, stop):
+            if self._book.is_pinned(use.key) or use.key in counted:
+                continue
+            counted.add(use.key)
+            room -= use.item.embed_bytes
+            if room < 0:
+                if not self._config.chunked_prefill:
+                    return start
+                return max(start, sequence.layout.cut_before(use.start))
+        return stop
+
+    def _pin_items(self, sequence: Sequence, stop: int, step: Step) -> None:
+        """Holds the embeddings that the chunk needs, and has those encoded that are missing.
+
+        What is there is pinned first, so that it isn't dropped to make room for the rest.
+        """
+        needed = sequence.layout.needed(sequence.num_computed, stop)
+        missing = []
+        for use in (use for use in needed if use.index not in sequence.pins):
+            if use.key in self._book:
+                self._pin(sequence, use)
+            else:
+                missing.append(use)
+        for use in missing:
+            if use.key in self._book:  # the same item stands in the prompt twice
+                self._pin(sequence, use)
+                continue
+            self._book.insert(use.key, use.item.embed_bytes)
+            sequence.pins.add(use.index)
+            sequence.meet_item(use, was_encoded=False)
+            step.add_encode(sequence, use)
+
+    def _pin(self, sequence: Sequence, use: ItemUse) -> None:
+        self._book.pin(use.key)
+        sequence.pins.add(use.index)
+        sequence.meet_item(use, was_encoded=True)
+
+    def _make_encoder_room(self, step: Step) -> None:
+        """Lets the earliest sequence without encoder room have that of later arrivals.
+
+        Only where no prefill moves: else whoever moves gives its embeddings back in time.
+        Sequences block each other so only if they hold several embeddings at once.
+        """
+        blocked = [s for s in step.lacks_room if s.is_running]
+        if not blocked or step.has_prefill:
+            return
+        first = min(blocked, key=_arrival)
+        later = [s for s in self._running if s.arrival > first.arrival and s.is_prefilling]
+        for holder in sorted(later, key=_arrival, reverse=True):
+            if holder.pins and first not in step:
+                self._preempt(holder, step)
+                self._advance(first, step)
+
+    def _preempt(self, sequence: Sequence, step: Step) -> None:
+        """Takes back the sequence's pages and embeddings; it waits to compute all again."""
+        self._running.remove(sequence)
+        self._let_go(sequence, keep_irreplaceable=True)
+        sequence.is_running = False
+        sequence.num_computed = 0
+        sequence.num_registered = 0
+        sequence.num_preemptions += 1
+        self._num_preemptions += 1
+        insort(self._waiting, sequence, key=_arrival)
+        step.admits = False
+
+    # --- waiting ones join ----------------------------------------------------------------
+
+    def _admit_waiting(self, step: Step) -> None:
+        """Admits waiting sequences in order of arrival until the first that has no room."""
+        while self._waiting and step.admits and step.budget > 0:
+            sequence = self._waiting[0]
+            if len(self._running) == self._config.max_num_seqs:
+                return
+            if (lost := self._lost_item(sequence)) is not None:
+                self._ended.append(sequence.request_id)
+                self._report_error(sequence, _lost_sentence(sequence.request, lost))
+                continue
+            if not self._admit(sequence):
+                return
+            self._advance(sequence, step)
+
+    def _admit(self, sequence: Sequence) -> bool:
+        """Gives a waiting sequence pages for all its tokens, cached ones first, or nothing.
+
+        Each running sequence is left a page to grow into, so that it need not take it back
+        at once.
+        """
+        cached = self._cached_pages(sequence)
+        num_new = sequence.num_missing_pages - len(cached)
+        num_free = self._pool.num_free - self._pool.num_free_among(cached)
+        if num_new + len(self._running) > num_free or not self._has_encoder_share(sequence):
+            return False
+        self._pool.share(cached)
+        sequence.pages = cached + self._pool.allocate(num_new)
+        sequence.num_computed = len(cached) * self._config.page_size
+        sequence.num_registered = len(cached)
+        for use in sequence.layout.uses:
+            if use.is_irreplaceable and use.index not in sequence.pins:
+                self._pin(sequence, use)
+        if not sequence.was_admitted:
+            sequence.num_cached_tokens = sequence.num_computed
+            self._num_prefix_queries += sequence.num_tokens
+            self._num_prefix_hits += sequence.num_computed
+        sequence.was_admitted = True
+        sequence.is_running = True
+        self._running.append(self._waiting.pop(0))
+        return True
+
+    def _cached_pages(self, sequence: Sequence) -> list[int]:
+        """Pages that hold the beginning of its prompt already."""
+        if not self._config.prefix_caching:
+            return []
+        num_full = len(sequence.request.token_ids) // self._config.page_size
+        found = self._pool.match(sequence.page_keys(num_full))
+        return found[: sequence.num_reusable_pages(len(found))]
+
+    def _has_encoder_share(self, sequence: Sequence) -> bool:
+        """Whether the earliest sequence could still get all encoder room that it may need.
+
+        Embeddings that can't be made again are held to their request's end, so they count in
+        full for every sequence ever admitted; of the rest, the largest need of one.
+        """
+        if sequence.was_admitted:
+            return True
+        preempted = takewhile(lambda s: s.was_admitted, self._waiting)
+        admitted = [s.layout for s in (sequence, *self._running, *preempted)]
+        kept_bytes = sum(layout.kept_bytes for layout in admitted)
+        peak_bytes = max(layout.peak_bytes for layout in admitted)
+        return kept_bytes + peak_bytes <= self._config.encoder_cache_bytes
+
+    def _lost_item(self, sequence: Sequence) -> ItemUse | None:
+        """An item that has neither features nor an embedding any more."""
+        for use in sequence.layout.uses:
+            if use.is_irreplaceable and use.key not in self._book:
+                return use
+        return None
+
+    def _dispatch(self, step: Step) -> Batch:
+        now_s = time.monotonic()
+        started = [s for s in step.sequences.values() if not s.is_started]
+        for sequence in started:
+            sequence.is_started = True
+            if sequence.first_scheduled_s is None:
+                sequence.first_scheduled_s = now_s
+        ended, self._ended = self._ended, []
+        self._in_flight = step.sequences
+        return Batch(
+            started=tuple(sequence.request for sequence in started),
+            encode=tuple(step.encode),
+            chunks=tuple(step.chunks),
+            evict=self._book.take_evicted(),
+            ended=tuple(ended),
+        )
+
+    # --- what became of a step ------------------------------------------------------------
+
+    def _settle(self, sequence: Sequence, chunk: Chunk) -> None:
+        """Counts the chunk as computed: full pages can be found, consumed items go."""
+        sequence.num_computed = chunk.stop
+        num_full = chunk.stop // self._config.page_size
+        if self._config.prefix_caching and num_full > sequence.num_registered:
+            keys = sequence.page_keys(num_full)
+            for i in range(sequence.num_registered, num_full):
+                self._pool.register(sequence.pages[i], keys[i])
+            sequence.num_registered = num_full
+        for use in sequence.layout.uses:
+            is_consumed = use.stop <= chunk.stop and not use.is_irreplaceable
+            if is_consumed and use.index in sequence.pins:
+                self._unpin(sequence, use)
+
+    def _take_token(self, sequence: Sequence, sampled: SampledToken) -> None:
+        reason = sequence.append(sampled.token_id)
+        if reason is None:
+            self._news.append(sequence.update(sampled=sampled))
+        else:
+            self._news.append(self._finish(sequence, reason, sampled=sampled))
+
+    def _undo_encode(self, key: bytes) -> None:
+        """Takes an embedding that wasn't made out of the book; who needs it makes it anew."""
+        if key not in self._book:
+            return
+        self._book.discard(key)
+        for sequence in list(self._sequences.values()):
+            dropped = [u for u in sequence.layout.uses if u.key == key and u.index in sequence.pins]
+            sequence.pins.difference_update(use.index for use in dropped)
+            for use in dropped:
+                if use.is_irreplaceable and not sequence.is_finished:
+                    self._report_error(sequence, _lost_sentence(sequence.request, use))
+
+    def _report_error(self, sequence: Sequence, sentence: str) -> None:
+        self._news.append(self._finish(sequence, "error", error=sentence))
+
+    def _finish(
+        self,
+        sequence: Sequence,
+        reason: str,
+        *,
+        sampled: SampledToken | None = None,
+        error: str | None = None,
+    ) -> RequestUpdate:
+        """Gives back everything the sequence holds."""
+        (self._running if sequence.is_running else self._waiting).remove(sequence)
+        del self._sequences[sequence.request_id]
+        self._let_go(sequence, keep_irreplaceable=False)
+        sequence.is_running = False
+        sequence.is_finished = True
+        return sequence.update(sampled=sampled, finish_reason=reason, error=error)
+
+    def _let_go(self, sequence: Sequence, *, keep_irreplaceable: bool) -> None:
+        """Gives back pages and embeddings, and tells the runner if it knows the sequence."""
+        self._pool.release(sequence.pages)
+        sequence.pages = []
+        for use in sequence.layout.uses:
+            if use.index in sequence.pins and not (keep_irreplaceable and use.is_irreplaceable):
+                self._unpin(sequence, use)
+        if sequence.is_started:
+            self._ended.append(sequence.request_id)
+            sequence.is_started = False
+
+    def _unpin(self, sequence: Sequence, use: ItemUse) -> None:
+        self._book.unpin(use.key)
+        sequence.pins.remove(use.index)
+
+
+def _arrival(sequence: Sequence) -> int:
+    return sequence.arrival
+
+
+def _lost_sentence(request: EngineRequest, use: ItemUse) -> str:
+    return (
+        f"The embedding of {item_label(request, use)} is no longer in the encoder cache, and "
+        "the request came without the item itself. Send it again with its media."
+    )

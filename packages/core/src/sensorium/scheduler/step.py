@@ -1,0 +1,45 @@
+"""``Step``: a batch in the making."""
+
+from __future__ import annotations
+
+from sensorium.scheduler.layout import ItemUse
+from sensorium.scheduler.sequence import Sequence
+from sensorium.types import Chunk, EncodeTask
+
+
+class Step:
+    """What has been decided for one step so far.
+
+    Attributes:
+        budget: tokens that may still be added.
+        sequences: those that have a chunk in it, by id.
+        chunks, encode: as in ``Batch``.
+        admits: whether waiting requests may still join; no longer once a running one had to
+            stand back for lack of pages, tokens or encoder room.
+        lacks_room: a sequence that the encoder budget kept from getting any further.
+        has_prefill: whether some chunk is more than the decoding of one token.
+    """
+
+    def __init__(self, budget: int) -> None:
+        self.budget = budget
+        self.sequences: dict[str, Sequence] = {}
+        self.chunks: list[Chunk] = []
+        self.encode: list[EncodeTask] = []
+        self.admits = True
+        self.lacks_room: list[Sequence] = []
+        self.has_prefill = False
+
+    def __contains__(self, sequence: Sequence) -> bool:
+        return sequence.request_id in self.sequences
+
+    def add_chunk(self, sequence: Sequence, stop: int) -> None:
+        """Lets the sequence compute its tokens up to ``stop``."""
+        chunk = sequence.chunk(stop)
+        self.sequences[sequence.request_id] = sequence
+        self.chunks.append(chunk)
+        self.budget = max(0, self.budget - len(chunk.token_ids))
+        self.has_prefill = self.has_prefill or sequence.is_prefilling
+
+    def add_encode(self, sequence: Sequence, use: ItemUse) -> None:
+        """Lets the runner encode an item with the sequence's features."""
+        self.encode.append(EncodeTask(sequence.request_id, use.index, use.key))

@@ -1,0 +1,260 @@
+"""``Tokenizer``: text to token ids and back, from a checkpoint's ``tokenizer.json``.
+
+Knows nothing of conversations' media or of requests. After loading it never changes, so any
+number of threads may use it at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from tokenizers.processors import TemplateProcessing
+
+from sensorium.errors import ConfigError, RequestError, UnsupportedError
+from sensorium.tokenizer.settings import TokenizerSettings, read_settings
+from sensorium.tokenizer.template import ChatTemplate
+
+#: Text put in front of a piece that must be encoded as a continuation, then cut off again.
+_LEADS = ("\n", "\n.", ".")
+#: Arguments of transformers' ``apply_chat_template`` that shape tensors and batches.
+_TENSOR_OPTIONS = (
+    "return_tensors",
+    "return_dict",
+    "padding",
+    "truncation",
+    "max_length",
+    "return_assistant_tokens_mask",
+)
+
+
+class Tokenizer:
+    """A checkpoint's tokenizer.
+
+    Attributes:
+        special_ids: ids that ``skip_special_tokens`` leaves out.
+        added_tokens: texts that ``encode`` recognises wherever they stand, special or not.
+        special_tokens: "bos_token" and the like → the token's text, for chat templates.
+        chat_templates: name → template; the ordinary one is "default".
+    """
+
+    def __init__(self, backend: tokenizers.Tokenizer, settings: TokenizerSettings) -> None:
+        backend.no_truncation()
+        backend.no_padding()
+        _add_tokens(backend, settings)
+        _set_bos_and_eos(backend, settings)
+        self._backend = backend
+        self.special_tokens: Mapping[str, str] = dict(settings.named)
+        self.chat_templates: Mapping[str, str] = dict(settings.templates)
+        added = backend.get_added_tokens_decoder()
+        self.special_ids = frozenset(i for i, token in added.items() if token.special)
+        self.added_tokens = tuple(token.content for token in added.values())
+        self._guarded_ids = frozenset(i for i, t in added.items() if not t.content.isspace())
+        self._affixes = self._find_affixes()
+        self._starts_words = self.encode("\na") != self.encode("\n") + self.encode("a")
+
+    @classmethod
+    def load(cls, folder: Path) -> Tokenizer:
+        """Reads ``tokenizer.json`` and the files beside it.
+
+        Raises:
+            ConfigError: it is missing or broken.
+        """
+        file = folder / "tokenizer.json"
+        if not file.is_file():
+            raise ConfigError(_no_tokenizer(folder))
+        try:
+            backend = tokenizers.Tokenizer.from_file(str(file))
+        except Exception as error:
+            raise ConfigError(f"{folder.name}/tokenizer.json can't be read: {error}") from None
+        return cls(backend, read_settings(folder))
+
+    # --- encoding ---------------------------------------------------------------------
+
+    def encode(
+        self, text: str, *, add_special_tokens: bool = False, continues: bool = False
+    ) -> list[int]:
+        """Token ids of ``text``; added tokens written in it are recognised.
+
+        Args:
+            add_special_tokens: put BOS in front (and EOS behind) where the checkpoint does.
+            continues: ``text`` goes on where other text ended, so that a tokenizer that
+                starts every text as a new word doesn't do so here.
+        """
+        if continues and self._starts_words:
+            return self._continue(text, self._encode)
+        ids: list[int] = self._backend.encode(text, add_special_tokens=add_special_tokens).ids
+        return ids
+
+    def encode_plain(self, text: str, *, continues: bool = False) -> list[int]:
+        """Token ids of ``text`` in which added tokens are the plain text they look like."""
+        ids = self._plain(text, continues)
+        if self._guarded_ids.isdisjoint(ids):
+            return ids
+        # The model itself holds such a token as an ordinary piece: take the text apart.
+        letters = [self._plain(letter, continues or i > 0) for i, letter in enumerate(text)]
+        return [token_id for letter_ids in letters for token_id in letter_ids]
+
+    @property
+    def affixes(self) -> tuple[list[int], list[int]]:
+        """The ids that ``add_special_tokens`` puts in front of a text and behind it."""
+        return self._affixes
+
+    def _encode(self, text: str) -> list[int]:
+        return self.encode(text)
+
+    def _plain(self, text: str, continues: bool) -> list[int]:
+        if continues and self._starts_words:
+            return self._continue(text, self._encode_plain)
+        return self._encode_plain(text)
+
+    def _encode_plain(self, text: str) -> list[int]:
+        """The backend's own steps without the search for added tokens."""
+        normalizer, splitter = self._backend.normalizer, self._backend.pre_tokenizer
+        if normalizer is not None:
+            text = normalizer.normalize_str(text)
+        words = [text]
+        if splitter is not None:
+            words = [word for word, _ in splitter.pre_tokenize_str(text)]
+        return [token.id for word in words for token in self._backend.model.tokenize(word)]
+
+    def _continue(self, text: str, encode: Callable[[str], list[int]]) -> list[int]:
+        for lead in _LEADS:
+            lead_ids = encode(lead)
+            ids = encode(lead + text)
+            if ids[: len(lead_ids)] == lead_ids:
+                return ids[len(lead_ids) :]
+        return encode(text)
+
+    def _find_affixes(self) -> tuple[list[int], list[int]]:
+        probe = self.encode("a")
+        whole = self.encode("a", add_special_tokens=True)
+        for start in range(len(whole) - len(probe) + 1):
+            if whole[start : start + len(probe)] == probe:
+                return whole[:start], whole[start + len(probe) :]
+        raise ConfigError("tokenizer.json has a post-processor that changes a text's own tokens.")
+
+    # --- decoding and the vocabulary --------------------------------------------------
+
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
+        """The text of ``token_ids``; ids outside the vocabulary have none."""
+        text: str = self._backend.decode(list(token_ids), skip_special_tokens=skip_special_tokens)
+        return text
+
+    def token_to_id(self, token: str) -> int | None:
+        """The id of one token of the vocabulary, None if it isn't in it."""
+        token_id: int | None = self._backend.token_to_id(token)
+        return token_id
+
+    def id_to_token(self, token_id: int) -> str | None:
+        """The vocabulary's entry (not its text: "Ġa" or "▁a"), None if there is none."""
+        token: str | None = self._backend.id_to_token(token_id)
+        return token
+
+    @cached_property
+    def vocab_size(self) -> int:
+        """How many ids there are, added tokens included."""
+        return int(self._backend.get_vocab_size(with_added_tokens=True))
+
+    @property
+    def bos_token_id(self) -> int | None:
+        """The token that begins a text, None if the checkpoint names none."""
+        return self._named_id("bos_token")
+
+    @property
+    def eos_token_id(self) -> int | None:
+        """The token that ends a text, None if the checkpoint names none."""
+        return self._named_id("eos_token")
+
+    @property
+    def pad_token_id(self) -> int | None:
+        """The token that pads batches, None if the checkpoint names none."""
+        return self._named_id("pad_token")
+
+    def _named_id(self, name: str) -> int | None:
+        text = self.special_tokens.get(name)
+        return None if text is None else self.token_to_id(text)
+
+    # --- conversations of text, for callers who hold a tokenizer ----------------------
+
+    @property
+    def chat_template(self) -> str | None:
+        """The tokenizer's own template, None if it has none."""
+        return self.chat_templates.get("default")
+
+    def apply_chat_template(
+        self,
+        conversation: Sequence[Mapping[str, Any]],
+        *,
+        tokenize: bool = True,
+        add_generation_prompt: bool = False,
+        continue_final_message: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        chat_template: str | None = None,
+        **template_variables: Any,
+    ) -> str | list[int]:
+        """Renders a conversation as transformers' method of this name does.
+
+        Special tokens written in the messages are recognised here: this is for callers who
+        build prompts themselves. ``LLM.chat`` takes them as plain text.
+
+        Raises:
+            RequestError: there is no template, or it fails on the conversation.
+            UnsupportedError: an option that makes tensors or batches.
+        """
+        for name in _TENSOR_OPTIONS:
+            if name in template_variables:
+                raise UnsupportedError(f"apply_chat_template doesn't have {name} here.")
+        source = chat_template or self.chat_template
+        if source is None:
+            raise RequestError("This tokenizer has no chat template; pass chat_template=….")
+        template = ChatTemplate(
+            source,
+            self.special_tokens,
+            None if chat_template else self.chat_templates.get("tool_use"),
+        )
+        text = template.render(
+            conversation,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+            tools=tools,
+            **template_variables,
+        )
+        return self.encode(text) if tokenize else text
+
+
+def _add_tokens(backend: tokenizers.Tokenizer, settings: TokenizerSettings) -> None:
+    if settings.listed:
+        backend.add_tokens(list(settings.listed))
+    known = {token.content for token in backend.get_added_tokens_decoder().values()}
+    missing = [token for token in settings.implied if token.content not in known]
+    if missing:
+        backend.add_tokens(missing)
+
+
+def _set_bos_and_eos(backend: tokenizers.Tokenizer, settings: TokenizerSettings) -> None:
+    """``add_bos_token`` and ``add_eos_token``, where given, replace the post-processor."""
+    if settings.add_bos is None and settings.add_eos is None:
+        return
+    bos = settings.named.get("bos_token") if settings.add_bos else None
+    eos = settings.named.get("eos_token") if settings.add_eos else None
+    pieces = [bos, "$A", eos]
+    backend.post_processor = TemplateProcessing(
+        single=[f"{piece}:0" for piece in pieces if piece is not None],
+        special_tokens=[(token, backend.token_to_id(token)) for token in (bos, eos) if token],
+    )
+
+
+def _no_tokenizer(folder: Path) -> str:
+    name = folder.name
+    found = next((f.name for f in sorted(folder.glob("*.model"))), None)
+    if found is None:
+        return f"{name} has no tokenizer.json; pass tokenizer=FOLDER_OR_NAME of one that has."
+    return (
+        f"{name} has {found} but no tokenizer.json, the only form that is read. Make one with "
+        "transformers: AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER), or pass "
+        "tokenizer=FOLDER_OR_NAME of one that has it."
+    )

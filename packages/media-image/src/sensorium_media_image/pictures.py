@@ -1,0 +1,169 @@
+"""Pillow's part: opening, decoding, upright turning, and colours → RGB.
+
+Everything a picture may come as ends as RGB, 8 bits a channel:
+
+    1, L, P, RGB, CMYK …     Pillow's own conversion
+    LA, RGBA, PA, tRNS …     laid over the background by their alpha
+    I;16 (16-bit grey)       the high byte, as Pillow reads 16-bit colour
+    I, F                     as arrays of integers and floats (``arrays``)
+    animated                 the first frame of a file; a Pillow value's current one
+    EXIF orientation         applied
+
+``Image.open`` isn't used: its size check is a setting of the whole process, which belongs to
+the application. ``headers`` has read the format and held the size against our budget before a
+format's own class opens the bytes here.
+"""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from sensorium.errors import MediaError
+from sensorium_media_image.arrays import Uint8Array, to_levels
+from sensorium_media_image.headers import Header
+
+ORIENTATION_TAG = 0x0112
+
+_OPENERS: dict[str, Callable[[io.BytesIO], ImageFile]] = {
+    "JPEG": JpegImageFile,
+    "PNG": PngImageFile,
+    "WebP": WebPImageFile,
+    "GIF": GifImageFile,
+    "BMP": BmpImageFile,
+}
+
+# A Pillow image that was opened and not yet decoded must not be decoded by two threads at
+# once, also not by two engines. Pillow images can't be weakly referred to by hash, so that a
+# lock each isn't to be had; one of these is chosen by the object's identity.
+_LOCKS = tuple(threading.Lock() for _ in range(64))
+
+
+def open_encoded(data: bytes, header: Header) -> Image.Image:
+    """Opens encoded bytes with the one class that reads their format; decodes nothing yet.
+
+    Raises:
+        MediaError: the file is damaged, or contradicts its own header.
+    """
+    try:
+        picture = _OPENERS[header.format](io.BytesIO(data))
+    except Exception:  # Pillow raises SyntaxError, OSError, struct.error, EOFError and others
+        raise _damaged(header.format) from None
+    if picture.size != (header.width, header.height):
+        raise _damaged(header.format)  # a second header that the budget hasn't seen
+    return picture
+
+
+def decode_encoded(data: bytes, header: Header, background: tuple[int, int, int]) -> Uint8Array:
+    """Encoded bytes → (height, width, 3), contiguous and writable.
+
+    Raises:
+        MediaError: the file is damaged or cut off.
+    """
+    picture = open_encoded(data, header)
+    try:
+        picture.load()
+        return to_rgb(picture, background)
+    except MediaError:
+        raise
+    except Exception:
+        raise _damaged(header.format) from None
+
+
+def decode_value(picture: Image.Image, background: tuple[int, int, int]) -> Uint8Array:
+    """A caller's Pillow image → (height, width, 3), contiguous and writable; not modified.
+
+    Raises:
+        MediaError: its file is damaged or closed, or its mode has no conversion to RGB.
+    """
+    load_value(picture)
+    try:
+        return to_rgb(picture, background)
+    except MediaError:
+        raise
+    except Exception:
+        raise MediaError(f"a PIL image of mode {picture.mode} can't be turned into RGB.") from None
+
+
+def load_value(picture: Image.Image) -> None:
+    """Makes sure that a caller's image is decoded, once, whichever threads ask for it.
+
+    Raises:
+        MediaError: its file is damaged or closed.
+    """
+    try:
+        with _LOCKS[id(picture) // 16 % len(_LOCKS)]:
+            picture.load()
+    except Exception:
+        raise MediaError("the PIL image can't be read: its file is damaged or closed.") from None
+
+
+def orientation(picture: Image.Image) -> int:
+    """EXIF orientation, 1 … 8; 1 (upright) if there is none that can be read."""
+    try:
+        value = picture.getexif().get(ORIENTATION_TAG, 1)
+    except Exception:  # damaged metadata doesn't make a picture unreadable
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def to_rgb(picture: Image.Image, background: tuple[int, int, int]) -> Uint8Array:
+    """A decoded picture → upright (height, width, 3), contiguous and writable."""
+    if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format == "PNG"):
+        rgb = _grey16_to_rgb(picture, background)
+    elif picture.mode in ("I", "F"):
+        rgb = grey_to_rgb(to_levels(np.asarray(picture)))
+    elif picture.has_transparency_data:
+        rgb = np.array(_over(picture, background))
+    else:
+        rgb = np.array(picture if picture.mode == "RGB" else picture.convert("RGB"))
+    return np.ascontiguousarray(_turned(rgb, orientation(picture)))
+
+
+def grey_to_rgb(levels: Uint8Array) -> Uint8Array:
+    """(height, width) → (height, width, 3)."""
+    return np.repeat(levels[:, :, None], 3, axis=2)
+
+
+def _over(picture: Image.Image, background: tuple[int, int, int]) -> Image.Image:
+    if picture.mode == "La":  # premultiplied grey has no way to RGBA but this
+        picture = picture.convert("LA")
+    rgba = picture.convert("RGBA")
+    result = Image.new("RGB", rgba.size, background)
+    result.paste(rgba, mask=rgba.getchannel("A"))
+    return result
+
+
+def _grey16_to_rgb(picture: Image.Image, background: tuple[int, int, int]) -> Uint8Array:
+    samples = np.asarray(picture)
+    rgb = grey_to_rgb((samples >> 8).astype(np.uint8))
+    key: Any = picture.info.get("transparency")
+    if key is not None:  # the one sample value that is transparent
+        rgb[samples == key] = background
+    return rgb
+
+
+def _turned(rgb: Uint8Array, exif: int) -> Uint8Array:
+    """Applies an EXIF orientation: 2 … 4 flip, 5 … 8 swap height and width."""
+    if exif >= 5:
+        rgb = rgb.swapaxes(0, 1)
+    if exif in (3, 4, 7, 8):
+        rgb = rgb[::-1]
+    if exif in (2, 3, 6, 7):
+        rgb = rgb[:, ::-1]
+    return rgb
+
+
+def _damaged(name: str) -> MediaError:
+    return MediaError(f"the {name} file is damaged or cut off.")

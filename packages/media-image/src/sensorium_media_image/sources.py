@@ -1,0 +1,139 @@
+"""The forms in which images are given: ``multi_modal_data["image"]`` and chat parts.
+
+Nothing here reads or decodes a picture; floats may be looked at to tell embeddings apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from sensorium.errors import MediaError, UnsupportedError
+from sensorium.media.fetch import is_url
+from sensorium.types import BytesSource, Source, UrlSource, ValueSource
+from sensorium_media_image.arrays import is_array, is_embedding, picture_size
+
+_FORMS = (
+    "a PIL image, an array or tensor (3-D, or 4-D for several), bytes, a pathlib.Path, a data: "
+    "URL, or a list of these and None"
+)
+
+
+def split_value(value: Any) -> list[Source | None]:
+    """One entry an image, None where the data were left out.
+
+    Raises:
+        MediaError: a value that is no form of an image.
+        UnsupportedError: pre-computed embeddings.
+    """
+    if isinstance(value, (list, tuple)):
+        return [_labelled_source(index, entry) for index, entry in enumerate(value)]
+    if is_array(value) and value.ndim == 4:
+        return _batch_sources(value)
+    if isinstance(value, Mapping):
+        _refuse_mapping(value)
+    return [_labelled_source(0, value)]
+
+
+def part_source(part_type: str, value: Any) -> Source | None:
+    """The source of one chat part; None where its value was left out.
+
+    Raises:
+        MediaError: a value of the wrong shape.
+        UnsupportedError: embeddings, or a ``detail`` that isn't built.
+    """
+    if part_type == "image_embeds":
+        raise _embeddings_error()
+    if part_type == "image_url":
+        return _url_source(value)
+    assert part_type == "image_pil", "the kind answers to no other part type"
+    if value is None:
+        return None
+    if not isinstance(value, Image.Image):
+        raise MediaError(
+            f"the part image_pil holds a {type(value).__name__}; it must hold a PIL image."
+        )
+    return ValueSource(value)
+
+
+def _url_source(value: Any) -> Source | None:
+    url = value
+    if isinstance(value, Mapping):
+        unknown = [str(key) for key in value if key not in ("url", "detail")]
+        if unknown:
+            raise MediaError(f"image_url has {unknown[0]!r}; allowed are url and detail.")
+        if value.get("detail") not in (None, "auto"):
+            raise UnsupportedError(
+                f"image_url's detail is {value['detail']!r}; only 'auto' is built so far."
+            )
+        url = value.get("url")
+    if url is None:
+        return None
+    if not isinstance(url, str):
+        raise MediaError(
+            f"image_url is a {type(url).__name__}; it must be a URL or a mapping with a url."
+        )
+    return UrlSource(url)
+
+
+def _labelled_source(index: int, value: Any) -> Source | None:
+    try:
+        return _source(value)
+    except UnsupportedError as error:
+        raise UnsupportedError(f"image {index}: {error}") from None
+    except MediaError as error:
+        raise MediaError(f"image {index}: {error}") from None
+
+
+def _source(value: Any) -> Source | None:
+    if value is None:
+        return None
+    if isinstance(value, (Image.Image, Path)):
+        return ValueSource(value)
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return BytesSource(bytes(value))
+    if isinstance(value, str):
+        if not is_url(value):
+            raise MediaError("a text must be a URL; pass a file as pathlib.Path(...).")
+        return UrlSource(value)
+    if is_array(value):
+        return _array_source(value)
+    if isinstance(value, Mapping):
+        _refuse_mapping(value)
+    raise MediaError(f"it is a {type(value).__name__}; allowed are {_FORMS}.")
+
+
+def _array_source(value: Any) -> Source:
+    # In a list, (tokens, hidden) is an item's embeddings; alone, (items, tokens, hidden) is.
+    floating = "float" in str(value.dtype)
+    if (value.ndim == 2 and floating) or is_embedding(value):
+        raise _embeddings_error()
+    if value.ndim == 2:
+        raise MediaError(
+            f"an array of shape {tuple(value.shape)} has no channels; pass (height, width, 1)."
+        )
+    picture_size(tuple(value.shape))
+    return ValueSource(value)
+
+
+def _batch_sources(batch: Any) -> list[Source | None]:
+    picture_size(tuple(batch.shape[1:]))
+    return [ValueSource(picture) for picture in _rows(batch)]
+
+
+def _rows(batch: Any) -> Iterable[Any]:
+    return (batch[index] for index in range(batch.shape[0]))
+
+
+def _refuse_mapping(value: Mapping[Any, Any]) -> None:
+    if "image_embeds" in value:
+        raise _embeddings_error()
+    keys = ", ".join(repr(key) for key in value) or "no keys"
+    raise MediaError(f"image is a mapping with {keys}; allowed are {_FORMS}.")
+
+
+def _embeddings_error() -> UnsupportedError:
+    return UnsupportedError("pre-computed image embeddings aren't built yet; pass the image.")

@@ -1,0 +1,166 @@
+"""One training step, and where its batches come from.
+
+A step is many small launches, so on a GPU it is captured once per picture size as a CUDA graph and
+replayed. Drawing is slower than the device: while no fresh batch is ready, a recent one is used
+again, a bounded number of times.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from dataclasses import dataclass
+from queue import Empty, Queue
+from typing import Any
+
+import torch
+from data import Batch, Drawers, Group
+from forward import Forward, Inputs, to_device
+from torch import Tensor
+
+
+@dataclass(slots=True)
+class OnDevice:
+    """A batch on the device, and how often it was used."""
+
+    groups: list[Inputs]
+    pictures: Tensor
+    uses: int = 0
+
+
+class Feed:
+    """Batches on the device: fresh ones where there are, otherwise recent ones again."""
+
+    def __init__(self, drawers: Drawers, device: torch.device, most_uses: int, keep: int) -> None:
+        self._drawers, self._device = drawers, device
+        self._most_uses, self._keep = most_uses, keep
+        self._queue: Queue[tuple[list[Group], Tensor]] = Queue(maxsize=4)
+        self._recent: list[OnDevice] = []
+        self._chance = random.Random(0)
+        self.num_fresh = self.num_again = 0
+        self.waited_s = 0.0
+        threading.Thread(target=self._copy, daemon=True).start()
+
+    def _copy(self) -> None:
+        """Copy batches out of the workers' memory into pinned memory, a few ahead."""
+        for batch in self._drawers:
+            source = torch.from_numpy(batch.pictures)
+            if self._device.type == "cuda":
+                staged = torch.empty(source.shape, dtype=torch.uint8, pin_memory=True)
+                staged.copy_(source)
+            else:
+                staged = source.clone()
+            self._queue.put((batch.groups, staged))
+
+    def next(self) -> OnDevice:
+        """The next batch to train on."""
+        try:
+            fresh = self._queue.get_nowait()
+        except Empty:
+            if len(self._recent) >= self._keep // 2:
+                self.num_again += 1
+                return self._use(self._chance.choice(self._recent))
+            begun = time.monotonic()
+            fresh = self._queue.get()
+            self.waited_s += time.monotonic() - begun
+        groups, pictures = fresh
+        moved = OnDevice(
+            [to_device(group, self._device) for group in groups],
+            pictures.to(self._device, non_blocking=True),
+        )
+        self.num_fresh += 1
+        if self._most_uses > 1:
+            self._recent.append(moved)
+            if len(self._recent) > self._keep:
+                self._recent.pop(0)
+        return self._use(moved)
+
+    def _use(self, batch: OnDevice) -> OnDevice:
+        batch.uses += 1
+        if batch.uses >= self._most_uses and batch in self._recent:
+            self._recent.remove(batch)
+        return batch
+
+
+@dataclass(slots=True)
+class Captured:
+    """A step as a graph, with the tensors it reads and the loss it writes."""
+
+    graph: Any
+    groups: list[Inputs]
+    pictures: Tensor
+    loss: Tensor
+
+
+class Stepper:
+    """Forward, backward, clip, update: eagerly, or as graphs on a GPU."""
+
+    def __init__(self, forward: Forward, optimizer: torch.optim.Optimizer, *, graphs: bool) -> None:
+        self._forward, self._optimizer, self._use_graphs = forward, optimizer, graphs
+        self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        for parameter in self._parameters:
+            parameter.grad = torch.zeros_like(parameter)
+        self._captured: dict[torch.Size, Captured] = {}
+        self._warm: set[torch.Size] = set()
+        self._pool: Any = None
+        self._events: list[Any] = []
+
+    def set_rate(self, rate: float) -> None:
+        """Set the learning rate, in place where graphs read it."""
+        for settings in self._optimizer.param_groups:
+            if isinstance(settings["lr"], Tensor):
+                settings["lr"].fill_(rate)
+            else:
+                settings["lr"] = rate
+
+    def step(self, batch: OnDevice) -> Tensor:
+        """Train on one batch; returns its loss, on the device."""
+        shape = batch.pictures.shape
+        if not self._use_graphs or shape not in self._warm:
+            self._warm.add(shape)
+            return self._compute(batch.groups, batch.pictures)
+        if shape not in self._captured:
+            self._captured[shape] = self._capture(batch)
+        held = self._captured[shape]
+        held.pictures.copy_(batch.pictures)
+        for mine, given in zip(held.groups, batch.groups, strict=True):
+            for name in ("ids", "positions", "slots", "places", "labels"):
+                getattr(mine, name).copy_(getattr(given, name))
+        held.graph.replay()
+        self._wait_for_last_but_one()
+        return held.loss.clone()
+
+    def _compute(self, groups: list[Inputs], pictures: Tensor) -> Tensor:
+        with torch.autocast(pictures.device.type, torch.bfloat16, cache_enabled=False):
+            loss = self._forward.loss(groups, pictures)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self._parameters, 1.0, foreach=True)
+        self._optimizer.step()
+        torch._foreach_zero_([p.grad for p in self._parameters])
+        return loss.detach()
+
+    def _capture(self, batch: OnDevice) -> Captured:
+        pictures = batch.pictures.clone()
+        groups = [
+            Inputs(g.ids.clone(), g.positions.clone(), g.slots.clone(), g.places.clone(),
+                   g.labels.clone(), g.num_pictures)
+            for g in batch.groups
+        ]  # fmt: skip
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        stream = torch.cuda.current_stream()
+        with torch.cuda.graph(
+            graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"
+        ):
+            loss = self._compute(groups, pictures)
+        self._pool = graph.pool()
+        return Captured(graph, groups, pictures, loss)
+
+    def _wait_for_last_but_one(self) -> None:
+        """Keep the host at most two steps ahead of the device, so that `Feed` sees its true pace."""
+        event = torch.cuda.Event()
+        event.record()
+        self._events.append(event)
+        if len(self._events) > 2:
+            self._events.pop(0).synchronize()
