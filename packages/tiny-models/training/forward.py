@@ -8,6 +8,7 @@ of a loop over windows. `tests` of the training folder compare it with transform
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -30,11 +31,16 @@ class Grid:
     windows: Tensor | None  # (patches, patches) bool, None where one window holds the picture
 
 
+@cache
+def _clip_scale(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mean and deviation for pixels of 0..255; kept, since a graph can't copy them from the host."""
+    return torch.tensor(CLIP_MEAN, device=device) * 255, torch.tensor(CLIP_STD, device=device) * 255
+
+
 def patchify(pictures: Tensor) -> Tensor:
     """uint8 (n, height, width, 3) to normalised patches (n, patches, 1176), in merge order."""
     n, height, width, _ = pictures.shape
-    mean = torch.tensor(CLIP_MEAN, device=pictures.device) * 255
-    std = torch.tensor(CLIP_STD, device=pictures.device) * 255
+    mean, std = _clip_scale(pictures.device)
     x = ((pictures.float() - mean) / std).permute(0, 3, 1, 2)
     rows, columns = height // PATCH // MERGE, width // PATCH // MERGE
     x = x.reshape(n, 3, rows, MERGE, PATCH, columns, MERGE, PATCH)

@@ -20,7 +20,7 @@ from forward import Forward, Inputs, to_device
 from torch import Tensor
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class OnDevice:
     """A batch on the device, and how often it was used."""
 

@@ -203,7 +203,7 @@ def fill_randomly(slots: Mapping[str, Tensor], seed: int) -> None:
 
 def _consumer(spec: EncoderSpec, encoder: nn.Module | None) -> Consumer:
     slots = None if encoder is None else weight_slots(encoder)
-    return Consumer(f"the encoder {spec.name}", spec.weights, slots)
+    return Consumer(f"the encoder {spec.name}", spec.weight_map(config), slots)
 
 
 def _fill_from_source(

@@ -42,9 +42,9 @@ class Answer:
                 self._take_logprobs(token_id, update.logprobs[i])
             is_last = update.stop_id is not None and i == len(update.new_token_ids) - 1
             hidden = is_last and not self._sampling.include_stop_str_in_output
-            if self._sampling.detokenize and not hidden:
-                self._grow(self._detokenizer.push([token_id]))
-            if self.finished:
+            if not self._sampling.detokenize or hidden:
+                continue
+            if self._grow(self._detokenizer.push([token_id])):
                 return update.finish_reason is None
         if update.finish_reason is not None:
             self._finish(update)
@@ -64,21 +64,22 @@ class Answer:
             stop_reason=self._stop_reason,
         )
 
-    def _grow(self, new_text: str) -> None:
+    def _grow(self, new_text: str) -> bool:
+        """Takes new text; True if a stop string in it ended the answer."""
         self._text += new_text
         if not new_text or len(self._token_ids) < self._sampling.min_tokens:
-            return
+            return False
         match = self._stops.find(self._text, len(new_text))
-        if match is not None:
-            included = self._sampling.include_stop_str_in_output
-            self._text = self._text[: match.stop if included else match.start]
-            self.finish_reason = "stop"
-            self._stop_reason = match.string
+        if match is None:
+            return False
+        included = self._sampling.include_stop_str_in_output
+        self._text = self._text[: match.stop if included else match.start]
+        self.finish_reason = "stop"
+        self._stop_reason = match.string
+        return True
 
     def _finish(self, update: RequestUpdate) -> None:
-        if self._sampling.detokenize:
-            self._grow(self._detokenizer.flush())
-        if self.finished:
+        if self._sampling.detokenize and self._grow(self._detokenizer.flush()):
             return
         self.finish_reason = update.finish_reason
         if update.stop_id in (self._sampling.stop_token_ids or ()):

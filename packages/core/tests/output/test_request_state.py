@@ -1,0 +1,213 @@
+"""Text, stop strings, log-probabilities and reasons of a request's answers."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import tokenizers
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import decoders, models, pre_tokenizers
+
+from sensorium.output import RequestState, bad_word_ids
+from sensorium.outputs import CompletionOutput
+from sensorium.sampling_params import SamplingParams
+from sensorium.tokenizer import Tokenizer
+from sensorium.types import RequestUpdate, TokenLogprobs
+
+EOS = 256
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    """One token a byte, so that any text can be cut anywhere; id 256 ends it."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    backend = tokenizers.Tokenizer(models.BPE({c: i for i, c in enumerate(alphabet)}, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens(["<eos>"])
+    folder = tmp_path_factory.mktemp("bytes")
+    backend.save(str(folder / "tokenizer.json"))
+    return Tokenizer.load(folder)
+
+
+def state(tokenizer: Tokenizer, **params: Any) -> RequestState:
+    return RequestState(
+        request_id="r",
+        prompt="p",
+        prompt_token_ids=(1, 2),
+        sampling=SamplingParams(**params),
+        tokenizer=tokenizer,
+    )
+
+
+def feed(
+    request: RequestState, ids: Sequence[int], *, size: int = 1, **last: Any
+) -> list[CompletionOutput]:
+    """Applies ``ids`` in updates of ``size``; ``last`` goes into the last one."""
+    seen = []
+    updates = [tuple(ids[i : i + size]) for i in range(0, len(ids), size)] or [()]
+    for i, new in enumerate(updates):
+        more = last if i == len(updates) - 1 else {}
+        request.apply(RequestUpdate("r", new_token_ids=new, **more))
+        seen.append(request.output().outputs[0])
+    return seen
+
+
+def ids_of(tokenizer: Tokenizer, text: str) -> list[int]:
+    return tokenizer.encode(text, add_special_tokens=False)
+
+
+# --- text -----------------------------------------------------------------------------
+
+
+@given(text=st.text(max_size=30), size=st.integers(1, 5))
+def test_text_grows_and_ends_whole(tokenizer: Tokenizer, text: str, size: int) -> None:
+    text = text.encode("utf-8", "ignore").decode()
+    request = state(tokenizer, max_tokens=1000)
+    seen = feed(request, ids_of(tokenizer, text), size=size, finish_reason="length")
+    for earlier, later in itertools.pairwise(seen):
+        assert later.text.startswith(earlier.text)
+        assert "\ufffd" not in earlier.text
+    assert seen[-1].text == text
+    assert (seen[-1].finish_reason, seen[-1].stop_reason) == ("length", None)
+
+
+def test_without_detokenising_there_are_only_ids(tokenizer: Tokenizer) -> None:
+    request = state(tokenizer, detokenize=False)
+    last = feed(request, ids_of(tokenizer, "hello"), finish_reason="length")[-1]
+    assert (last.text, len(last.token_ids)) == ("", 5)
+
+
+def test_the_end_of_text_token_is_an_id_and_no_text(tokenizer: Tokenizer) -> None:
+    ids = [*ids_of(tokenizer, "yes"), EOS]
+    for skip in (True, False):
+        request = state(tokenizer, skip_special_tokens=skip)
+        last = feed(request, ids, finish_reason="stop", stop_id=EOS)[-1]
+        assert (last.text, last.token_ids[-1]) == ("yes", EOS)
+        assert (last.finish_reason, last.stop_reason) == ("stop", None)
+
+
+def test_a_stop_token_is_named_and_included_on_request(tokenizer: Tokenizer) -> None:
+    ids = ids_of(tokenizer, "yes!")
+    asked = {"stop_token_ids": [ids[-1]]}
+    last = feed(state(tokenizer, **asked), ids, finish_reason="stop", stop_id=ids[-1])[-1]
+    assert (last.text, last.stop_reason) == ("yes", ids[-1])
+    request = state(tokenizer, **asked, include_stop_str_in_output=True)
+    assert feed(request, ids, finish_reason="stop", stop_id=ids[-1])[-1].text == "yes!"
+
+
+# --- stop strings ---------------------------------------------------------------------
+
+
+@given(
+    head=st.text("abé🎈 ", max_size=8),
+    stop=st.sampled_from(["xy", "é🎈x", "x", "🎈🎈x"]),
+    tail=st.text("abxy", max_size=5),
+    size=st.integers(1, 7),
+)
+def test_a_stop_string_cuts_wherever_the_tokens_end(
+    tokenizer: Tokenizer, head: str, stop: str, tail: str, size: int
+) -> None:
+    text = head + stop + tail
+    cut = text.index(stop)
+    request = state(tokenizer, stop=stop, max_tokens=1000)
+    aborted: list[str] = []
+    ids = ids_of(tokenizer, text)
+    for i in range(0, len(ids), size):
+        aborted += request.apply(RequestUpdate("r", new_token_ids=tuple(ids[i : i + size])))
+        shown = request.output().outputs[0].text
+        assert text[:cut].startswith(shown), "nothing of a stop string may ever be shown"
+    last = request.output().outputs[0]
+    assert (last.text, last.finish_reason, last.stop_reason) == (text[:cut], "stop", stop)
+    assert last.token_ids == tuple(ids_of(tokenizer, text[: cut + len(stop)]))
+    assert aborted == ["r"]
+    assert request.finished
+
+
+def test_of_several_the_one_that_begins_first_counts(tokenizer: Tokenizer) -> None:
+    request = state(tokenizer, stop=["def", "bcde"], max_tokens=100)
+    last = feed(request, ids_of(tokenizer, "abcdefg"), size=7)[-1]
+    assert (last.text, last.stop_reason) == ("a", "bcde")
+
+
+def test_the_stop_string_is_kept_on_request(tokenizer: Tokenizer) -> None:
+    request = state(tokenizer, stop="b", include_stop_str_in_output=True)
+    assert feed(request, ids_of(tokenizer, "abc"))[-1].text == "ab"
+
+
+def test_held_back_text_comes_at_the_end(tokenizer: Tokenizer) -> None:
+    request = state(tokenizer, stop="<end>")
+    seen = feed(request, ids_of(tokenizer, "a<en"), finish_reason="length")
+    assert [output.text for output in seen] == ["a", "a", "a", "a<en"]
+
+
+def test_stop_strings_wait_for_min_tokens(tokenizer: Tokenizer) -> None:
+    request = state(tokenizer, stop="x", min_tokens=3)
+    seen = feed(request, ids_of(tokenizer, "axbxc"))
+    assert seen[-1].text == "axb"
+
+
+def test_the_engine_need_not_abort_what_it_ended_itself(tokenizer: Tokenizer) -> None:
+    request = state(tokenizer, stop="b")
+    ids = tuple(ids_of(tokenizer, "ab"))
+    assert request.apply(RequestUpdate("r", new_token_ids=ids, finish_reason="length")) == []
+    assert request.output().outputs[0].stop_reason == "b"
+
+
+def test_updates_behind_the_end_change_nothing(tokenizer: Tokenizer) -> None:
+    request = state(tokenizer, stop="b")
+    feed(request, ids_of(tokenizer, "ab"))
+    before = request.output()
+    request.apply(RequestUpdate("r", new_token_ids=(5,), finish_reason="abort"))
+    assert request.output().outputs == before.outputs
+
+
+# --- log-probabilities, several answers, metrics ---------------------------------------
+
+
+def test_logprobs_name_the_chosen_token_and_the_best(tokenizer: Tokenizer) -> None:
+    a, b, c = ids_of(tokenizer, "abc")
+    request = state(tokenizer, logprobs=2)
+    entries = (
+        TokenLogprobs(-0.1, 1, (a, b), (-0.1, -2.0)),
+        TokenLogprobs(-5.0, 9, (a, b), (-0.2, -1.0)),
+    )
+    request.apply(RequestUpdate("r", (a, c), entries, finish_reason="length"))
+    output = request.output().outputs[0]
+    assert output.logprobs is not None
+    first, second = output.logprobs
+    assert {k: (v.logprob, v.rank, v.decoded_token) for k, v in first.items()} == {
+        a: (-0.1, 1, "a"),
+        b: (-2.0, 2, "b"),
+    }
+    assert (second[c].logprob, second[c].rank, second[c].decoded_token) == (-5.0, 9, "c")
+    assert len(second) == 3
+    assert output.cumulative_logprob == pytest.approx(-5.1)
+    assert state(tokenizer).output().outputs[0].logprobs is None
+
+
+def test_n_answers_end_one_by_one(tokenizer: Tokenizer) -> None:
+    request = state(tokenizer, n=3, stop="x")
+    assert request.child_ids == ("r#0", "r#1", "r#2")
+    a, x = ids_of(tokenizer, "ax")
+    assert request.apply(RequestUpdate("r#2", (a, x))) == ["r#2"]
+    request.apply(RequestUpdate("r#0", (a,), finish_reason="length", num_preemptions=2))
+    assert not request.finished
+    request.apply(RequestUpdate("r#1", (a, a), finish_reason="abort", num_cached_tokens=5))
+    output = request.output()
+    assert request.finished
+    assert output.finished
+    assert [o.finish_reason for o in output.outputs] == ["length", "abort", "stop"]
+    assert [o.text for o in output.outputs] == ["a", "aa", "a"]
+    assert output.metrics.num_preemptions == 2
+    assert output.metrics.finished_s is not None
+
+
+def test_bad_words_are_found_at_the_start_and_behind_a_space(tokenizer: Tokenizer) -> None:
+    found = bad_word_ids(tokenizer, ["no", " no"])
+    texts = sorted(tokenizer.decode(ids) for ids in found)
+    assert texts == [" no", "no"]
