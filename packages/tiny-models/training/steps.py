@@ -101,6 +101,8 @@ class Stepper:
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
         for parameter in self._parameters:
             parameter.grad = torch.zeros_like(parameter)
+        device = self._parameters[0].device
+        self.num_skipped, self.largest_norm = torch.zeros(2, device=device).unbind()
         self._captured: dict[torch.Size, Captured] = {}
         self._warm: set[torch.Size] = set()
         self._pool: Any = None
@@ -135,10 +137,35 @@ class Stepper:
         with torch.autocast(pictures.device.type, torch.bfloat16, cache_enabled=False):
             loss = self._forward.loss(groups, pictures)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self._parameters, 1.0, foreach=True)
+        self._clip()
         self._optimizer.step()
         torch._foreach_zero_([p.grad for p in self._parameters])
         return loss.detach()
+
+    def _clip(self) -> None:
+        """Scale the gradients to a norm of one at most; to nothing where they are not finite.
+
+        One bad step must not end a run on a borrowed machine, and a graph cannot branch.
+        """
+        gradients = [p.grad for p in self._parameters]
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        finite = torch.isfinite(norm)
+        self.num_skipped += (~finite).float()
+        torch.maximum(self.largest_norm, norm.masked_fill(~finite, 0.0), out=self.largest_norm)
+        for gradient in gradients:
+            gradient.nan_to_num_(0.0, 0.0, 0.0)
+        torch._foreach_mul_(gradients, (1.0 / norm).clamp(max=1.0).masked_fill(~finite, 0.0))
+
+    def snapshot(self) -> list[Tensor]:
+        """A copy of the weights as they are now."""
+        return [p.detach().clone() for p in self._parameters]
+
+    def restore(self, weights: list[Tensor]) -> None:
+        """Go back to a snapshot, with the optimizer's momentum forgotten."""
+        with torch.no_grad():
+            torch._foreach_copy_(self._parameters, weights)
+            for state in self._optimizer.state.values():
+                state["exp_avg"].zero_()
 
     def _capture(self, batch: OnDevice) -> Captured:
         pictures = batch.pictures.clone()

@@ -80,8 +80,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=9.0)
     parser.add_argument("--max-steps", type=int, default=1_000_000)
     parser.add_argument("--batch", type=int, default=512)
-    parser.add_argument("--rate", type=float, default=1.5e-3)
-    parser.add_argument("--warm-steps", type=int, default=300)
+    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--warm-steps", type=int, default=500)
     parser.add_argument("--workers", type=int, default=14)
     parser.add_argument("--seed", default="1")
     parser.add_argument("--init", type=Path, help="start from this model.safetensors")
@@ -140,15 +140,16 @@ def train(options: argparse.Namespace) -> None:
     optimizer = torch.optim.AdamW(
         groups_of_parameters(model),
         lr=torch.tensor(options.rate, device=device) if on_gpu else options.rate,
-        betas=(0.9, 0.98), fused=on_gpu, capturable=on_gpu,
+        betas=(0.9, 0.95), fused=on_gpu, capturable=on_gpu,
     )  # fmt: skip
     feed = Feed(drawers, device, options.uses, keep=48)
     stepper = Stepper(forward, optimizer, graphs=on_gpu)
     limit_s, step, losses, last_test = options.minutes * 60, 0, [], time.monotonic()
+    peak, healthy = options.rate, stepper.snapshot()
     shown = last_test
     print(f"ready after {shown - begun:.1f} s on {device}", flush=True)
     while step < options.max_steps and (passed := time.monotonic() - begun) < limit_s:
-        stepper.set_rate(options.rate * rate(passed / limit_s, step, options.warm_steps))
+        stepper.set_rate(peak * rate(passed / limit_s, step, options.warm_steps))
         losses.append(stepper.step(feed.next()))
         step += 1
         if len(losses) >= options.show:
@@ -156,11 +157,18 @@ def train(options: argparse.Namespace) -> None:
             row = {"step": step, "seconds": round(now - begun, 1), "loss": round(loss, 4),
                    "ms_per_step": round(1e3 * (now - shown) / len(losses), 1),
                    "fresh": feed.num_fresh, "again": feed.num_again,
-                   "waited_s": round(feed.waited_s, 1)}  # fmt: skip
+                   "waited_s": round(feed.waited_s, 1), "rate": peak,
+                   "skipped": stepper.num_skipped.item(),
+                   "largest_norm": round(stepper.largest_norm.item(), 2)}  # fmt: skip
             watch.write(**row)
             print(row, flush=True)
-            if not math.isfinite(loss):
-                raise SystemExit("the loss is not finite")
+            if stepper.num_skipped.item() > len(losses) // 10:
+                stepper.restore(healthy)
+                peak *= 0.6
+            else:
+                healthy = stepper.snapshot()
+            stepper.num_skipped.zero_()
+            stepper.largest_norm.zero_()
             losses, shown = [], now
             if now - last_test > options.eval_every:
                 watch.test(step=step, seconds=round(now - begun, 1))

@@ -1,5 +1,7 @@
 """Finding plugins by their entry points, with distributions laid out on ``sys.path``."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -112,3 +114,13 @@ def test_two_registries_share_nothing(install: Any, make: Any) -> None:
     assert "scent" in first.kinds
     assert "scent" not in second.kinds
     assert "sound" in second.kinds
+
+
+def test_plugins_are_discovered_without_heavy_imports() -> None:
+    code = (
+        "import sys; from sensorium.plugins.discovery import discover; r = discover(); r.commands;"
+        "import sensorium.assets, sensorium.cli;"
+        "print([n for n in ('torch', 'PIL', 'transformers') if n in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

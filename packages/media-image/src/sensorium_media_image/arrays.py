@@ -36,10 +36,7 @@ def is_embedding(value: Array | torch.Tensor) -> bool:
     first isn't either; or it is, and the value is a tensor that can't be a picture: the
     first dimension is 1 (one item, the usual case), or values are outside 0 … 255.
     """
-    floating = (
-        value.is_floating_point() if isinstance(value, torch.Tensor) else (value.dtype.kind == "f")
-    )
-    if not floating or value.ndim != 3 or value.shape[2] in CHANNELS:
+    if not is_floating(value) or value.ndim != 3 or value.shape[2] in CHANNELS:
         return False
     if value.shape[0] not in CHANNELS:
         return True
@@ -48,10 +45,17 @@ def is_embedding(value: Array | torch.Tensor) -> bool:
     return value.shape[0] == 1 or not _within_levels(value)
 
 
+def is_floating(value: Array | torch.Tensor) -> bool:
+    """Whether its numbers are floating-point ones."""
+    if isinstance(value, torch.Tensor):
+        return value.is_floating_point()
+    return value.dtype.kind == "f"
+
+
 def _within_levels(value: torch.Tensor) -> bool:
-    if value.numel() == 0:
-        return False
-    low, high = torch.aminmax(value.detach())
+    if value.layout != torch.strided or value.is_meta or value.numel() == 0:
+        return True  # reading it as a picture will say what is wrong with it
+    low, high = torch.aminmax(value.detach().float())
     return bool(low >= 0) and bool(high <= 255)
 
 

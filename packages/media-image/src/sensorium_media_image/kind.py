@@ -31,9 +31,9 @@ from sensorium_media_image.pictures import (
     decode_encoded,
     decode_value,
     grey_to_rgb,
+    header_orientation,
     load_value,
     open_encoded,
-    orientation,
     to_rgb,
 )
 from sensorium_media_image.sources import part_source, split_value
@@ -82,7 +82,7 @@ class ImageKind(MediaKind):
             value = _value(source)
             height, width = self._checked_value_size(value)
             picture = value if isinstance(value, Image.Image) else None
-        if picture is not None and orientation(picture) >= 5:
+        if picture is not None and header_orientation(picture) >= 5:
             height, width = width, height
         return Probe((height, width), DECODE_BYTES_PER_PIXEL * height * width)
 
@@ -159,15 +159,15 @@ def _array_to_rgb(array: Array, background: tuple[int, int, int]) -> Uint8Array:
     if channels == 1:
         return grey_to_rgb(levels[:, :, 0])
     if channels == 4:
-        return to_rgb(Image.fromarray(np.ascontiguousarray(levels)), background)
+        return to_rgb(Image.fromarray(np.ascontiguousarray(levels)), 1, background)
     # Writable, because torch can't wrap memory that isn't.
     return np.require(levels, requirements=["C", "W"])
 
 
 def _add_picture(digest: Digest, picture: Image.Image) -> None:
-    load_value(picture)
+    exif = load_value(picture)
     palette = picture.palette.mode if picture.palette else None
-    digest.add("PIL").add(picture.mode).add(picture.size).add(orientation(picture))
+    digest.add("PIL").add(picture.mode).add(picture.size).add(exif)
     digest.add(palette).add(bytes(picture.getpalette(None) or ()))
     digest.add(picture.info.get("transparency"))
     digest.add(picture.mode == "I" and picture.format == "PNG")  # 16-bit samples

@@ -74,7 +74,7 @@ def decode_encoded(data: bytes, header: Header, background: tuple[int, int, int]
     picture = open_encoded(data, header)
     try:
         picture.load()
-        return to_rgb(picture, background)
+        return to_rgb(picture, orientation(picture), background)
     except MediaError:
         raise
     except Exception:
@@ -87,17 +87,17 @@ def decode_value(picture: Image.Image, background: tuple[int, int, int]) -> Uint
     Raises:
         MediaError: its file is damaged or closed, or its mode has no conversion to RGB.
     """
-    load_value(picture)
+    exif = load_value(picture)
     try:
-        return to_rgb(picture, background)
+        return to_rgb(picture, exif, background)
     except MediaError:
         raise
     except Exception:
         raise MediaError(f"a PIL image of mode {picture.mode} can't be turned into RGB.") from None
 
 
-def load_value(picture: Image.Image) -> None:
-    """Makes sure that a caller's image is decoded, once, whichever threads ask for it.
+def load_value(picture: Image.Image) -> int:
+    """Has a caller's image decoded, once, whichever threads ask; returns its orientation.
 
     Raises:
         MediaError: its file is damaged or closed.
@@ -105,21 +105,39 @@ def load_value(picture: Image.Image) -> None:
     try:
         with _LOCKS[id(picture) // 16 % len(_LOCKS)]:
             picture.load()
+            return orientation(picture)
     except Exception:
         raise MediaError("the PIL image can't be read: its file is damaged or closed.") from None
 
 
 def orientation(picture: Image.Image) -> int:
-    """EXIF orientation, 1 … 8; 1 (upright) if there is none that can be read."""
+    """EXIF orientation of a decoded picture, 1 … 8; 1 (upright) if none can be read."""
     try:
-        value = picture.getexif().get(ORIENTATION_TAG, 1)
+        return _checked_orientation(picture.getexif())
     except Exception:  # damaged metadata doesn't make a picture unreadable
         return 1
+
+
+def header_orientation(picture: Image.Image) -> int:
+    """The same as far as the header says it: nothing is decoded, the picture isn't touched.
+
+    An orientation that stands behind the pixels, or in XMP, is only seen by ``orientation``.
+    """
+    exif = Image.Exif()
+    try:
+        exif.load(picture.info.get("exif", b""))
+        return _checked_orientation(exif)
+    except Exception:
+        return 1
+
+
+def _checked_orientation(exif: Image.Exif) -> int:
+    value = exif.get(ORIENTATION_TAG)
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def to_rgb(picture: Image.Image, background: tuple[int, int, int]) -> Uint8Array:
-    """A decoded picture → upright (height, width, 3), contiguous and writable."""
+def to_rgb(picture: Image.Image, exif: int, background: tuple[int, int, int]) -> Uint8Array:
+    """A decoded picture → (height, width, 3), turned upright, contiguous and writable."""
     if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format == "PNG"):
         rgb = _grey16_to_rgb(picture, background)
     elif picture.mode in ("I", "F"):
@@ -128,7 +146,7 @@ def to_rgb(picture: Image.Image, background: tuple[int, int, int]) -> Uint8Array
         rgb = np.array(_over(picture, background))
     else:
         rgb = np.array(picture if picture.mode == "RGB" else picture.convert("RGB"))
-    return np.ascontiguousarray(_turned(rgb, orientation(picture)))
+    return np.ascontiguousarray(_turned(rgb, exif))
 
 
 def grey_to_rgb(levels: Uint8Array) -> Uint8Array:

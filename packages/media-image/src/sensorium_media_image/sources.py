@@ -5,7 +5,7 @@ Nothing here reads or decodes a picture; floats may be looked at to tell embeddi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from PIL import Image
 from sensorium.errors import MediaError, UnsupportedError
 from sensorium.media.fetch import is_url
 from sensorium.types import BytesSource, Source, UrlSource, ValueSource
-from sensorium_media_image.arrays import is_array, is_embedding, picture_size
+from sensorium_media_image.arrays import is_array, is_embedding, is_floating, picture_size
 
 _FORMS = (
     "a PIL image, an array or tensor (3-D, or 4-D for several), bytes, a pathlib.Path, a data: "
@@ -108,8 +108,7 @@ def _source(value: Any) -> Source | None:
 
 def _array_source(value: Any) -> Source:
     # In a list, (tokens, hidden) is an item's embeddings; alone, (items, tokens, hidden) is.
-    floating = "float" in str(value.dtype)
-    if (value.ndim == 2 and floating) or is_embedding(value):
+    if (value.ndim == 2 and is_floating(value)) or is_embedding(value):
         raise _embeddings_error()
     if value.ndim == 2:
         raise MediaError(
@@ -121,11 +120,7 @@ def _array_source(value: Any) -> Source:
 
 def _batch_sources(batch: Any) -> list[Source | None]:
     picture_size(tuple(batch.shape[1:]))
-    return [ValueSource(picture) for picture in _rows(batch)]
-
-
-def _rows(batch: Any) -> Iterable[Any]:
-    return (batch[index] for index in range(batch.shape[0]))
+    return [ValueSource(batch[index]) for index in range(batch.shape[0])]
 
 
 def _refuse_mapping(value: Mapping[Any, Any]) -> None:

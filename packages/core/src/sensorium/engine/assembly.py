@@ -25,6 +25,7 @@ from sensorium.plugins.registry import Registry
 from sensorium.runner import Runner
 from sensorium.scheduler import Scheduler, SchedulerConfig
 from sensorium.tokenizer import Tokenizer, load_template
+from sensorium.types import EngineItem
 
 logger = logging.getLogger("sensorium.engine")
 
@@ -64,7 +65,15 @@ def assemble(config: EngineConfig) -> Assembly:
     tokenizer = load_tokenizer(config, checkpoint)
     model = open_model(config, registry, checkpoint, tokenizer)
     limits = item_limits(config, model)
-    runner = Runner(config, checkpoint, model.family, model.registry, model.adapters)
+    runner = Runner(
+        config,
+        checkpoint,
+        model.family,
+        registry.encoders(checkpoint.architecture),
+        model.adapters,
+        options_of=lambda thing: registry.options_of(thing, config.plugin_options),
+        worst_items=lambda: worst_items(config, model),
+    )
     pipeline = MediaPipeline(
         model.kinds,
         model.adapters,
@@ -153,7 +162,7 @@ def check_kind_options(
 def item_limits(config: EngineConfig, model: Model) -> dict[str, int | None]:
     """Kind → items in one prompt at most; None: as many as fit.
 
-    A mapping's sizes, beside its "count", are what memory profiling assumes (``profile_sizes``).
+    A mapping's sizes, beside its "count", are what memory profiling assumes (``worst_items``).
     """
     limits = {name: kind.default_limit for name, kind in model.kinds.items()}
     check_kind_options(
@@ -164,6 +173,8 @@ def item_limits(config: EngineConfig, model: Model) -> dict[str, int | None]:
         model.context.architecture,
     )
     for name, given in config.limit_mm_per_prompt.items():
+        if isinstance(given, Mapping):
+            check_sizes(name, given, model.kinds[name])
         count = given.get("count") if isinstance(given, Mapping) else given
         if count is None:
             continue
@@ -175,27 +186,49 @@ def item_limits(config: EngineConfig, model: Model) -> dict[str, int | None]:
     return limits
 
 
-def profile_sizes(config: EngineConfig, model: Model) -> dict[str, tuple[int, ...]]:
-    """Kind → the item size that memory profiling assumes, in the kind's order of dimensions."""
-    sizes = {}
+def check_sizes(name: str, given: Mapping[str, Any], kind: MediaKind) -> None:
+    """An entry of ``limit_mm_per_prompt`` in its long form."""
+    allowed = ("count", *kind.size_names)
+    for key, value in given.items():
+        if key not in allowed:
+            raise ConfigError(
+                f"limit_mm_per_prompt[{name!r}] has {key!r}; allowed are {', '.join(allowed)}."
+            )
+        if key != "count" and (not isinstance(value, int) or value < 1):
+            raise ConfigError(
+                f"limit_mm_per_prompt[{name!r}][{key!r}] is {value!r}; it must be an integer of "
+                "at least 1."
+            )
+
+
+def worst_items(config: EngineConfig, model: Model) -> list[EngineItem]:
+    """The largest item of each kind, blank, for memory profiling.
+
+    Sizes that ``limit_mm_per_prompt`` gives beside a "count" replace the adapter's worst case.
+    """
+    items = []
     for name, adapter in model.adapters.items():
         given = config.limit_mm_per_prompt.get(name)
-        options = adapter.options(
-            {k: v for k, v in config.mm_processor_kwargs.items() if k in adapter.option_names}
-        )
+        kwargs = config.mm_processor_kwargs
+        options = adapter.options({k: v for k, v in kwargs.items() if k in adapter.option_names})
         size = list(adapter.worst_case(options))
         for dimension, value in given.items() if isinstance(given, Mapping) else ():
-            if dimension == "count":
-                continue
-            names = model.kinds[name].size_names
-            if dimension not in names:
-                allowed = ", ".join(("count", *names))
-                raise ConfigError(
-                    f"limit_mm_per_prompt[{name!r}] has {dimension!r}; allowed are {allowed}."
-                )
-            size[names.index(dimension)] = value
-        sizes[name] = tuple(size)
-    return sizes
+            if dimension != "count":
+                size[model.kinds[name].size_names.index(dimension)] = value
+        blank = model.kinds[name].blank(tuple(size))
+        if blank is None:
+            continue
+        plan = adapter.plan(tuple(size), options)
+        items.append(
+            EngineItem(
+                key=f"profile {name}".encode(),
+                kind=name,
+                num_tokens=plan.num_tokens,
+                embed_bytes=0,
+                features=adapter.process(blank, plan, options),
+            )
+        )
+    return items
 
 
 def config_eos_ids(config: Mapping[str, Any]) -> list[int]:

@@ -7,7 +7,6 @@ secrets, or megabytes.
 
 from __future__ import annotations
 
-import base64
 import binascii
 import os
 import re
@@ -82,7 +81,9 @@ def _decode_base64(payload: str, max_bytes: int) -> bytes:
         payload = _unquote(payload).decode("latin-1")
     _check_size(3 * (len(payload) // 4) - payload[-2:].count("="), max_bytes)
     try:
-        return base64.b64decode(payload.encode("ascii"), validate=True)
+        if len(payload) % 4:
+            raise binascii.Error
+        return binascii.a2b_base64(payload.encode("ascii"), strict_mode=True)
     except (binascii.Error, UnicodeEncodeError):
         raise MediaError(
             "the data: URL's payload isn't base64 (letters, digits, + and /, padded with =)."
@@ -109,12 +110,17 @@ def _read_file(path: Path, max_bytes: int) -> BytesSource:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     except (OSError, ValueError):
         raise MediaError(f"the file {str(path)!r} can't be opened.") from None
-    with open(descriptor, "rb") as file:
+    try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise MediaError(f"{str(path)!r} is no regular file.")
         _check_size(status.st_size, max_bytes)
-        data = file.read(max_bytes + 1)
+        with open(descriptor, "rb", closefd=False) as file:
+            data = file.read(max_bytes + 1)  # it may have grown since
+    except OSError:
+        raise MediaError(f"the file {str(path)!r} can't be read.") from None
+    finally:
+        os.close(descriptor)
     _check_size(len(data), max_bytes)
     return BytesSource(data)
 

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from sensorium.errors import LimitError, PluginError
 from sensorium.media.blame import kind_errors, plugin_errors
 from sensorium.media.fetch import resolve
@@ -117,10 +119,18 @@ def _process_one(
         plan = adapter.plan(loaded.size, options)
     with plugin_errors(adapter, "process"):
         features = adapter.process(loaded, plan, options)
-        given = sorted(features)
-    if given != sorted(adapter.encoders):
-        raise PluginError(
-            f"{type(adapter).__qualname__} returned features for {', '.join(given) or 'nothing'}; "
-            f"its encoders are {', '.join(adapter.encoders)}."
-        )
+        _check_features(adapter, features)
     return Part(kind, name, plan, features)
+
+
+def _check_features(adapter: MediaAdapter, features: Mapping[str, Features]) -> None:
+    given, expected = sorted(features), sorted(adapter.encoders)
+    name = type(adapter).__qualname__
+    if given != expected:
+        raise PluginError(
+            f"{name} returned features for {', '.join(given) or 'nothing'}; its encoders are "
+            f"{', '.join(expected)}."
+        )
+    tensors = [tensor for named in features.values() for tensor in named.values()]
+    if not all(isinstance(tensor, torch.Tensor) and tensor.is_cpu for tensor in tensors):
+        raise PluginError(f"{name} returned features that are no tensors in host memory.")

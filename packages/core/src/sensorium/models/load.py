@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -75,7 +76,9 @@ def load_model(
     head = frozenset({"lm_head.weight"}) if decoder.config.tied else frozenset()
     weights = family.decoder_weights(checkpoint.config)
     decoder_consumer = Consumer("the decoder", weights, weight_slots(decoder), head)
-    consumers = {name: _consumer(spec, encoders.get(name)) for name, spec in specs.items()}
+    consumers = {
+        name: _consumer(spec, encoders.get(name), checkpoint.config) for name, spec in specs.items()
+    }
     if dummy_seed is not None:
         for consumer in [decoder_consumer, *consumers.values()]:
             fill_randomly(consumer.slots or {}, dummy_seed)
@@ -106,7 +109,7 @@ def load_encoder(
         ConfigError, PluginError: as ``load_model``.
     """
     encoder = build_encoder(spec, context)
-    consumer = _consumer(spec, encoder)
+    consumer = _consumer(spec, encoder, checkpoint.config)
     if spec.source is None:
         fill([consumer], checkpoint.weight_files(), checkpoint.name, others=True)
     else:
@@ -201,7 +204,7 @@ def fill_randomly(slots: Mapping[str, Tensor], seed: int) -> None:
             slot.normal_(0.0, 0.02, generator=generator)
 
 
-def _consumer(spec: EncoderSpec, encoder: nn.Module | None) -> Consumer:
+def _consumer(spec: EncoderSpec, encoder: nn.Module | None, config: Mapping[str, Any]) -> Consumer:
     slots = None if encoder is None else weight_slots(encoder)
     return Consumer(f"the encoder {spec.name}", spec.weight_map(config), slots)
 
@@ -241,7 +244,7 @@ def _deliver(reader: safe_open, name: str, consumer: Consumer, source: str) -> N
         )
     if target in consumer.filled:
         raise ConfigError(f"{source} has {target} of {consumer.label} twice, again as {name}.")
-    view = reader.get_slice(name)
+    view = reader.get_slice(name)  # type: ignore[no-untyped-call]
     shape, dtype = tuple(view.get_shape()), view.get_dtype()
     if shape != tuple(slot.shape):
         raise ConfigError(
@@ -253,7 +256,7 @@ def _deliver(reader: safe_open, name: str, consumer: Consumer, source: str) -> N
             f"{source} has {name} of dtype {dtype}; quantized weights aren't supported, "
             f"only {', '.join(FLOAT_DTYPES)}."
         )
-    slot.copy_(reader.get_tensor(name))
+    slot.copy_(reader.get_tensor(name))  # type: ignore[no-untyped-call]
     consumer.filled.add(target)
 
 

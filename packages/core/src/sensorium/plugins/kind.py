@@ -99,3 +99,10 @@ class MediaKind(ABC):
         Made with ``sensorium.media.digest.Digest``, over all sources in order, shape and
         mode included. It must not decode encoded bytes.
         """
+
+    def blank(self, size: tuple[int, ...]) -> Loaded | None:
+        """An item of this size with nothing in it, on which memory profiling runs the encoders.
+
+        None (the default): none can be made; profiling then leaves this kind's encoders out.
+        """
+        return None

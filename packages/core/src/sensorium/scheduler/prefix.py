@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+
 from sensorium.media.digest import Digest
 from sensorium.types import EngineRequest, MediaSpan
 

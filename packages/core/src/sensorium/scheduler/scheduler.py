@@ -30,6 +30,7 @@ from sensorium.scheduler.encoder_book import EncoderBook
 from sensorium.scheduler.layout import ItemUse, Layout
 from sensorium.scheduler.limits import check_fits, item_label
 from sensorium.scheduler.page_pool import PagePool
+from sensorium.scheduler.pins import EncoderPins
 from sensorium.scheduler.sequence import Sequence
 from sensorium.scheduler.step import Step
 from sensorium.types import (
@@ -54,6 +55,7 @@ class Scheduler:
         self._config = config
         self._pool = PagePool(config.num_pages)
         self._book = EncoderBook(config.encoder_cache_bytes)
+        self._pins = EncoderPins(self._book, chunked=config.chunked_prefill)
         self._sequences: dict[str, Sequence] = {}
         self._waiting: list[Sequence] = []
         self._running: list[Sequence] = []
@@ -83,7 +85,7 @@ class Scheduler:
         layout = Layout(request, chunked=self._config.chunked_prefill)
         check_fits(request, layout, self._config)
         sequence = Sequence(request, self._num_arrivals, layout, self._config)
-        if (lost := self._lost_item(sequence)) is not None:
+        if (lost := self._pins.lost_item(sequence)) is not None:
             raise CacheMissError(_lost_sentence(request, lost), retryable=True)
         for use in layout.uses:
             self._book.touch(use.key)
@@ -221,12 +223,13 @@ class Scheduler:
             self._first_in_turn = self._first_in_turn or sequence
             step.admits = False
             return
-        stop = self._encoder_stop(sequence, stop)
+        stop = self._pins.stop_in_room(sequence, stop)
         if stop == sequence.num_computed:
             step.lacks_room.append(sequence)
             step.admits = False
             return
-        self._pin_items(sequence, stop, step)
+        for use in self._pins.pin_chunk(sequence, stop):
+            step.add_encode(sequence, use)
         step.add_chunk(sequence, stop)
 
     def _grow(self, sequence: Sequence, step: Step) -> bool:
@@ -248,48 +251,6 @@ class Scheduler:
             return max(start, sequence.layout.cut_before(start + step.budget))
         return start if step.chunks else end
 
-    def _encoder_stop(self, sequence: Sequence, stop: int) -> int:
-        """How far the encoder budget lets it get: ``stop``, or before an item without room."""
-        start = sequence.num_computed
-        room = self._book.room_bytes
-        counted: set[bytes] = set()
-        for use in sequence.layout.needed(start, stop):
-            if self._book.is_pinned(use.key) or use.key in counted:
-                continue
-            counted.add(use.key)
-            room -= use.item.embed_bytes
-            if room < 0:
-                if not self._config.chunked_prefill:
-                    return start
-                return max(start, sequence.layout.cut_before(use.start))
-        return stop
-
-    def _pin_items(self, sequence: Sequence, stop: int, step: Step) -> None:
-        """Holds the embeddings that the chunk needs, and has those encoded that are missing.
-
-        What is there is pinned first, so that it isn't dropped to make room for the rest.
-        """
-        needed = sequence.layout.needed(sequence.num_computed, stop)
-        missing = []
-        for use in (use for use in needed if use.index not in sequence.pins):
-            if use.key in self._book:
-                self._pin(sequence, use)
-            else:
-                missing.append(use)
-        for use in missing:
-            if use.key in self._book:  # the same item stands in the prompt twice
-                self._pin(sequence, use)
-                continue
-            self._book.insert(use.key, use.item.embed_bytes)
-            sequence.pins.add(use.index)
-            sequence.meet_item(use, was_encoded=False)
-            step.add_encode(sequence, use)
-
-    def _pin(self, sequence: Sequence, use: ItemUse) -> None:
-        self._book.pin(use.key)
-        sequence.pins.add(use.index)
-        sequence.meet_item(use, was_encoded=True)
-
     def _make_encoder_room(self, step: Step) -> None:
         """Lets the earliest sequence without encoder room have that of later arrivals.
 
@@ -309,7 +270,8 @@ class Scheduler:
     def _preempt(self, sequence: Sequence, step: Step) -> None:
         """Takes back the sequence's pages and embeddings; it waits to compute all again."""
         self._running.remove(sequence)
-        self._let_go(sequence, keep_irreplaceable=True)
+        self._release_pages(sequence)
+        self._pins.unpin_replaceable(sequence)
         sequence.is_running = False
         sequence.num_computed = 0
         sequence.num_registered = 0
@@ -326,9 +288,8 @@ class Scheduler:
             sequence = self._waiting[0]
             if len(self._running) == self._config.max_num_seqs:
                 return
-            if (lost := self._lost_item(sequence)) is not None:
-                self._ended.append(sequence.request_id)
-                self._report_error(sequence, _lost_sentence(sequence.request, lost))
+            if self._pins.lost_item(sequence) is not None:
+                self._report_loss(sequence)
                 continue
             if not self._admit(sequence):
                 return
@@ -349,9 +310,7 @@ class Scheduler:
         sequence.pages = cached + self._pool.allocate(num_new)
         sequence.num_computed = len(cached) * self._config.page_size
         sequence.num_registered = len(cached)
-        for use in sequence.layout.uses:
-            if use.is_irreplaceable and use.index not in sequence.pins:
-                self._pin(sequence, use)
+        self._pins.pin_irreplaceable(sequence)
         if not sequence.was_admitted:
             sequence.num_cached_tokens = sequence.num_computed
             self._num_prefix_queries += sequence.num_tokens
@@ -370,25 +329,14 @@ class Scheduler:
         return found[: sequence.num_reusable_pages(len(found))]
 
     def _has_encoder_share(self, sequence: Sequence) -> bool:
-        """Whether the earliest sequence could still get all encoder room that it may need.
+        """Whether every sequence admitted so far could still come to its end with this one.
 
-        Embeddings that can't be made again are held to their request's end, so they count in
-        full for every sequence ever admitted; of the rest, the largest need of one.
+        One that was preempted keeps the share it was admitted with.
         """
         if sequence.was_admitted:
             return True
         preempted = takewhile(lambda s: s.was_admitted, self._waiting)
-        admitted = [s.layout for s in (sequence, *self._running, *preempted)]
-        kept_bytes = sum(layout.kept_bytes for layout in admitted)
-        peak_bytes = max(layout.peak_bytes for layout in admitted)
-        return kept_bytes + peak_bytes <= self._config.encoder_cache_bytes
-
-    def _lost_item(self, sequence: Sequence) -> ItemUse | None:
-        """An item that has neither features nor an embedding any more."""
-        for use in sequence.layout.uses:
-            if use.is_irreplaceable and use.key not in self._book:
-                return use
-        return None
+        return self._pins.has_share(sequence, (*self._running, *preempted))
 
     def _dispatch(self, step: Step) -> Batch:
         now_s = time.monotonic()
@@ -418,10 +366,7 @@ class Scheduler:
             for i in range(sequence.num_registered, num_full):
                 self._pool.register(sequence.pages[i], keys[i])
             sequence.num_registered = num_full
-        for use in sequence.layout.uses:
-            is_consumed = use.stop <= chunk.stop and not use.is_irreplaceable
-            if is_consumed and use.index in sequence.pins:
-                self._unpin(sequence, use)
+        self._pins.unpin_consumed(sequence)
 
     def _take_token(self, sequence: Sequence, sampled: SampledToken) -> None:
         reason = sequence.append(sampled.token_id)
@@ -431,16 +376,16 @@ class Scheduler:
             self._news.append(self._finish(sequence, reason, sampled=sampled))
 
     def _undo_encode(self, key: bytes) -> None:
-        """Takes an embedding that wasn't made out of the book; who needs it makes it anew."""
-        if key not in self._book:
-            return
-        self._book.discard(key)
+        """Forgets an embedding that wasn't made; who still needs it makes it anew, or fails."""
+        self._pins.discard(key, self._sequences.values())
         for sequence in list(self._sequences.values()):
-            dropped = [u for u in sequence.layout.uses if u.key == key and u.index in sequence.pins]
-            sequence.pins.difference_update(use.index for use in dropped)
-            for use in dropped:
-                if use.is_irreplaceable and not sequence.is_finished:
-                    self._report_error(sequence, _lost_sentence(sequence.request, use))
+            if sequence.was_admitted and self._pins.lost_item(sequence) is not None:
+                self._report_loss(sequence)
+
+    def _report_loss(self, sequence: Sequence) -> None:
+        lost = self._pins.lost_item(sequence)
+        assert lost is not None
+        self._report_error(sequence, _lost_sentence(sequence.request, lost))
 
     def _report_error(self, sequence: Sequence, sentence: str) -> None:
         self._news.append(self._finish(sequence, "error", error=sentence))
@@ -456,25 +401,19 @@ class Scheduler:
         """Gives back everything the sequence holds."""
         (self._running if sequence.is_running else self._waiting).remove(sequence)
         del self._sequences[sequence.request_id]
-        self._let_go(sequence, keep_irreplaceable=False)
+        self._release_pages(sequence)
+        self._pins.unpin_all(sequence)
         sequence.is_running = False
         sequence.is_finished = True
         return sequence.update(sampled=sampled, finish_reason=reason, error=error)
 
-    def _let_go(self, sequence: Sequence, *, keep_irreplaceable: bool) -> None:
-        """Gives back pages and embeddings, and tells the runner if it knows the sequence."""
+    def _release_pages(self, sequence: Sequence) -> None:
+        """Gives back its pages, and tells the runner to forget it if it knows it."""
         self._pool.release(sequence.pages)
         sequence.pages = []
-        for use in sequence.layout.uses:
-            if use.index in sequence.pins and not (keep_irreplaceable and use.is_irreplaceable):
-                self._unpin(sequence, use)
         if sequence.is_started:
             self._ended.append(sequence.request_id)
             sequence.is_started = False
-
-    def _unpin(self, sequence: Sequence, use: ItemUse) -> None:
-        self._book.unpin(use.key)
-        sequence.pins.remove(use.index)
 
 
 def _arrival(sequence: Sequence) -> int:

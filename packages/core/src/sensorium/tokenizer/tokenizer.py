@@ -37,6 +37,7 @@ class Tokenizer:
     Attributes:
         special_ids: ids that ``skip_special_tokens`` leaves out.
         added_tokens: texts that ``encode`` recognises wherever they stand, special or not.
+        control_tokens: texts of special tokens, and of all that have a name (BOS, EOS, …).
         special_tokens: "bos_token" and the like → the token's text, for chat templates.
         chat_templates: name → template; the ordinary one is "default".
     """
@@ -52,6 +53,8 @@ class Tokenizer:
         added = backend.get_added_tokens_decoder()
         self.special_ids = frozenset(i for i, token in added.items() if token.special)
         self.added_tokens = tuple(token.content for token in added.values())
+        special = {token.content for token in added.values() if token.special}
+        self.control_tokens = frozenset({*special, *settings.named.values()})
         self._guarded_ids = frozenset(i for i, t in added.items() if not t.content.isspace())
         self._affixes = self._find_affixes()
         self._starts_words = self.encode("\na") != self.encode("\n") + self.encode("a")

@@ -1,0 +1,158 @@
+"""Reads a conversation: messages and their parts, media parts as items.
+
+Knows which parts there are and what they may hold; what a media part's value means is its
+kind's business. Renders nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sensorium.errors import RequestError
+from sensorium.plugins import MediaAdapter, MediaKind
+from sensorium.types import MediaItem
+
+Part = str | MediaItem
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message.
+
+    Attributes:
+        content: text as it was given, or parts in order; None: it has no content.
+        other: every other key with a value (name, tool_calls, …).
+    """
+
+    role: str
+    content: str | tuple[Part, ...] | None
+    other: Mapping[str, Any]
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The content as parts."""
+        if isinstance(self.content, str):
+            return (self.content,)
+        return self.content or ()
+
+
+class ConversationReader:
+    """Reads conversations for one engine.
+
+    Args:
+        kinds: every kind that is installed.
+        adapters: those that the model takes.
+    """
+
+    def __init__(
+        self, kinds: Mapping[str, MediaKind], adapters: Mapping[str, MediaAdapter]
+    ) -> None:
+        self._by_part_type = {
+            part_type: kind for kind in kinds.values() for part_type in kind.part_types
+        }
+        self._adapters = adapters
+
+    def read(self, messages: Sequence[Mapping[str, Any]]) -> list[Message]:
+        """The messages, items numbered by kind in the order in which they appear.
+
+        Raises:
+            RequestError: a message or a part that isn't what it must be.
+        """
+        if isinstance(messages, (str, Mapping)) or not isinstance(messages, Sequence):
+            raise RequestError(
+                f"A conversation is a {type(messages).__name__}; it must be a list of messages."
+            )
+        if not messages:
+            raise RequestError("The conversation is empty; it must have at least one message.")
+        counts: Counter[str] = Counter()
+        return [self._message(message, i, counts) for i, message in enumerate(messages)]
+
+    def _message(self, message: Any, number: int, counts: Counter[str]) -> Message:
+        where = f"Message {number}"
+        if not isinstance(message, Mapping):
+            raise RequestError(f"{where} is a {type(message).__name__}; it must be a mapping.")
+        role = message.get("role")
+        if not isinstance(role, str):
+            raise RequestError(f'{where} has the role {role!r}; "role" must be text.')
+        other = {k: v for k, v in message.items() if k not in ("role", "content") and v is not None}
+        if role == "assistant" and "tool_calls" in other:
+            other["tool_calls"] = list(_tool_calls(other["tool_calls"], where))
+        content = message.get("content")
+        if content is None or isinstance(content, str):
+            return Message(role, content, other)
+        if isinstance(content, Mapping) or not isinstance(content, Sequence):
+            raise RequestError(
+                f"{where} has a {type(content).__name__} as content; it must be text or a list "
+                "of parts."
+            )
+        parts = [self._part(part, f"{where}, part {i}", counts) for i, part in enumerate(content)]
+        return Message(role, tuple(parts), other)
+
+    def _part(self, part: Any, where: str, counts: Counter[str]) -> Part:
+        if isinstance(part, str):
+            return part
+        if not isinstance(part, Mapping):
+            raise RequestError(f"{where}: is a {type(part).__name__}; it must be a mapping.")
+        part_type = part.get("type")
+        if part_type == "text":
+            _check_keys(part, ("type", "text"), where)
+            text = part.get("text")
+            if not isinstance(text, str):
+                raise RequestError(f'{where}: "text" is a {type(text).__name__}, not text.')
+            return text
+        kind = self._by_part_type.get(part_type) if isinstance(part_type, str) else None
+        if kind is None:
+            allowed = ", ".join(["text", *self._by_part_type])
+            raise RequestError(
+                f"{where}: there is no part type {part_type!r}; with the plugins that are "
+                f"installed (`sensorium plugins` lists them) allowed are {allowed}."
+            )
+        return self._item(kind, str(part_type), part, where, counts)
+
+    def _item(
+        self,
+        kind: MediaKind,
+        part_type: str,
+        part: Mapping[str, Any],
+        where: str,
+        counts: Counter[str],
+    ) -> MediaItem:
+        _check_keys(part, ("type", part_type, "uuid"), where)
+        if kind.name not in self._adapters:
+            takes = ", ".join(self._adapters) or "text alone"
+            raise RequestError(f"{where}: the model doesn't take {kind.name}; it takes {takes}.")
+        value, uuid = part.get(part_type), part.get("uuid")
+        if uuid is not None and not isinstance(uuid, str):
+            raise RequestError(f'{where}: "uuid" is a {type(uuid).__name__}; it must be text.')
+        if value is None and uuid is None:
+            raise RequestError(f'{where}: has neither "{part_type}" nor "uuid".')
+        item = kind.parse_part(part_type, value)
+        counts[kind.name] += 1
+        return replace(item, index=counts[kind.name] - 1, uuid=uuid)
+
+
+def _check_keys(part: Mapping[str, Any], allowed: Sequence[str], where: str) -> None:
+    for key in part:
+        if key not in allowed:
+            raise RequestError(f"{where}: has the key {key!r}; allowed are {', '.join(allowed)}.")
+
+
+def _tool_calls(calls: Any, where: str) -> Iterator[Any]:
+    """Clients send a call's arguments as JSON text; templates want the value."""
+    if isinstance(calls, str) or not isinstance(calls, Sequence):
+        raise RequestError(f'{where}: "tool_calls" is a {type(calls).__name__}, not a list.')
+    for call in calls:
+        function = call.get("function") if isinstance(call, Mapping) else None
+        arguments = function.get("arguments") if isinstance(function, Mapping) else None
+        if not isinstance(arguments, str):
+            yield call
+            continue
+        try:
+            value = json.loads(arguments) if arguments else {}
+        except ValueError:
+            raise RequestError(f"{where}: a tool call's arguments aren't valid JSON.") from None
+        yield {**call, "function": {**function, "arguments": value}}

@@ -1,0 +1,308 @@
+"""Where items stand in a prompt: from placeholders in text or ids to slots.
+
+A prompt is cut into segments (text, text that must stay literal, slots), and segments become
+token ids. Knows adapters' placeholders, not their media.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from sensorium.errors import RequestError
+from sensorium.plugins import MediaAdapter, Placeholder, Slot, TokenizedPrompt
+from sensorium.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class TextSegment:
+    """Text in which the vocabulary's added tokens are recognised."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class LiteralSegment:
+    """Text that looks like an added token and must not become one."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class SlotSegment:
+    """An item's placeholder, spelt ``placeholder``."""
+
+    kind: str
+    index: int
+    placeholder: str
+
+
+Segment = TextSegment | LiteralSegment | SlotSegment
+
+
+@dataclass(frozen=True, slots=True)
+class Mention:
+    """A placeholder found at start … stop-1 of a text or of token ids.
+
+    Attributes:
+        index: the item that it names; None: the next of its kind.
+    """
+
+    start: int
+    stop: int
+    kind: str
+    index: int | None
+
+
+def tokenize_prompt(
+    tokenizer: Tokenizer,
+    adapters: Mapping[str, MediaAdapter],
+    counts: Mapping[str, int],
+    *,
+    text: str | None = None,
+    token_ids: Sequence[int] | None = None,
+    add_special_tokens: bool = True,
+) -> TokenizedPrompt:
+    """Tokenizes a prompt whose placeholders were written by hand.
+
+    Args:
+        counts: kind → items in the request; absent: none.
+        text, token_ids: the prompt, exactly one of them.
+        add_special_tokens: for text, put BOS in front where the checkpoint does.
+
+    Raises:
+        RequestError: a kind's placeholders and items differ in number.
+    """
+    if token_ids is not None:
+        return _tokenized_ids(token_ids, adapters, counts)
+    assert text is not None
+    segments = split_text(text, adapters, counts)
+    return tokenize_segments(tokenizer, segments, add_special_tokens=add_special_tokens)
+
+
+def split_text(
+    text: str, adapters: Mapping[str, MediaAdapter], counts: Mapping[str, int]
+) -> list[Segment]:
+    """Cuts a prompt at its placeholders.
+
+    A kind's generic spelling counts only where none of the family's own is in the prompt.
+
+    Raises:
+        RequestError: a kind's placeholders and items differ in number.
+    """
+    spellings = own_spellings(adapters, counts)
+    written = {mention.kind for mention in find_mentions(text, spellings)}
+    for kind, adapter in adapters.items():
+        if kind not in written and counts.get(kind, 0):
+            spellings.setdefault(adapter.generic_placeholder, (kind, None))
+    mentions = list(find_mentions(text, spellings))
+    indices = assign_items(mentions, adapters, counts)
+    segments: list[Segment] = []
+    copied = 0
+    for mention, index in zip(mentions, indices, strict=True):
+        placeholder = adapters[mention.kind].placeholder(index)
+        own = mention.kind in written
+        before, after = ("", "") if own else surroundings(placeholder)
+        segments.append(TextSegment(text[copied : mention.start] + before))
+        segments.append(SlotSegment(mention.kind, index, placeholder.text))
+        segments.append(TextSegment(after))
+        copied = mention.stop
+    segments.append(TextSegment(text[copied:]))
+    return merge_segments(segments)
+
+
+def own_spellings(
+    adapters: Mapping[str, MediaAdapter], counts: Mapping[str, int]
+) -> dict[str, tuple[str, int | None]]:
+    """The families' own placeholder texts → (kind, the index they name or None).
+
+    One more than there are items is looked for, so that it is found to be too many.
+    """
+    spellings: dict[str, tuple[str, int | None]] = {}
+    for kind, adapter in adapters.items():
+        texts = [adapter.placeholder(i).text for i in range(counts.get(kind, 0) + 2)]
+        indexed = len(set(texts)) > 1
+        for i, text in enumerate(texts):
+            spellings.setdefault(text, (kind, i if indexed else None))
+    return spellings
+
+
+def find_mentions(text: str, spellings: Mapping[str, tuple[str, int | None]]) -> Iterator[Mention]:
+    """Finds placeholders in text, the longest that fits at each place."""
+    if not spellings:
+        return
+    longest_first = sorted(spellings, key=len, reverse=True)
+    for match in re.finditer("|".join(map(re.escape, longest_first)), text):
+        kind, index = spellings[match[0]]
+        yield Mention(match.start(), match.end(), kind, index)
+
+
+def assign_items(
+    mentions: Sequence[Mention],
+    adapters: Mapping[str, MediaAdapter],
+    counts: Mapping[str, int],
+) -> list[int]:
+    """The index of the item that each mention stands for.
+
+    Raises:
+        RequestError: not one mention for each item.
+    """
+    found: dict[str, list[int]] = {kind: [] for kind in adapters}
+    for mention in mentions:
+        named = found[mention.kind]
+        named.append(len(named) if mention.index is None else mention.index)
+    for kind, indices in found.items():
+        num_items = counts.get(kind, 0)
+        if sorted(indices) != list(range(num_items)):
+            raise RequestError(_mismatch(kind, indices, num_items, adapters[kind]))
+    order = {kind: iter(indices) for kind, indices in found.items()}
+    return [next(order[mention.kind]) for mention in mentions]
+
+
+def surroundings(placeholder: Placeholder) -> tuple[str, str]:
+    """What ``in_context`` has in front of the placeholder and behind it."""
+    before, _, after = placeholder.in_context.partition(placeholder.text)
+    return before, after
+
+
+def merge_segments(segments: Sequence[Segment]) -> list[Segment]:
+    """Joins neighbours of one sort and drops empty text."""
+    merged: list[Segment] = []
+    for segment in segments:
+        last = merged[-1] if merged else None
+        if isinstance(segment, SlotSegment):
+            merged.append(segment)
+        elif isinstance(last, TextSegment) and isinstance(segment, TextSegment):
+            merged[-1] = TextSegment(last.text + segment.text)
+        elif isinstance(last, LiteralSegment) and isinstance(segment, LiteralSegment):
+            merged[-1] = LiteralSegment(last.text + segment.text)
+        elif segment.text:
+            merged.append(segment)
+    return merged
+
+
+# --- from segments to ids ---------------------------------------------------------------
+
+
+def tokenize_segments(
+    tokenizer: Tokenizer, segments: Sequence[Segment], *, add_special_tokens: bool
+) -> TokenizedPrompt:
+    """Token ids of segments, with a slot for each of theirs.
+
+    Text is tokenized whole across placeholders that are tokens of the vocabulary, so that
+    the ids are those of the whole text; any other placeholder cuts it and leaves no ids.
+    """
+    prefix, suffix = tokenizer.affixes if add_special_tokens else ([], [])
+    token_ids = list(prefix)
+    slots: list[Slot] = []
+    for number, run in enumerate(_runs(tokenizer, segments)):
+        ids, run_slots = _encode_run(tokenizer, run, len(token_ids), continues=number > 0)
+        token_ids += ids
+        slots += run_slots
+    return TokenizedPrompt(tuple(token_ids + suffix), tuple(slots))
+
+
+def _runs(tokenizer: Tokenizer, segments: Sequence[Segment]) -> Iterator[list[Segment]]:
+    """The longest stretches that can be tokenized as one text."""
+    known = frozenset(tokenizer.added_tokens)
+    run: list[Segment] = []
+    for segment in segments:
+        if isinstance(segment, TextSegment) or (
+            isinstance(segment, SlotSegment) and segment.placeholder in known
+        ):
+            run.append(segment)
+            continue
+        if run:
+            yield run
+        yield [segment]
+        run = []
+    if run:
+        yield run
+
+
+def _encode_run(
+    tokenizer: Tokenizer, run: Sequence[Segment], offset: int, *, continues: bool
+) -> tuple[list[int], list[Slot]]:
+    """One stretch's ids, and its slots in a prompt where it begins at ``offset``."""
+    if isinstance(run[0], LiteralSegment):
+        return tokenizer.encode_plain(run[0].text, continues=continues), []
+    slots = [segment for segment in run if isinstance(segment, SlotSegment)]
+    wanted = [tokenizer.token_to_id(slot.placeholder) for slot in slots]
+    text = "".join(s.placeholder if isinstance(s, SlotSegment) else s.text for s in run)
+    ids = tokenizer.encode(text, continues=continues)
+    places = [i for i, token_id in enumerate(ids) if token_id in wanted]
+    if [ids[i] for i in places] == wanted:
+        found = zip(slots, places, strict=True)
+        return ids, [Slot(slot.kind, slot.index, offset + i, 1) for slot, i in found]
+    return _encode_apart(tokenizer, run, offset, continues=continues)
+
+
+def _encode_apart(
+    tokenizer: Tokenizer, run: Sequence[Segment], offset: int, *, continues: bool
+) -> tuple[list[int], list[Slot]]:
+    """As ``_encode_run`` where the placeholders aren't found in the whole text's ids."""
+    ids: list[int] = []
+    slots: list[Slot] = []
+    for segment in run:
+        if isinstance(segment, SlotSegment):
+            slots.append(Slot(segment.kind, segment.index, offset + len(ids), 0))
+        else:
+            ids += tokenizer.encode(segment.text, continues=continues)
+        continues = True
+    return ids, slots
+
+
+# --- a prompt that is given as ids ------------------------------------------------------
+
+
+def _tokenized_ids(
+    token_ids: Sequence[int], adapters: Mapping[str, MediaAdapter], counts: Mapping[str, int]
+) -> TokenizedPrompt:
+    spellings: dict[tuple[int, ...], tuple[str, int | None]] = {}
+    for kind, adapter in adapters.items():
+        runs = [adapter.placeholder(i).token_ids for i in range(counts.get(kind, 0) + 2)]
+        if () in runs:
+            if counts.get(kind, 0):
+                raise RequestError(
+                    f"The placeholder {adapter.placeholder(0).text} isn't in the vocabulary: "
+                    f"with items of kind {kind} the prompt must be given as text."
+                )
+            continue
+        indexed = len(set(runs)) > 1
+        for i, run in enumerate(runs):
+            spellings.setdefault(run, (kind, i if indexed else None))
+    mentions = list(_find_runs(token_ids, spellings))
+    indices = assign_items(mentions, adapters, counts)
+    slots = (
+        Slot(mention.kind, index, mention.start, mention.stop - mention.start)
+        for mention, index in zip(mentions, indices, strict=True)
+    )
+    return TokenizedPrompt(tuple(token_ids), tuple(slots))
+
+
+def _find_runs(
+    token_ids: Sequence[int], spellings: Mapping[tuple[int, ...], tuple[str, int | None]]
+) -> Iterator[Mention]:
+    by_first: dict[int, list[tuple[int, ...]]] = {}
+    for run in sorted(spellings, key=len, reverse=True):
+        by_first.setdefault(run[0], []).append(run)
+    at = 0
+    while at < len(token_ids):
+        for run in by_first.get(token_ids[at], ()):
+            if tuple(token_ids[at : at + len(run)]) == run:
+                yield Mention(at, at + len(run), *spellings[run])
+                at += len(run)
+                break
+        else:
+            at += 1
+
+
+def _mismatch(kind: str, indices: Sequence[int], num_items: int, adapter: MediaAdapter) -> str:
+    texts = list(dict.fromkeys(adapter.placeholder(i).text for i in range(max(num_items, 1))))
+    spelling = texts[0] if len(texts) == 1 else f"{texts[0]} … {texts[-1]}"
+    items = f"{num_items} item{'' if num_items == 1 else 's'} of kind {kind}"
+    if len(indices) == num_items:
+        return f"The prompt must have each of {spelling} once for its {items}."
+    found = f"{len(indices)} placeholder{'' if len(indices) == 1 else 's'}"
+    return f"The prompt has {found} ({spelling}) for {items}; it must have one for each."

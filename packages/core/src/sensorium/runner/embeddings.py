@@ -1,0 +1,149 @@
+"""``Embeddings``: encodes items and keeps what came out, by key.
+
+The scheduler keeps the book: what is dropped, and when, is its decision.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from sensorium.errors import EngineError, SensoriumError
+from sensorium.plugins import EncoderOutput, MediaAdapter
+from sensorium.types import EngineItem, Features
+
+logger = logging.getLogger("sensorium.runner")
+
+
+class Embeddings:
+    """The encoder cache.
+
+    Args:
+        encoders: encoder name → module.
+        adapters: kind → the adapter, which names the kind's encoders in order.
+        hidden_size, dtype, device: of the decoder.
+    """
+
+    def __init__(
+        self,
+        encoders: Mapping[str, nn.Module],
+        adapters: Mapping[str, MediaAdapter],
+        *,
+        hidden_size: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self._encoders = encoders
+        self._adapters = adapters
+        self._hidden_size = hidden_size
+        self._dtype = dtype
+        self._device = device
+        self._kept: dict[bytes, EncoderOutput] = {}
+
+    def __contains__(self, key: bytes) -> bool:
+        return key in self._kept
+
+    def __getitem__(self, key: bytes) -> EncoderOutput:
+        return self._kept[key]
+
+    def drop(self, keys: Iterable[bytes]) -> None:
+        """Forgets embeddings; unknown keys are ignored."""
+        for key in keys:
+            self._kept.pop(key, None)
+
+    def encode(self, items: Sequence[EngineItem]) -> dict[bytes, str]:
+        """Encodes items, those of one encoder together, and keeps what comes out.
+
+        Returns:
+            Key → a sentence, for items that could not be encoded.
+        """
+        parts: dict[tuple[bytes, str], EncoderOutput] = {}
+        failures: dict[bytes, str] = {}
+        for name in self._encoder_names(items):
+            own = [item for item in items if name in self._adapters[item.kind].encoders]
+            own = [item for item in own if item.key not in failures]
+            for item, result in zip(own, self._run(name, own), strict=True):
+                if isinstance(result, str):
+                    failures[item.key] = result
+                else:
+                    parts[item.key, name] = result
+        for item in items:
+            if item.key in failures:
+                continue
+            names = self._adapters[item.kind].encoders
+            whole = _concatenated([parts[item.key, name] for name in names])
+            if len(whole.embeds) != item.num_tokens:
+                failures[item.key] = (
+                    f"The encoders of {item.kind} items returned {len(whole.embeds)} rows where "
+                    f"the plan says {item.num_tokens}."
+                )
+            else:
+                self._kept[item.key] = whole
+        return failures
+
+    def _encoder_names(self, items: Sequence[EngineItem]) -> list[str]:
+        """Each needed encoder once."""
+        names: dict[str, None] = {}
+        for item in items:
+            names.update(dict.fromkeys(self._adapters[item.kind].encoders))
+        return list(names)
+
+    def _run(self, name: str, items: Sequence[EngineItem]) -> list[EncoderOutput | str]:
+        """Encodes together; if that fails, one by one, so that only the culprit fails."""
+        try:
+            return self._encode(name, [item.features[name] for item in items])
+        except Exception as error:
+            if len(items) > 1:
+                return [result for item in items for result in self._run(name, [item])]
+            logger.warning("the encoder %s failed", name, exc_info=True)
+            if isinstance(error, SensoriumError):
+                return [str(error)]
+            return [f"The encoder {name} failed on this item ({type(error).__name__})."]
+
+    def _encode(self, name: str, features: Sequence[Features]) -> list[EncoderOutput | str]:
+        outputs = self._encoders[name](features)
+        if len(outputs) != len(features):
+            raise EngineError(
+                f"The encoder {name} returned {len(outputs)} outputs for {len(features)} items."
+            )
+        return [self._checked(name, output) for output in outputs]
+
+    def _checked(self, name: str, output: EncoderOutput) -> EncoderOutput | str:
+        embeds, deep = output.embeds, output.deep
+        if embeds.dim() != 2 or embeds.shape[1] != self._hidden_size:
+            return (
+                f"The encoder {name} returned an embedding of shape {tuple(embeds.shape)}; it must "
+                f"be (tokens, {self._hidden_size})."
+            )
+        if deep is not None and (deep.dim() != 3 or deep.shape[1:] != embeds.shape):
+            return (
+                f"The encoder {name} returned levels of shape {tuple(deep.shape)}; they must be "
+                f"(levels, {len(embeds)}, {self._hidden_size})."
+            )
+        if not all(bool(part.isfinite().all()) for part in (embeds, deep) if part is not None):
+            return f"The encoder {name} returned values that are not finite."
+        return EncoderOutput(self._placed(embeds), None if deep is None else self._placed(deep))
+
+    def _placed(self, values: Tensor) -> Tensor:
+        # A view into a batch's output would keep the whole batch alive.
+        return values.to(device=self._device, dtype=self._dtype).clone()
+
+
+def _concatenated(parts: Sequence[EncoderOutput]) -> EncoderOutput:
+    """The rows of an item's encoders behind one another; missing levels add nothing."""
+    if len(parts) == 1:
+        return parts[0]
+    embeds = torch.cat([part.embeds for part in parts])
+    levels = max((len(part.deep) for part in parts if part.deep is not None), default=0)
+    if not levels:
+        return EncoderOutput(embeds)
+    deep = embeds.new_zeros(levels, *embeds.shape)
+    row = 0
+    for part in parts:
+        if part.deep is not None:
+            deep[: len(part.deep), row : row + len(part.embeds)] = part.deep
+        row += len(part.embeds)
+    return EncoderOutput(embeds, deep)

@@ -1,0 +1,1 @@
+"""Encoders that turn pixels into embeddings, on core's layers."""
