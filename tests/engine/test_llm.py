@@ -165,7 +165,7 @@ def test_progress_bar_counts_prompts(llm: LLM) -> None:
 
 def test_an_answer_may_fill_the_context(llm: LLM) -> None:
     params = SamplingParams(temperature=0, max_tokens=None, ignore_eos=True)
-    output = llm.generate([list(range(5, 500))], params, use_tqdm=False)[0]
+    output = llm.generate([[5] * 495], params, use_tqdm=False)[0]
     assert len(output.outputs[0].token_ids) == 512 - 495
     assert output.outputs[0].finish_reason == "length"
 

@@ -11,7 +11,7 @@ known without running it (``expected_answer``).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from sensorium.sampling_params import SamplingParams
 from sensorium.scheduler import SchedulerConfig
@@ -27,10 +27,6 @@ from sensorium.types import (
 )
 
 VOCAB = 5
-
-#: (request, token ids so far) → the next token
-NextToken = Callable[[EngineRequest, Sequence[int]], int]
-
 
 def item(key: bytes, num_tokens: int, *, num_bytes: int = 10, features: bool = True) -> EngineItem:
     """An item of a kind that nobody ships."""
@@ -219,7 +215,8 @@ class StandInRunner:
         tokens = self._tokens[chunk.request_id]
         assert chunk.start <= len(tokens), "the runner was never shown some generated tokens"
         tokens[chunk.start : chunk.stop] = chunk.token_ids
-        assert chunk.samples or chunk.stop < len(tokens) or chunk.stop >= chunk.start
+        prompt_len = len(self.requests[chunk.request_id].token_ids)
+        assert not chunk.samples or chunk.stop >= prompt_len, "sampled inside a prompt"
         assert len(chunk.pages) * self._config.page_size >= chunk.stop
         assert all(0 <= page < self._config.num_pages for page in chunk.pages)
         assert len(set(chunk.pages)) == len(chunk.pages)

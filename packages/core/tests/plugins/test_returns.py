@@ -58,6 +58,7 @@ def test_a_wrong_return_is_told(make: Any, what: str, value: Any, message: str) 
         ({"part_types": ("text",)}, "has the part type 'text', core's own"),
         ({"part_types": ("a", "a")}, "names something twice in part_types"),
         ({"offline_part_types": ("a",)}, "has 'a' in offline_part_types only"),
+        ({"size_names": ["height"]}, "has size_names = a list; it must be a tuple of names"),
         ({"fetch_timeout_s": 0}, "has fetch_timeout_s = 0"),
         ({"max_decoded_bytes": "1"}, "has max_decoded_bytes = '1'"),
         ({"default_limit": -1}, "has default_limit = -1"),

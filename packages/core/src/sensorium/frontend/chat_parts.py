@@ -147,10 +147,10 @@ def _tool_calls(calls: Any, where: str) -> Iterator[Any]:
         raise RequestError(f'{where}: "tool_calls" is a {type(calls).__name__}, not a list.')
     for call in calls:
         function = call.get("function") if isinstance(call, Mapping) else None
-        arguments = function.get("arguments") if isinstance(function, Mapping) else None
-        if not isinstance(arguments, str):
+        if not isinstance(function, Mapping) or not isinstance(function.get("arguments"), str):
             yield call
             continue
+        arguments = function["arguments"]
         try:
             value = json.loads(arguments) if arguments else {}
         except ValueError:

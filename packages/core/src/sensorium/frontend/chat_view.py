@@ -227,7 +227,8 @@ def _assign_last(mentions: Sequence[Mention], items: Sequence[MediaItem]) -> lis
                 f"A message's text has {num_written} placeholders of kind {kind} for "
                 f"{len(indices)} items."
             )
-        waiting[kind] = indices[len(indices) - num_written :]
+        by_order = all(m.index is None for m in mentions if m.kind == kind)
+        waiting[kind] = indices[len(indices) - num_written :] if by_order else indices
     assigned = []
     for mention in mentions:
         unused = waiting[mention.kind]

@@ -7,7 +7,7 @@ secrets, or megabytes.
 
 from __future__ import annotations
 
-import binascii
+import base64
 import os
 import re
 import stat
@@ -23,6 +23,7 @@ _TOKEN = r"[A-Za-z0-9!#$&^_.+-]+"
 _DATA_HEAD = re.compile(
     rf"data:(?P<type>{_TOKEN}/{_TOKEN})?(?:;{_TOKEN}=[^;,]*)*(?P<base64>;base64)?", re.IGNORECASE
 )
+_BASE64 = re.compile(r"[A-Za-z0-9+/]*={0,2}")
 _NOT_URL_TEXT = re.compile(r"[^!-~]|%(?![0-9A-Fa-f]{2})")
 _NOT_BUILT = ("http", "https", "file")
 
@@ -80,14 +81,11 @@ def _decode_base64(payload: str, max_bytes: int) -> bytes:
     if "%" in payload:  # careful senders escape +, / and =
         payload = _unquote(payload).decode("latin-1")
     _check_size(3 * (len(payload) // 4) - payload[-2:].count("="), max_bytes)
-    try:
-        if len(payload) % 4:
-            raise binascii.Error
-        return binascii.a2b_base64(payload.encode("ascii"), strict_mode=True)
-    except (binascii.Error, UnicodeEncodeError):
+    if len(payload) % 4 or not _BASE64.fullmatch(payload):
         raise MediaError(
             "the data: URL's payload isn't base64 (letters, digits, + and /, padded with =)."
-        ) from None
+        )
+    return base64.b64decode(payload)
 
 
 def _decode_percent(payload: str, max_bytes: int) -> bytes:

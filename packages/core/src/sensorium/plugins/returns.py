@@ -36,6 +36,7 @@ def check_kinds(value: object) -> tuple[type[MediaKind], ...]:
         _name(label, "name", _attribute(label, kind, "name"))
         part_types = _names(label, kind, "part_types")
         offline = _names(label, kind, "offline_part_types")
+        _names(label, kind, "size_names")
         if RESERVED_PART_TYPE in part_types:
             raise PluginFailure(f"{label} has the part type {RESERVED_PART_TYPE!r}, core's own")
         if extra := [name for name in offline if name not in part_types]:

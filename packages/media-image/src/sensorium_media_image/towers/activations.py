@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import torch
-from sensorium.errors import ConfigError
-from sensorium.models.layers import ACTIVATIONS as CORE_ACTIVATIONS
 from torch import Tensor
 from torch.nn import functional
+
+from sensorium.errors import ConfigError
+from sensorium.models.layers import ACTIVATIONS as CORE_ACTIVATIONS
 
 Activation = Callable[[Tensor], Tensor]
 

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+
 from sensorium.errors import ConfigError
 from sensorium.models.layers import Embedding, FusedLinear, Linear
 from sensorium.ops import varlen_attention
 from sensorium.plugins.context import EncoderContext
 from sensorium.plugins.encoder import EncoderOutput, WeightMap, WeightRule
 from sensorium.types import Features
-from torch import Tensor, nn
-
 from sensorium_media_image.fields import Section, image_processor
 from sensorium_media_image.towers.activations import activation
 from sensorium_media_image.towers.normalise import Normalisation, read_normalisation
@@ -157,7 +157,7 @@ class ClipTower(nn.Module):
         )
         self.projector = Projector(config, out_size, dtype, device)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def forward(self, items: Sequence[Features]) -> list[EncoderOutput]:
         """Encodes items with "pixels" (image_size, image_size, 3) uint8.
 
@@ -234,9 +234,7 @@ class Projector(nn.Module):
     ) -> None:
         super().__init__()
         bias = config.projector_bias
-        self.linear_1 = Linear(
-            config.hidden_size, out_size, bias=bias, dtype=dtype, device=device
-        )
+        self.linear_1 = Linear(config.hidden_size, out_size, bias=bias, dtype=dtype, device=device)
         self.linear_2 = Linear(out_size, out_size, bias=bias, dtype=dtype, device=device)
         self.activation = activation(
             config.projector_activation, "config.json: projector_hidden_act"
@@ -271,9 +269,7 @@ def clip_weights(config: Mapping[str, Any]) -> WeightMap:
     unused = "|".join(str(i) for i in range(clip.num_layers, clip.num_stored_layers))
     rules = [
         WeightRule(rf"{tower}embeddings\.patch_embedding\.weight", "patch_embedding"),
-        WeightRule(
-            rf"{tower}embeddings\.(class_embedding|position_embedding\.weight)", r"\1"
-        ),
+        WeightRule(rf"{tower}embeddings\.(class_embedding|position_embedding\.weight)", r"\1"),
         # The misspelling is the published one.
         WeightRule(rf"{tower}pre_layrnorm\.(weight|bias)", r"pre_layernorm.\1"),
         WeightRule(rf"{layer}(\d+)\.(?:self_attn|mlp)\.(\w+\.\w+)", r"layers.\1.\2"),

@@ -7,20 +7,20 @@ pictures can use the same tower. Knows nothing of prompts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+
 from sensorium.errors import ConfigError
 from sensorium.models.layers import GatedMLP, Linear, RMSNorm
 from sensorium.ops import apply_rope, varlen_attention
 from sensorium.plugins.context import EncoderContext
 from sensorium.plugins.encoder import EncoderOutput, WeightMap, WeightRule
 from sensorium.types import Features
-from torch import Tensor, nn
-
 from sensorium_media_image.fields import Section, image_processor
 from sensorium_media_image.towers.normalise import Normalisation, read_normalisation
 from sensorium_media_image.towers.windows import Grid, WindowLayout, window_layout
@@ -130,7 +130,7 @@ class QwenTower(nn.Module):
         )
         self.merger = Merger(config, dtype, device)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def forward(self, items: Sequence[Features]) -> list[EncoderOutput]:
         """Encodes items with "pixels" (frames, height, width, 3) uint8, of any sizes.
 
@@ -156,8 +156,8 @@ class QwenTower(nn.Module):
         merged = self.merger(x)
         embeds = torch.empty_like(merged)
         embeds[order] = merged
-        parts = embeds.split([len(layout.blocks) for layout in layouts])
-        return [EncoderOutput(part) for part in parts]
+        counts = [len(layout.blocks) for layout in layouts]
+        return [EncoderOutput(part) for part in torch.split(embeds, counts)]
 
     def embed(self, patches: Tensor) -> Tensor:
         """(N, 3·T·P·P) uint8, elements by channel → (N, hidden)."""
@@ -216,7 +216,7 @@ def _order(layouts: Sequence[WindowLayout]) -> Tensor:
     return torch.cat(parts)
 
 
-def _borders(lengths: Any) -> list[int]:
+def _borders(lengths: Iterable[tuple[int, ...]]) -> list[int]:
     """Cumulative lengths, from 0."""
     return list(accumulate((n for part in lengths for n in part), initial=0))
 
@@ -258,9 +258,7 @@ class Merger(nn.Module):
         super().__init__()
         self.merged_size = config.hidden_size * config.merge_size**2
         self.ln_q = RMSNorm(config.hidden_size, NORM_EPS, dtype=dtype, device=device)
-        self.fc1 = Linear(
-            self.merged_size, self.merged_size, bias=True, dtype=dtype, device=device
-        )
+        self.fc1 = Linear(self.merged_size, self.merged_size, bias=True, dtype=dtype, device=device)
         self.fc2 = Linear(self.merged_size, config.out_size, bias=True, dtype=dtype, device=device)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,0 +1,269 @@
+"""Qwen2.5-VL (Bai et al. 2025): images at their own resolution, positions on three axes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+from sensorium.decoder_config import DecoderConfig
+from sensorium.errors import ConfigError, RequestError
+from sensorium.models.families import decoder_rules
+from sensorium.plugins import (
+    EncoderSpec,
+    MediaAdapter,
+    ModelContext,
+    ModelFamily,
+    Placeholder,
+    TokenizedPrompt,
+    WeightMap,
+    walk_slots,
+)
+from sensorium.types import Composition, Features, Loaded, MediaPlan, PreparedItem
+from sensorium_media_image.families.decoders import nested_decoder, text_section
+from sensorium_media_image.families.mrope import AXES, mrope_positions
+from sensorium_media_image.fields import Section, image_processor
+from sensorium_media_image.resize import resize
+from sensorium_media_image.smart_resize import largest_size, smart_resize
+from sensorium_media_image.towers.qwen2_5 import (
+    QWEN_TOWER_WEIGHTS,
+    QwenTowerConfig,
+    build_qwen_tower,
+    read_tower_config,
+)
+
+ARCHITECTURE = "Qwen2_5_VLForConditionalGeneration"
+TOWER = "tower"
+PLACEHOLDER = "<|image_pad|>"
+IN_CONTEXT = "<|vision_start|><|image_pad|><|vision_end|>"
+DEFAULT_IMAGE_TOKEN_ID = 151655
+#: Plans kept by an adapter; the token ids of a large image take about 100 kB.
+CACHED_PLANS = 64
+
+#: What the published class fills in where ``config.json`` is silent.
+DECODER_DEFAULTS: Mapping[str, Any] = {
+    "vocab_size": 152064,
+    "hidden_size": 8192,
+    "intermediate_size": 29568,
+    "num_hidden_layers": 80,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 8,
+    "hidden_act": "silu",
+    "max_position_embeddings": 32768,
+    "max_window_layers": 80,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 1000000.0,
+}
+DEFAULT_SECTIONS = (16, 24, 24)
+
+TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if loop.first and message['role'] != 'system' %}"
+    "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
+    "<|im_start|>{{ message['role'] }}\n"
+    "{% if message['content'] is string %}{{ message['content'] }}"
+    "{% else %}{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
+    "{% elif part['type'] == 'text' %}{{ part['text'] }}{% endif %}"
+    "{% endfor %}{% endif %}<|im_end|>\n"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+class Qwen25VLFamily(ModelFamily):
+    """Qwen2.5-VL of any size."""
+
+    architectures = (ARCHITECTURE,)
+    position_axes = AXES
+    encoders = (EncoderSpec(TOWER, build_qwen_tower, QWEN_TOWER_WEIGHTS),)
+    chat_template = TEMPLATE
+
+    def decoder_config(self, config: Mapping[str, Any]) -> DecoderConfig:
+        """As ``ModelFamily.decoder_config``, flat or with a ``text_config``."""
+        given = text_section(config) or config
+        text = {**DECODER_DEFAULTS, **{k: v for k, v in given.items() if v is not None}}
+        key = "rope_parameters" if text.get("rope_parameters") else "rope_scaling"
+        text[key] = {"mrope_section": list(DEFAULT_SECTIONS), **(text.get(key) or {})}
+        decoder = nested_decoder(config, text, style="qwen2")
+        if len(decoder.rope.sections) != AXES:
+            raise ConfigError(
+                f"config.json: mrope_section is {list(decoder.rope.sections)}; it must have "
+                "three entries: for time, rows and columns."
+            )
+        return decoder
+
+    def decoder_weights(self, config: Mapping[str, Any]) -> WeightMap:
+        """The published spelling, and transformers 5's in memory."""
+        return WeightMap(decoder_rules(bodies=("model.", "model.language_model.")))
+
+    def compose(
+        self,
+        prompt: TokenizedPrompt,
+        items: Sequence[PreparedItem],
+        adapters: Mapping[str, MediaAdapter],
+        context: ModelContext,
+    ) -> Composition:
+        """One span an item, where its placeholder was, and positions on three axes."""
+        walked = walk_slots(prompt, items, adapters)
+        positions, delta = mrope_positions(len(walked.token_ids), walked.spans, items)
+        return Composition(walked.token_ids, walked.spans, positions, delta)
+
+
+class QwenImages(MediaAdapter):
+    """Images for Qwen2.5-VL: resized to whole blocks of patches, a token a block.
+
+    Options: ``min_pixels`` and ``max_pixels``, the area of the resized image; or both as
+    ``size`` {"shortest_edge", "longest_edge"}, which name the same two areas.
+    """
+
+    kind = "image"
+    architectures = (ARCHITECTURE,)
+    encoders = (TOWER,)
+    option_names = frozenset({"min_pixels", "max_pixels", "size"})
+
+    def __init__(self, context: ModelContext) -> None:
+        """Reads what the checkpoint says of its pixels.
+
+        Raises:
+            ConfigError: a step or a size that isn't built, by name.
+        """
+        super().__init__(context)
+        self._tower = read_tower_config(context.config)
+        self._factor = self._tower.patch_size * self._tower.merge_size
+        self._bounds = _checkpoint_bounds(context.processor, self._tower)
+        config = Section(context.config, "config.json")
+        self._image_id = config.integer("image_token_id", DEFAULT_IMAGE_TOKEN_ID, at_least=0)
+        self._cached_plan = lru_cache(maxsize=CACHED_PLANS)(self._make_plan)
+
+    def placeholder(self, index: int) -> Placeholder:
+        """``<|image_pad|>``, whatever the index; a start and an end belong around it."""
+        return Placeholder(PLACEHOLDER, (self._image_id,), IN_CONTEXT)
+
+    def template_part(self) -> Mapping[str, Any]:
+        """The part for which the published template writes the placeholder."""
+        return {"type": "image"}
+
+    def options(self, kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The two bounds in pixels, from the caller or else from the checkpoint.
+
+        Raises:
+            RequestError: a bound of the wrong type, given twice, or out of order.
+        """
+        smallest, largest = self._bounds
+        given = _given_bounds(kwargs)
+        smallest = given.get("min_pixels", smallest)
+        largest = given.get("max_pixels", largest)
+        if smallest > largest:
+            raise RequestError(
+                f"min_pixels is {smallest} and max_pixels {largest}; "
+                "the first may not be above the second."
+            )
+        return {"min_pixels": smallest, "max_pixels": largest}
+
+    def plan(self, size: tuple[int, ...], options: Mapping[str, Any]) -> MediaPlan:
+        """A token a block; the grid is (1, rows, columns) of blocks.
+
+        Raises:
+            MediaError: one side is more than 200 times the other.
+        """
+        height, width = size
+        return self._cached_plan(height, width, options["min_pixels"], options["max_pixels"])
+
+    def _make_plan(self, height: int, width: int, min_pixels: int, max_pixels: int) -> MediaPlan:
+        resized = smart_resize(height, width, self._factor, min_pixels, max_pixels)
+        rows, columns = resized[0] // self._factor, resized[1] // self._factor
+        num_tokens = rows * columns
+        return MediaPlan(
+            num_tokens=num_tokens,
+            token_ids=(self._image_id,) * num_tokens,
+            grid=(1, rows, columns),
+        )
+
+    def process(
+        self, loaded: Loaded, plan: MediaPlan, options: Mapping[str, Any]
+    ) -> Mapping[str, Features]:
+        """ "pixels": (1, height, width, 3) uint8, whole blocks of patches."""
+        _, rows, columns = plan.grid
+        pixels = resize(loaded.value, rows * self._factor, columns * self._factor)
+        return {TOWER: {"pixels": pixels[None]}}
+
+    def worst_case(self, options: Mapping[str, Any]) -> tuple[int, ...]:
+        """The (height, width) that takes the most tokens."""
+        return largest_size(self._factor, options["min_pixels"], options["max_pixels"])
+
+
+#: Steps of the published processor, and the values for which they are built.
+_BUILT_STEPS: Mapping[str, tuple[Any, ...]] = {
+    "do_resize": (True,),
+    "do_rescale": (True,),
+    "do_normalize": (True,),
+    "do_convert_rgb": (True,),
+    "resample": (3,),
+}
+#: The published class's bounds, where the checkpoint has none of its own.
+DEFAULT_BOUNDS = {"min_pixels": 56 * 56, "max_pixels": 1280 * 28 * 28}
+#: How the bounds are called inside ``size``; transformers wrote both over the years.
+_SIZE_KEYS = {
+    "shortest_edge": "min_pixels",
+    "longest_edge": "max_pixels",
+    "min_pixels": "min_pixels",
+    "max_pixels": "max_pixels",
+}
+
+
+def _checkpoint_bounds(processor: Mapping[str, Any], tower: QwenTowerConfig) -> tuple[int, int]:
+    """The bounds that ``preprocessor_config.json`` gives; checks everything else in it.
+
+    As in the published class, ``min_pixels`` and ``max_pixels`` count before ``size``.
+
+    Raises:
+        ConfigError: a step or a value that isn't built, by name.
+    """
+    section = Section(image_processor(processor), "preprocessor_config.json")
+    for key, allowed in _BUILT_STEPS.items():
+        section.require(key, *allowed)
+    section.require("patch_size", tower.patch_size)
+    section.require("temporal_patch_size", tower.temporal_patch_size)
+    section.require("merge_size", tower.merge_size)
+    bounds = dict(DEFAULT_BOUNDS)
+    size = section.sub("size")
+    for key, name in _SIZE_KEYS.items():
+        bounds[name] = size.integer(key, bounds[name])
+    for name in bounds:
+        bounds[name] = section.integer(name, bounds[name])
+    if bounds["min_pixels"] > bounds["max_pixels"]:
+        raise ConfigError(
+            f"{section.name}: min_pixels is {bounds['min_pixels']} and max_pixels "
+            f"{bounds['max_pixels']}; the first may not be above the second."
+        )
+    return bounds["min_pixels"], bounds["max_pixels"]
+
+
+def _given_bounds(kwargs: Mapping[str, Any]) -> dict[str, int]:
+    """The bounds in ``mm_processor_kwargs``, whichever way they are spelt.
+
+    Raises:
+        RequestError: a wrong type, an unknown key of ``size``, or one bound with two values.
+    """
+    size = kwargs.get("size")
+    if size is None:
+        size = {}
+    if not isinstance(size, Mapping) or any(key not in _SIZE_KEYS for key in size):
+        raise RequestError(
+            f"size is {size!r}; it must be a mapping with shortest_edge and longest_edge."
+        )
+    bounds: dict[str, int] = {}
+    named = [(key, _SIZE_KEYS[key], value) for key, value in size.items()]
+    named += [(name, name, kwargs.get(name)) for name in DEFAULT_BOUNDS]
+    for key, name, value in named:
+        if value is None:
+            continue
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise RequestError(f"{key} is {value!r}; it must be an integer of at least 1.")
+        if bounds.setdefault(name, value) != value:
+            raise RequestError(
+                f"{name} is given as {bounds[name]} and, in another spelling, as {value}; "
+                "give it once."
+            )
+    return bounds

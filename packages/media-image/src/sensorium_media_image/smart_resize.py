@@ -1,0 +1,73 @@
+"""The Qwens' rule for an image's size: multiples of a block, within bounds of area.
+
+The published rule ("smart resize" of Qwen2-VL's image processor): round both sides to
+multiples of ``factor``; where the area is above or below the bounds, scale both by the same
+factor, rounding down or up.
+"""
+
+from __future__ import annotations
+
+import math
+
+from sensorium.errors import MediaError
+
+MAX_ASPECT_RATIO = 200
+
+
+def smart_resize(
+    height: int, width: int, factor: int, min_pixels: int, max_pixels: int
+) -> tuple[int, int]:
+    """The (height, width) that an image is resized to, in pixels.
+
+    Raises:
+        MediaError: one side is more than 200 times the other, or there is no pixel at all.
+    """
+    check_aspect_ratio(height, width)
+    rounded_height = round(height / factor) * factor
+    rounded_width = round(width / factor) * factor
+    if rounded_height * rounded_width > max_pixels:
+        scale = math.sqrt(height * width / max_pixels)
+        return (
+            max(factor, math.floor(height / scale / factor) * factor),
+            max(factor, math.floor(width / scale / factor) * factor),
+        )
+    if rounded_height * rounded_width < min_pixels:
+        scale = math.sqrt(min_pixels / (height * width))
+        return (
+            math.ceil(height * scale / factor) * factor,
+            math.ceil(width * scale / factor) * factor,
+        )
+    return rounded_height, rounded_width
+
+
+def check_aspect_ratio(height: int, width: int) -> None:
+    """The families' rule for the shape of an image.
+
+    Raises:
+        MediaError: one side is more than 200 times the other, or there is no pixel at all.
+    """
+    if min(height, width) < 1:
+        raise MediaError(f"it has {height}×{width} pixels; each side needs at least one.")
+    if max(height, width) > MAX_ASPECT_RATIO * min(height, width):
+        raise MediaError(
+            f"it is {width} pixels wide and {height} high; the longer side may be at most "
+            f"{MAX_ASPECT_RATIO} times the shorter."
+        )
+
+
+def largest_size(factor: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
+    """An (height, width) that becomes as many blocks as any, in pixels.
+
+    Two kinds of size can: whole blocks that fill ``max_pixels``, and, where ``min_pixels`` is
+    close to it, thin images that are enlarged and rounded up.
+    """
+    blocks = max(1, max_pixels // factor**2)
+    rows = range(math.isqrt(blocks), 0, -1)
+    whole = [(r * factor, min(blocks // r, MAX_ASPECT_RATIO * r) * factor) for r in rows]
+    thin = [(1, width) for width in range(1, MAX_ASPECT_RATIO + 1)]
+
+    def area(size: tuple[int, int]) -> int:
+        height, width = smart_resize(size[0], size[1], factor, min_pixels, max_pixels)
+        return height * width
+
+    return max([*whole, *thin], key=area)

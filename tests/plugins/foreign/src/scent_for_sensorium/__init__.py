@@ -1,0 +1,1 @@
+"""Scents for Sensorium."""
