@@ -1,14 +1,8 @@
-"""From the scheduler's chunks to the flat tensors of one forward pass.
-
-    chunks       [a: 3 tokens][b: 1 token][c: 2 tokens]
-    rows          0   1   2    3           4   5          N = 6, query_start = 0 3 4 6
-
-Knows where tokens, positions, pages and media rows go; computes nothing.
-"""
+"""``FlatBatch``: a step's chunks as the flat tensors of one forward pass."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,132 +10,160 @@ import torch
 from torch import Tensor
 
 from sensorium.ops import AttentionBatch
-from sensorium.ops.attention import Ranges
-from sensorium.runner.state import RunningRequest, span_mask
-from sensorium.types import Chunk, Positions
+from sensorium.runner.request_state import RunningRequest
+from sensorium.types import Chunk, EngineRequest, MediaSpan, Positions
 
 
 @dataclass(frozen=True, slots=True)
-class Placement:
-    """Rows of one item's embedding that replace tokens of a chunk.
+class EmbeddedRows:
+    """Rows of the batch that a media embedding replaces.
 
     Attributes:
-        key: names the embedding.
-        rows: the chunk's tokens that are replaced, from 0 at its first.
-        source: as many rows of the embedding, half-open.
+        key: of the embedding.
+        rows: which rows of the batch, (M,) int64.
+        sources: which rows of the embedding go there, (M,) int64.
     """
 
     key: bytes
-    rows: tuple[int, ...]
-    source: tuple[int, int]
+    rows: np.ndarray
+    sources: np.ndarray
 
 
 @dataclass(frozen=True, slots=True)
-class Inputs:
-    """What a forward pass of N tokens takes.
+class FlatBatch:
+    """N tokens of all chunks, one behind another.
 
     Attributes:
-        token_ids: (N,) int64; 0 where an embedding row comes.
+        token_ids: (N,) int64, 0 where an embedding replaces the token's own.
         positions: (axes, N) int64.
-        attention: where each sequence's tokens are.
-        placements: flat first row of the chunk, and the placement.
-        sample_rows: (S,) int64: rows whose next token is sampled.
+        attention: which token belongs to which sequence, and where keys and values go.
+        embedded: what is replaced.
+        samples: rows whose logits are wanted, (S,) int64, in the order of the chunks.
     """
 
     token_ids: Tensor
     positions: Tensor
     attention: AttentionBatch
-    placements: tuple[tuple[int, Placement], ...]
-    sample_rows: Tensor
+    embedded: tuple[EmbeddedRows, ...]
+    samples: Tensor
 
 
-def placements(running: RunningRequest, start: int, stop: int) -> list[Placement]:
-    """Which tokens of [start, stop) are replaced, and by which rows of which items."""
-    found = []
-    for span in running.request.spans:
-        first, last = max(start, span.offset), min(stop, span.end)
-        if first >= last:
-            continue
-        mask = span_mask(span)
-        here = np.flatnonzero(mask[first - span.offset : last - span.offset])
-        if len(here):
-            row = span.item_slice[0] + int(mask[: first - span.offset].sum())
-            key = running.request.items[span.item].key
-            rows = tuple(int(i) for i in here + (first - start))
-            found.append(Placement(key, rows, (row, row + len(here))))
-    return found
-
-
-def build_inputs(
+def flatten(
     chunks: Sequence[Chunk],
-    running: Mapping[str, RunningRequest],
+    requests: Mapping[str, RunningRequest],
     *,
-    num_axes: int,
+    axes: int,
     page_size: int,
     device: torch.device,
-) -> Inputs:
-    """Lays the chunks one behind another."""
-    token_ids: list[int] = []
-    positions: list[Positions] = []
-    slots: list[Positions] = []
-    placed: list[tuple[int, Placement]] = []
-    sample_rows: list[int] = []
-    ranges: list[Ranges] = []
+) -> FlatBatch:
+    """Builds the tensors of one forward pass over ``chunks``."""
+    ids, positions, slots, embedded, samples = [], [], [], [], []
+    row = 0
     for chunk in chunks:
-        request = running[chunk.request_id]
-        row = len(token_ids)
-        ids = list(chunk.token_ids)
-        for placement in placements(request, chunk.start, chunk.stop):
-            placed.append((row, placement))
-            for i in placement.rows:
-                ids[i] = 0
-        token_ids += ids
-        positions.append(request.positions(chunk.start, chunk.stop, num_axes))
+        request = requests[chunk.request_id].request
+        token_ids = np.array(chunk.token_ids, dtype=np.int64)
+        for replaced in embedded_rows(request, chunk.start, chunk.stop):
+            token_ids[replaced.rows] = 0
+            embedded.append(EmbeddedRows(replaced.key, replaced.rows + row, replaced.sources))
+        ids.append(token_ids)
+        positions.append(chunk_positions(request, chunk.start, chunk.stop, axes))
         slots.append(_slots(chunk, page_size))
-        ranges.append(_non_causal(request, chunk))
+        row += len(token_ids)
         if chunk.samples:
-            sample_rows.append(len(token_ids) - 1)
-    lengths = tuple((len(chunk.token_ids), chunk.stop) for chunk in chunks)
-    starts = np.cumsum([0, *(query for query, _ in lengths)])
-    attention = AttentionBatch(
-        query_start=torch.tensor(starts, dtype=torch.int32, device=device),
-        seq_lens=torch.tensor([t for _, t in lengths], dtype=torch.int32, device=device),
-        page_table=_page_table(chunks, device),
-        slot_mapping=torch.tensor(np.concatenate(slots), device=device),
-        max_query_len=max(query for query, _ in lengths),
-        max_seq_len=max(total for _, total in lengths),
-        lengths=lengths,
-        non_causal=tuple(ranges) if any(ranges) else (),
-    )
-    return Inputs(
-        token_ids=torch.tensor(token_ids, dtype=torch.int64, device=device),
-        positions=torch.tensor(np.concatenate(positions, axis=1), device=device),
-        attention=attention,
-        placements=tuple(placed),
-        sample_rows=torch.tensor(sample_rows, dtype=torch.int64, device=device),
+            samples.append(row - 1)
+    return FlatBatch(
+        token_ids=_on(np.concatenate(ids), device),
+        positions=_on(np.concatenate(positions, axis=1), device),
+        attention=_attention(chunks, requests, np.concatenate(slots), page_size, device),
+        embedded=tuple(embedded),
+        samples=torch.tensor(samples, dtype=torch.long, device=device),
     )
 
 
-def _slots(chunk: Chunk, page_size: int) -> Positions:
+def chunk_positions(request: EngineRequest, start: int, stop: int, axes: int) -> Positions:
+    """(axes, stop - start): the prompt's own positions, then index + delta on every axis."""
+    prompt = len(request.token_ids)
+    rest = np.arange(max(start, prompt), stop) + request.position_delta
+    rest = np.broadcast_to(rest, (axes, len(rest)))
+    if start >= prompt:
+        return rest.astype(np.int64)
+    own_stop = min(stop, prompt)
+    if request.positions is None:
+        own = np.broadcast_to(np.arange(start, own_stop), (axes, own_stop - start))
+    else:
+        own = request.positions[:, start:own_stop]
+    return np.concatenate([own, rest], axis=1).astype(np.int64)
+
+
+def embedded_rows(request: EngineRequest, start: int, stop: int) -> Iterator[EmbeddedRows]:
+    """What is replaced in the tokens start … stop-1; rows count from ``start``."""
+    for span in request.spans:
+        if span.offset >= stop or span.end <= start:
+            continue
+        mask = _mask(span)
+        sources = span.item_slice[0] + np.cumsum(mask) - 1
+        first, last = max(start, span.offset), min(stop, span.end)
+        here = np.flatnonzero(mask[first - span.offset : last - span.offset])
+        if len(here):
+            yield EmbeddedRows(
+                key=request.items[span.item].key,
+                rows=here + first - start,
+                sources=sources[here + first - span.offset],
+            )
+
+
+def _mask(span: MediaSpan) -> np.ndarray:
+    if span.is_embed is None:
+        return np.ones(span.length, dtype=bool)
+    return np.frombuffer(span.is_embed, dtype=np.uint8).astype(bool)
+
+
+def _slots(chunk: Chunk, page_size: int) -> np.ndarray:
     """The flat cache slots of the chunk's tokens."""
-    index = np.arange(chunk.start, chunk.stop, dtype=np.int64)
-    pages = np.asarray(chunk.pages, dtype=np.int64)
+    index = np.arange(chunk.start, chunk.stop)
+    pages = np.array(chunk.pages, dtype=np.int64)
     return pages[index // page_size] * page_size + index % page_size
 
 
-def _page_table(chunks: Sequence[Chunk], device: torch.device) -> Tensor:
-    """(B, max_pages) int32, padded with page 0."""
-    width = max(len(chunk.pages) for chunk in chunks)
-    table = np.zeros((len(chunks), width), dtype=np.int32)
+def _attention(
+    chunks: Sequence[Chunk],
+    requests: Mapping[str, RunningRequest],
+    slots: np.ndarray,
+    page_size: int,
+    device: torch.device,
+) -> AttentionBatch:
+    lengths = tuple((len(chunk.token_ids), chunk.stop) for chunk in chunks)
+    num_pages = [-(-chunk.stop // page_size) for chunk in chunks]
+    table = np.zeros((len(chunks), max(num_pages)), dtype=np.int32)
     for i, chunk in enumerate(chunks):
-        table[i, : len(chunk.pages)] = chunk.pages
-    return torch.tensor(table, device=device)
-
-
-def _non_causal(running: RunningRequest, chunk: Chunk) -> Ranges:
-    """The ranges in which the chunk's tokens see each other in both directions."""
-    return tuple(
-        (span.offset, span.end)
-        for span in running.request.spans
-        if span.non_causal and span.offset < chunk.stop and span.end > chunk.start
+        table[i, : num_pages[i]] = chunk.pages[: num_pages[i]]
+    query_start = np.zeros(len(chunks) + 1, dtype=np.int32)
+    np.cumsum([query for query, _ in lengths], out=query_start[1:])
+    ranges = tuple(
+        tuple((s.offset, s.end) for s in requests[c.request_id].request.spans if s.non_causal)
+        for c in chunks
     )
+    return AttentionBatch(
+        query_start=_on(query_start, device),
+        seq_lens=_on(np.array([total for _, total in lengths], dtype=np.int32), device),
+        page_table=_on(table, device),
+        slot_mapping=_on(slots, device),
+        max_query_len=max(query for query, _ in lengths),
+        max_seq_len=max(total for _, total in lengths),
+        lengths=lengths,
+        non_causal=_reached(ranges, lengths) if any(ranges) else (),
+    )
+
+
+def _reached(
+    ranges: tuple[tuple[tuple[int, int], ...], ...], lengths: tuple[tuple[int, int], ...]
+) -> tuple[tuple[tuple[int, int], ...], ...]:
+    """Only ranges that lie within what is computed so far; atomic ones are never cut."""
+    return tuple(
+        tuple(r for r in own if r[1] <= total)
+        for own, (_, total) in zip(ranges, lengths, strict=True)
+    )
+
+
+def _on(values: np.ndarray, device: torch.device) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(values)).to(device)

@@ -1,87 +1,117 @@
-"""How many KV pages fit.
-
-    accelerator  utilisation · total − what others use − weights − peak of a step − embeddings
-    CPU          room for max_num_seqs contexts, at most 4 GiB and a quarter of memory
-    either       kv_cache_memory_bytes, where it is given
-"""
+"""How many KV pages there is room for, and how long a context they allow."""
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 
 import torch
 
 from sensorium.config import EngineConfig
+from sensorium.decoder_config import DecoderConfig
 from sensorium.errors import ConfigError
 from sensorium.types import KVShape
 
+logger = logging.getLogger("sensorium.runner")
+
 GIB = 2**30
-CPU_KV_BYTES = 4 * GIB
+#: What the KV cache takes at most on the CPU where nothing else is said.
+MAX_CPU_KV_BYTES = 4 * GIB
 
 
-def count_pages(shape: KVShape, kv_bytes: int, max_model_len: int, max_num_seqs: int) -> int:
-    """Pages that fit into ``kv_bytes``, but not more than all contexts together can use."""
-    wanted = max_num_seqs * pages_for(max_model_len, shape.page_size)
-    return max(0, min(wanted, kv_bytes // shape.page_bytes))
-
-
-def pages_for(num_tokens: int, page_size: int) -> int:
-    """Pages that hold this many tokens of one sequence."""
-    return -(-num_tokens // page_size)
-
-
-def context_that_fits(
-    config: EngineConfig, shape: KVShape, num_pages: int, max_model_len: int
-) -> int:
-    """The context's length: ``max_model_len``, or less where nobody asked for that much.
-
-    Raises:
-        ConfigError: the pages don't hold the context that was asked for, or nearly nothing.
-    """
-    num_tokens = num_pages * shape.page_size
-    if num_tokens >= max_model_len:
-        return max_model_len
-    if config.max_model_len is None and num_pages > 1:
-        return num_tokens
-    needed = pages_for(max_model_len, shape.page_size) * shape.page_bytes
-    raise ConfigError(
-        f"The KV cache has room for {num_tokens} tokens; one context of {max_model_len} "
-        f"(max_model_len) takes {needed / GIB:.2f} GiB. Lower max_model_len, or raise "
-        "kv_cache_memory_bytes or gpu_memory_utilization."
+def kv_shape(decoder: DecoderConfig, page_size: int, dtype: torch.dtype) -> KVShape:
+    """What one page holds."""
+    return KVShape(
+        num_layers=decoder.num_layers,
+        num_kv_heads=decoder.num_kv_heads,
+        head_size=decoder.head_size,
+        page_size=page_size,
+        dtype_bytes=dtype.itemsize,
     )
 
 
-def cpu_kv_bytes(config: EngineConfig) -> int:
-    """The KV cache's size on the CPU."""
+def wanted_context(config: EngineConfig, decoder: DecoderConfig) -> int:
+    """``max_model_len``, or what the checkpoint was made for.
+
+    Raises:
+        ConfigError: more than the checkpoint was made for.
+    """
+    if config.max_model_len is None:
+        return decoder.max_positions
+    if config.max_model_len > decoder.max_positions:
+        raise ConfigError(
+            f"max_model_len is {config.max_model_len}; the checkpoint was made for at most "
+            f"{decoder.max_positions} tokens."
+        )
+    return config.max_model_len
+
+
+def fit(config: EngineConfig, shape: KVShape, kv_bytes: int, context: int) -> tuple[int, int]:
+    """Pages in ``kv_bytes``, and the context they allow.
+
+    One sequence must be able to fill the context. Where the caller left its length open, it
+    shrinks to what there is room for.
+
+    Returns:
+        (num_pages, max_model_len).
+
+    Raises:
+        ConfigError: there is no room for the context that was asked for.
+    """
+    num_pages = kv_bytes // shape.page_bytes
+    room = num_pages * shape.page_size
+    if room >= context:
+        return num_pages, context
+    if config.max_model_len is not None or num_pages < 1:
+        raise ConfigError(
+            f"The KV cache of {kv_bytes} bytes holds {room} tokens of this model, fewer than the "
+            f"context of {context}; lower max_model_len or raise kv_cache_memory_bytes."
+        )
+    logger.warning("the context is cut from %d to %d tokens to fit the KV cache", context, room)
+    return num_pages, room
+
+
+def cpu_kv_bytes(config: EngineConfig, shape: KVShape, context: int) -> int:
+    """Room for every running sequence's whole context, within 4 GiB and a quarter of memory."""
     if config.kv_cache_memory_bytes is not None:
         return config.kv_cache_memory_bytes
+    pages_each = -(-context // shape.page_size)
+    wanted = config.max_num_seqs * pages_each * shape.page_bytes
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return min(CPU_KV_BYTES, memory // 4)
+    return min(wanted, MAX_CPU_KV_BYTES, memory // 4)
 
 
-def cuda_kv_bytes(
+def device_kv_bytes(
     config: EngineConfig,
     device: torch.device,
-    worst_steps: list[Callable[[], object]],
-    embedding_bytes: int,
+    reserved_bytes: int,
+    worst_step: Callable[[], None],
 ) -> int:
-    """The KV cache's size on an accelerator whose weights are loaded.
+    """What is left of the engine's share of an accelerator's memory.
 
     Args:
-        worst_steps: each does what a step may need at most, once, one after another.
-        embedding_bytes: size of the encoder cache.
+        reserved_bytes: what the encoder cache may grow to.
+        worst_step: computes the largest step; its peak is measured.
+
+    Raises:
+        ConfigError: nothing is left.
     """
     if config.kv_cache_memory_bytes is not None:
         return config.kv_cache_memory_bytes
-    weights = torch.cuda.memory_allocated(device)
-    torch.cuda.reset_peak_memory_stats(device)
-    for run in worst_steps:
-        run()
     torch.cuda.synchronize(device)
-    peak = torch.cuda.max_memory_allocated(device) - weights
+    torch.cuda.reset_peak_memory_stats(device)
+    worst_step()
+    torch.cuda.synchronize(device)
+    peak = torch.cuda.max_memory_allocated(device)
     torch.cuda.empty_cache()
     free, total = torch.cuda.mem_get_info(device)
     others = total - free - torch.cuda.memory_reserved(device)
-    budget = int(config.gpu_memory_utilization * total)
-    return budget - others - weights - peak - embedding_bytes
+    left = int(total * config.gpu_memory_utilization) - others - peak - reserved_bytes
+    if left <= 0:
+        raise ConfigError(
+            f"gpu_memory_utilization is {config.gpu_memory_utilization}: of {total} bytes, weights "
+            f"and the largest step take {peak}, media embeddings {reserved_bytes}, other "
+            f"processes {others}; nothing is left for the KV cache."
+        )
+    return left

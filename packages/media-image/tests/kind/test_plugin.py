@@ -1,0 +1,35 @@
+"""The plugin module: light to import, and its hooks return what they promise."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+
+def test_importing_it_imports_neither_torch_nor_pillow() -> None:
+    code = (
+        "import sys, sensorium_media_image.plugin as plugin\n"
+        "assert plugin.api == 1\n"
+        "assert not {'torch', 'PIL', 'numpy'} & set(sys.modules), 'discovery must stay light'"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_kind_and_assets() -> None:
+    from sensorium_media_image import assets, plugin
+    from sensorium_media_image.kind import ImageKind
+
+    assert plugin.sensorium_media_kinds() == [ImageKind]
+    assert plugin.sensorium_assets() == {"image": assets}
+
+
+def test_every_adapter_takes_images_of_a_family_here() -> None:
+    from sensorium_media_image import plugin
+
+    served = {name for f in plugin.sensorium_model_families() for name in f.architectures}
+    adapters = plugin.sensorium_media_adapters()
+    assert adapters
+    for adapter in adapters:
+        assert adapter.kind == "image"
+        assert set(adapter.architectures) <= served
