@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from sensorium import LLM, RequestError, SamplingParams
@@ -39,7 +40,7 @@ BAD: list[Any] = [
     with_image(Path("/no/such/file.png")),
     with_image([None]),
     with_image([GOOD, GOOD], prompt="<image> one placeholder too few"),
-    with_image(np.zeros((1, 4, 8), dtype=np.float32)),  # pre-computed embeddings
+    with_image(torch.zeros(1, 4, 8)),  # pre-computed embeddings
     {
         "prompt": "x",
         "multi_modal_data": {"image": GOOD},

@@ -62,7 +62,10 @@ def make_adapter(
 
 
 def load_tower(
-    family: ModelFamily, checkpoint: Checkpoint, dtype: torch.dtype = torch.float32
+    family: ModelFamily,
+    checkpoint: Checkpoint,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
 ) -> nn.Module:
     """The family's only encoder, filled from the checkpoint."""
     (spec,) = family.encoders
@@ -72,7 +75,7 @@ def load_tower(
         processor=checkpoint.processor,
         decoder=family.decoder_config(checkpoint.config),
         dtype=dtype,
-        device=torch.device("cpu"),
+        device=torch.device(device),
     )
     return load_encoder(spec, context, checkpoint)
 

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 from sensorium.sampling_params import SamplingParams
-from sensorium.scheduler import SchedulerConfig
+from sensorium.scheduler import Scheduler, SchedulerConfig
 from sensorium.types import (
     Batch,
     Chunk,
@@ -22,11 +23,28 @@ from sensorium.types import (
     EngineItem,
     EngineRequest,
     MediaSpan,
+    RequestUpdate,
     SampledToken,
     StepOutput,
 )
 
 VOCAB = 5
+
+
+def scheduler_config(**changes: Any) -> SchedulerConfig:
+    """A small engine's limits."""
+    limits: dict[str, Any] = {
+        "page_size": 4,
+        "num_pages": 64,
+        "max_num_batched_tokens": 16,
+        "max_num_seqs": 8,
+        "max_model_len": 128,
+        "prefix_caching": True,
+        "chunked_prefill": True,
+        "encoder_cache_bytes": 100,
+    }
+    return SchedulerConfig(**(limits | changes))
+
 
 def item(key: bytes, num_tokens: int, *, num_bytes: int = 10, features: bool = True) -> EngineItem:
     """An item of a kind that nobody ships."""
@@ -41,7 +59,7 @@ def request(
     max_tokens: int = 4,
     min_tokens: int = 0,
     stop_ids: Sequence[int] = (),
-    **fields: object,
+    **fields: Any,
 ) -> EngineRequest:
     """A request with the fields that schedulers care for."""
     sampling = SamplingParams(max_tokens=max_tokens, min_tokens=min_tokens).filled({})
@@ -51,7 +69,7 @@ def request(
         sampling=sampling,
         max_tokens=max_tokens,
         stop_ids=frozenset(stop_ids),
-        **fields,  # type: ignore[arg-type]
+        **fields,
     )
 
 
@@ -147,7 +165,7 @@ class StandInRunner:
     def __init__(
         self, config: SchedulerConfig, failures: frozenset[tuple[str, int]] = frozenset()
     ) -> None:
-        self._config = config
+        self.config = config
         self._failures = failures
         self._slots: dict[int, bytes] = {}
         self._values: dict[str, tuple[tuple[int, ...], list[bytes]]] = {}
@@ -199,12 +217,13 @@ class StandInRunner:
         return True
 
     def _check_sizes(self, batch: Batch) -> None:
-        assert sum(self.cache.values()) <= self._config.encoder_cache_bytes
+        num_bytes = sum(self.cache.values())
+        assert num_bytes <= self.config.encoder_cache_bytes, "embeddings exceed their budget"
         num_tokens = sum(len(chunk.token_ids) for chunk in batch.chunks)
-        limit = self._config.max_num_batched_tokens
-        wide = not self._config.chunked_prefill and len(batch.chunks) == 1
+        limit = self.config.max_num_batched_tokens
+        wide = not self.config.chunked_prefill and len(batch.chunks) == 1
         assert num_tokens <= limit or wide, "the step has too many tokens"
-        assert len(self.requests) <= self._config.max_num_seqs
+        assert len(self.requests) <= self.config.max_num_seqs
         ids = [chunk.request_id for chunk in batch.chunks]
         assert len(set(ids)) == len(ids)
         assert all(chunk.token_ids for chunk in batch.chunks)
@@ -217,8 +236,8 @@ class StandInRunner:
         tokens[chunk.start : chunk.stop] = chunk.token_ids
         prompt_len = len(self.requests[chunk.request_id].token_ids)
         assert not chunk.samples or chunk.stop >= prompt_len, "sampled inside a prompt"
-        assert len(chunk.pages) * self._config.page_size >= chunk.stop
-        assert all(0 <= page < self._config.num_pages for page in chunk.pages)
+        assert len(chunk.pages) * self.config.page_size >= chunk.stop
+        assert all(0 <= page < self.config.num_pages for page in chunk.pages)
         assert len(set(chunk.pages)) == len(chunk.pages)
         for span in self.requests[chunk.request_id].spans:
             if span.atomic or span.non_causal:
@@ -235,8 +254,8 @@ class StandInRunner:
         return bool(missing)
 
     def _slot(self, chunk: Chunk, position: int) -> int:
-        page, offset = divmod(position, self._config.page_size)
-        return chunk.pages[page] * self._config.page_size + offset
+        page, offset = divmod(position, self.config.page_size)
+        return chunk.pages[page] * self.config.page_size + offset
 
     def _write(self, chunk: Chunk, *, garbage: bool) -> None:
         values = self._values_of(chunk)
@@ -263,3 +282,71 @@ class StandInRunner:
             known = tokens, slot_values(request, tokens)
             self._values[chunk.request_id] = known
         return known[1]
+
+
+class StandInEngine:
+    """A scheduler and a stand-in runner, stepped together and checked after every step.
+
+    Attributes:
+        updates: all news by request id.
+    """
+
+    def __init__(
+        self, config: SchedulerConfig, failures: frozenset[tuple[str, int]] = frozenset()
+    ) -> None:
+        self.scheduler = Scheduler(config)
+        self.runner = StandInRunner(config, failures)
+        self.batches: list[Batch] = []
+        self.updates: dict[str, list[RequestUpdate]] = {}
+
+    def add(self, *requests: EngineRequest) -> None:
+        """Adds them in order."""
+        for request in requests:
+            self.scheduler.add(request)
+
+    def abort(self, *request_ids: str) -> None:
+        """Aborts them and takes in the updates."""
+        self._take(self.scheduler.abort(request_ids))
+
+    def step(self, *, abort_meanwhile: Sequence[str] = ()) -> Batch:
+        """One step; ids in ``abort_meanwhile`` are aborted between schedule and process."""
+        batch = self.scheduler.schedule()
+        self.scheduler.check_integrity()
+        self.abort(*abort_meanwhile)
+        output = self.runner.step(batch)
+        news = self.scheduler.process(batch, output)
+        assert batch != Batch() or news, "a step with nothing in it"
+        self.scheduler.check_integrity()
+        self._take(news)
+        self.batches.append(batch)
+        return batch
+
+    def finish(self, max_steps: int = 1000) -> None:
+        """Steps until nothing is left, and checks that nothing is held anywhere."""
+        for _ in range(max_steps):
+            if not self.scheduler.has_work:
+                break
+            self.step()
+        assert not self.scheduler.has_work, f"not done after {max_steps} steps"
+        self.scheduler.check_integrity()
+        assert not self.runner.requests, "the runner was not told to forget all requests"
+        stats = self.scheduler.stats
+        assert stats.num_used_pages == stats.encoder_pinned_bytes == 0
+        assert stats.encoder_used_bytes == sum(self.runner.cache.values())
+        assert all(self.scheduler.has_embedding(key) for key in self.runner.cache)
+
+    def answer(self, request_id: str) -> tuple[list[int], str | None]:
+        """The tokens so far and the finish reason."""
+        updates = self.updates.get(request_id, [])
+        tokens = [token for update in updates for token in update.new_token_ids]
+        return tokens, updates[-1].finish_reason if updates else None
+
+    def last(self, request_id: str) -> RequestUpdate:
+        """The newest update."""
+        return self.updates[request_id][-1]
+
+    def _take(self, updates: Sequence[RequestUpdate]) -> None:
+        for update in updates:
+            before = self.updates.setdefault(update.request_id, [])
+            assert not before or before[-1].finish_reason is None, "news behind the last ones"
+            before.append(update)

@@ -19,8 +19,10 @@ import conversation
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from sensorium_tiny_models.questions import SIZES, TRAIN, draw_item
+from strangers import nameless_color, nameless_figure
 from tokenizers import Tokenizer
+
+from sensorium_tiny_models.questions import SIZES, TRAIN, Item, draw_item
 
 UNIT = 28  # pixels per side of one image token: two patches of 14
 IGNORED = -100
@@ -31,6 +33,8 @@ WEIGHTS = {
     "describe": 2.2, "digits": 2.8, "words": 3.6,
 }  # fmt: skip
 TWO_PICTURES_SHARE, SMALL_TALK_SHARE = 0.12, 0.012
+# How many of the colour and shape questions are about figures and colours without a name.
+STRANGERS_SHARE = 0.5
 
 # Room for text in a row beside its image tokens, and for answer tokens per row on average.
 MOST_TEXT, MOST_ANSWER = 52, 11
@@ -177,7 +181,7 @@ def _item_row(
     near = size
     if rng.random() < 0.25:  # a size that the image processor brings to `size`
         near = (size[0] + rng.randint(-13, 13), size[1] + rng.randint(-13, 13))
-    item = draw_item(rng, TRAIN, question_type, near)
+    item = _draw(rng, question_type, near)
     pictures += [fit(image, size) for image in item.images]
     room = len(item.images) * (size[0] // UNIT) * (size[1] // UNIT) + MOST_TEXT
     while True:
@@ -185,6 +189,13 @@ def _item_row(
         row = encoder.row(prompt, item.answer, size)
         if len(row.ids) <= room:
             return row
+
+
+def _draw(rng: random.Random, question_type: str, size: tuple[int, int]) -> Item:
+    stranger = {"color": nameless_figure, "shape": nameless_color}.get(question_type)
+    if stranger is not None and rng.random() < STRANGERS_SHARE:
+        return stranger(rng, size)
+    return draw_item(rng, TRAIN, question_type, size)
 
 
 def _talk_row(rng: random.Random, encoder: Encoder) -> Row:

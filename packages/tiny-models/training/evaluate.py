@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from data import UNIT, Batch, Encoder, fit, group
 from forward import Forward, exact
+
 from sensorium_tiny_models.questions import QUESTION_TYPES, SIZES, Item, draw_item, item_rng
 
 IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
@@ -51,7 +52,9 @@ def batches(items: list[Item], encoder: Encoder, most: int = 256) -> list[tuple[
                 )
                 rows.append(encoder.row(prompt, item.answer, size))
                 pictures += [np.asarray(fit(image, size)) for image in item.images]
-            result.append((part, Batch([group(rows, encoder.image_id, len(pictures))], np.stack(pictures))))
+            result.append(
+                (part, Batch([group(rows, encoder.image_id, len(pictures))], np.stack(pictures)))
+            )
     return result
 
 

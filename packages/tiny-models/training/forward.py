@@ -111,7 +111,10 @@ def decoder_layer(layer: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         out: Tensor = projection(normed).reshape(n, length, -1, attention.head_dim).transpose(1, 2)
         return out
 
-    query, key = _turned(heads(attention.q_proj), cos, sin), _turned(heads(attention.k_proj), cos, sin)
+    query, key = (
+        _turned(heads(attention.q_proj), cos, sin),
+        _turned(heads(attention.k_proj), cos, sin),
+    )
     repeats = query.shape[1] // key.shape[1]
     key, value = (t.repeat_interleave(repeats, dim=1) for t in (key, heads(attention.v_proj)))
     seen = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
@@ -182,7 +185,9 @@ class Forward:
         """Logits at the group's places; `seen` are the embeddings of its pictures."""
         weight = self.decoder.embed_tokens.weight
         chosen = (group.ids[..., None] == self._words).to(seen.dtype)
-        x = (chosen @ weight.to(seen.dtype)).flatten(0, 1)  # an embedding whose backward is a product
+        x = (chosen @ weight.to(seen.dtype)).flatten(
+            0, 1
+        )  # an embedding whose backward is a product
         x = x.index_copy(0, group.slots, seen.reshape(-1, seen.shape[-1]))
         x = x.reshape(*group.ids.shape, -1)
         angles = group.positions[self._axes].permute(1, 2, 0).float() * self._speed

@@ -15,7 +15,7 @@ from queue import Empty, Queue
 from typing import Any
 
 import torch
-from data import Batch, Drawers, Group
+from data import Drawers, Group
 from forward import Forward, Inputs, to_device
 from torch import Tensor
 

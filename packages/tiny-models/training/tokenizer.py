@@ -11,9 +11,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from conversation import SMALL_TALK, SYSTEM_PROMPTS
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from conversation import SMALL_TALK, SYSTEM_PROMPTS
 from sensorium_tiny_models.questions import TRAIN, draw_item, item_rng
 
 SPECIAL_TOKENS = (

@@ -45,8 +45,10 @@ def load_published(model: Any, file: Path) -> None:
     """Fill the model from published names."""
     own = {}
     for name, tensor in load_file(file).items():
-        inner = f"model.{name}" if name.startswith("visual.") else name.replace(
-            "model.", "model.language_model.", 1
+        inner = (
+            f"model.{name}"
+            if name.startswith("visual.")
+            else name.replace("model.", "model.language_model.", 1)
         )
         own[inner] = tensor.float()
     missing, unexpected = model.load_state_dict(own, strict=False)
@@ -105,7 +107,9 @@ class Watch:
 
     def test(self, **row: Any) -> None:
         for split, (items, prepared) in self.sets.items():
-            row[split] = {k: round(v, 4) for k, v in accuracy(self.forward, items, prepared).items()}
+            row[split] = {
+                k: round(v, 4) for k, v in accuracy(self.forward, items, prepared).items()
+            }
         self.write(**row)
         for split in self.sets:
             print(split, {k: v for k, v in row[split].items()}, flush=True)

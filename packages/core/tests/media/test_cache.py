@@ -6,7 +6,7 @@ import threading
 from collections import OrderedDict
 
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sensorium.media.cache import ByteLRU, Processed, ProcessorCache
@@ -20,6 +20,7 @@ STEPS = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(st.integers(0, 20), STEPS)
 def test_against_a_plain_model(bound: int, steps: list[tuple[str, int, int]]) -> None:
     cache: ByteLRU[int] = ByteLRU(bound)

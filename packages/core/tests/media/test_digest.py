@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -75,6 +75,7 @@ def canonical(value: Any) -> Any:
     return (b"L", *map(canonical, value))
 
 
+@settings(deadline=None)
 @given(st.lists(FIELDS, max_size=4))
 def test_fields_can_be_read_back(fields: list[Any]) -> None:
     data = encoded(fields)
@@ -85,6 +86,7 @@ def test_fields_can_be_read_back(fields: list[Any]) -> None:
     assert entries == [canonical(field) for field in fields]
 
 
+@settings(deadline=None)
 @given(st.lists(FIELDS, max_size=4), st.lists(FIELDS, max_size=4))
 def test_different_fields_have_different_digests(left: list[Any], right: list[Any]) -> None:
     same = [canonical(x) for x in left] == [canonical(x) for x in right]

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sensorium.errors import LimitError, MediaError, UnsupportedError
@@ -22,6 +22,7 @@ def fetched(url: str, max_bytes: int = 1000) -> BytesSource:
     return source
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=60))
 def test_both_forms_give_the_bytes_back(data: bytes) -> None:
     text = base64.b64encode(data).decode()
@@ -75,6 +76,7 @@ def test_malformed_data_urls(url: str) -> None:
     assert type(caught.value) is MediaError
 
 
+@settings(deadline=None)
 @given(st.text(max_size=30))
 def test_any_text_is_decoded_or_refused_with_our_own_errors(text: str) -> None:
     for url in (text, f"data:{text}", f"data:,{text}", f"data:;base64,{text}"):

@@ -381,6 +381,7 @@ def test_several_threads_with_loops_of_their_own(bench: Make) -> None:
 
 
 async def test_close_ends_threads_and_waiting_requests(bench: Make) -> None:
+    before = set(threading.enumerate())
     one = bench(num_threads=1)
     one.kind.gate.clear()
     running = asyncio.create_task(one.pipeline.prepare(one.items("a", uuids=["u"])))
@@ -393,7 +394,8 @@ async def test_close_ends_threads_and_waiting_requests(bench: Make) -> None:
     one.kind.gate.set()
     await closing
     assert codes((await running).items[0]) == "a"
-    assert not [t for t in threading.enumerate() if t.name.startswith("sensorium-media")]
+    started = set(threading.enumerate()) - before
+    assert not [t for t in started if t.name.startswith("sensorium-media")]
     with pytest.raises(EngineClosedError):
         await one.pipeline.prepare(one.items("c"))
     one.pipeline.close()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import tokenizers
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import decoders, models, pre_tokenizers
 
@@ -64,6 +64,7 @@ def ids_of(tokenizer: Tokenizer, text: str) -> list[int]:
 # --- text -----------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(text=st.text(max_size=30), size=st.integers(1, 5))
 def test_text_grows_and_ends_whole(tokenizer: Tokenizer, text: str, size: int) -> None:
     text = text.encode("utf-8", "ignore").decode()
@@ -103,6 +104,7 @@ def test_a_stop_token_is_named_and_included_on_request(tokenizer: Tokenizer) -> 
 # --- stop strings ---------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(
     head=st.text("abé🎈 ", max_size=8),
     stop=st.sampled_from(["xy", "é🎈x", "x", "🎈🎈x"]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -110,32 +111,19 @@ def test_overlapping_spans_with_disjoint_masks_count_both() -> None:
         assert num_shared(overlapping(b"a", b"b"), other) == 0
 
 
-def non_causal(last_token: int, key: bytes = b"cat") -> EngineRequest:
-    mask = bytes([1, 1, 1, 1, 1, 0])
-    span = MediaSpan(0, (0, 5), 2, 6, mask, atomic=True, non_causal=True)
-    tokens = [1] * 7 + [last_token] + [1] * 4
-    return request("r", tokens, items=(item(key, 5),), spans=(span,))
-
-
-def test_a_page_depends_on_what_its_tokens_see_behind_it() -> None:
-    assert num_shared(non_causal(1), non_causal(1)) == 3
-    assert num_shared(non_causal(1), non_causal(2)) == 0
-
-
 def test_seeing_both_ways_differs_from_seeing_back() -> None:
-    causal = with_item(b"cat", MediaSpan(0, (0, 5), 2, 6, bytes([1, 1, 1, 1, 1, 0])))
-    assert num_shared(non_causal(1), causal) == 0
+    causal = MediaSpan(0, (0, 5), 2, 6, bytes([1, 1, 1, 1, 1, 0]))
+    both_ways = replace(causal, non_causal=True)
+    longer = replace(both_ways, length=7, is_embed=bytes([1, 1, 1, 1, 1, 0, 0]))
+    assert num_shared(with_item(b"cat", both_ways), with_item(b"cat", both_ways)) == 3
+    assert num_shared(with_item(b"cat", both_ways), with_item(b"cat", causal)) == 0
+    assert num_shared(with_item(b"cat", both_ways), with_item(b"cat", longer)) == 0
 
 
-def test_non_causal_spans_that_overlap_are_seen_through_each_other() -> None:
-    def chained(last: bytes) -> EngineRequest:
-        spans = (
-            MediaSpan(0, (0, 2), 2, 4, bytes([1, 1, 0, 0]), non_causal=True),
-            MediaSpan(1, (0, 3), 5, 4, bytes([1, 1, 0, 1]), non_causal=True),
-        )
-        return request("r", [1] * 12, items=(item(b"a", 2), item(last, 3)), spans=spans)
-
-    assert num_shared(chained(b"b"), chained(b"c")) == 0
+def test_tokens_that_see_each_other_differ_from_text_without_a_row_of_an_item() -> None:
+    mask = bytes([0, 0, 0, 0, 1, 1])
+    span = MediaSpan(0, (0, 2), 0, 6, mask, non_causal=True)
+    assert num_shared(with_item(b"cat", span), request("t", [1] * 12)) == 0
 
 
 def positioned(*rows: Sequence[int], delta: int = 0) -> EngineRequest:

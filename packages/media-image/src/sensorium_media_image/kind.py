@@ -118,6 +118,11 @@ class ImageKind(MediaKind):
             digest.add("array").add(to_numpy(value))
         return digest.digest()
 
+    def blank(self, size: tuple[int, ...]) -> Loaded:
+        """A black image of this (height, width)."""
+        height, width = size
+        return Loaded(np.zeros((height, width, 3), dtype=np.uint8), (height, width))
+
     def _checked_header(self, data: bytes) -> Header:
         header = read_header(data)
         self._check_size(header.height, header.width)

@@ -58,16 +58,19 @@ def check_aspect_ratio(height: int, width: int) -> None:
 def largest_size(factor: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
     """An (height, width) that becomes as many blocks as any, in pixels.
 
-    Two kinds of size can: whole blocks that fill ``max_pixels``, and, where ``min_pixels`` is
-    close to it, thin images that are enlarged and rounded up.
+    Three kinds of size can: whole blocks that fill ``max_pixels``; strips, which a small
+    ``max_pixels`` can't make thinner than a block; and strips that ``min_pixels`` enlarges.
     """
     blocks = max(1, max_pixels // factor**2)
-    rows = range(math.isqrt(blocks), 0, -1)
-    whole = [(r * factor, min(blocks // r, MAX_ASPECT_RATIO * r) * factor) for r in rows]
-    thin = [(1, width) for width in range(1, MAX_ASPECT_RATIO + 1)]
+    candidates = [(10 * factor, 10 * factor * MAX_ASPECT_RATIO)]
+    candidates += [(1, width) for width in range(1, MAX_ASPECT_RATIO + 1)]
+    for rows in range(math.isqrt(blocks), 0, -1):
+        height = rows * factor + (factor - 1) // 2  # the highest that rounds to these rows
+        columns = min(blocks // rows, MAX_ASPECT_RATIO * height // factor)
+        candidates.append((height, columns * factor))
 
     def area(size: tuple[int, int]) -> int:
         height, width = smart_resize(size[0], size[1], factor, min_pixels, max_pixels)
         return height * width
 
-    return max([*whole, *thin], key=area)
+    return max(candidates, key=area)

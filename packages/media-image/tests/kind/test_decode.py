@@ -99,12 +99,16 @@ def test_modes_that_pillow_converts(noise: Image.Image, load: Load, mode: str) -
     np.testing.assert_array_equal(load(value), np.asarray(value.convert("RGB")))
 
 
-@pytest.mark.parametrize(
-    ("name", "mode"),
-    [("JPEG", "RGB"), ("JPEG", "L"), ("JPEG", "CMYK"), ("PNG", "1"), ("PNG", "L"), ("PNG", "P")]
-    + [("PNG", "RGB"), ("WebP", "RGB"), ("GIF", "P"), ("GIF", "L"), ("BMP", "RGB"), ("BMP", "L")]
-    + [("BMP", "1"), ("BMP", "P")],
-)
+FILES = {
+    "JPEG": ["RGB", "L", "CMYK"],
+    "PNG": ["RGB", "L", "P", "1"],
+    "WebP": ["RGB"],
+    "GIF": ["P", "L"],
+    "BMP": ["RGB", "L", "P", "1"],
+}
+
+
+@pytest.mark.parametrize(("name", "mode"), [(n, mode) for n in FILES for mode in FILES[n]])
 def test_files_as_pillow_opens_them(
     noise: Image.Image, encode: Encode, load: Load, name: str, mode: str
 ) -> None:
@@ -143,9 +147,14 @@ def test_wide_modes_follow_the_rule_of_arrays(load: Load) -> None:
         load(Image.fromarray(np.array([[0, 256]], np.int32)))
 
 
-def test_a_mode_without_conversion(load: Load) -> None:
-    with pytest.raises(MediaError, match="a PIL image of mode LAB can't be turned into RGB"):
-        load(Image.new("LAB", (2, 2)))
+def test_a_mode_without_conversion(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(mode: str) -> None:
+        raise ValueError(f"conversion to {mode} at 0x7fff1234 not supported")
+
+    picture = Image.new("CMYK", (2, 2))
+    monkeypatch.setattr(picture, "convert", refuse)
+    with pytest.raises(MediaError, match=r"^a PIL image of mode CMYK can't be turned into RGB\.$"):
+        load(picture)
 
 
 # --- orientation -----------------------------------------------------------------------
@@ -179,6 +188,7 @@ def test_an_orientation_set_by_the_caller(noise: Image.Image, load: Load) -> Non
     )
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 @pytest.mark.parametrize("exif", [b"Exif\0\0garbage", b"Exif\0\0II*\0\xff\xff\xff\xff", b"x"])
 def test_damaged_metadata_does_not_hide_the_picture(
     noise: Image.Image, encode: Encode, load: Load, exif: bytes

@@ -157,7 +157,7 @@ def test_embeddings_are_refused_by_name(value: Any) -> None:
         ([[RGB]], "image 0: it is a list"),
         ({"url": "x"}, "image is a mapping with 'url'"),
         (np.zeros((4, 5), np.uint8), r"image 0: an array of shape \(4, 5\) has no channels"),
-        (np.zeros((4, 5, 6), np.uint8), r"shape \(4, 5, 6\) is no picture; allowed are"),
+        (np.zeros((2, 5, 6), np.uint8), r"shape \(2, 5, 6\) is no picture; allowed are"),
         (np.zeros((4, 5, 6, 7), np.uint8), r"shape \(5, 6, 7\) is no picture"),
         (np.zeros(5, np.uint8), r"shape \(5,\) is no picture"),
         (np.zeros((1, 2, 3, 4, 5)), r"shape \(1, 2, 3, 4, 5\) is no picture"),

@@ -35,7 +35,7 @@ def test_no_background(color: Any) -> None:
 
 @pytest.mark.parametrize("count", [0, -1, 1.5, True, "many", None, LARGEST_MAX_IMAGE_PIXELS + 1])
 def test_no_budget(count: Any) -> None:
-    with pytest.raises(ConfigError, match="max_image_pixels is .* integer from 1 to 536870912"):
+    with pytest.raises(ConfigError, match=r"max_image_pixels is .* integer from 1 to 536870912"):
         ImageKind({"max_image_pixels": count})
 
 

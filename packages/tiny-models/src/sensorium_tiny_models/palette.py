@@ -72,7 +72,9 @@ def distance(one: Rgb, other: Rgb) -> float:
     """How far apart two colours look: the red-mean approximation, 0 to about 765."""
     mean = (one[0] + other[0]) / 2
     red, green, blue = (a - b for a, b in zip(one, other, strict=True))
-    squared = (2 + mean / 256) * red * red + 4 * green * green + (2 + (255 - mean) / 256) * blue * blue
+    squared = (
+        (2 + mean / 256) * red * red + 4 * green * green + (2 + (255 - mean) / 256) * blue * blue
+    )
     return float(squared**0.5)
 
 

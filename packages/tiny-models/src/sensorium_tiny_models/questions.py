@@ -29,6 +29,10 @@ from .shapes import SHAPES
 TRAIN, HELD_OUT = "train", "heldout"
 SPLITS = (TRAIN, HELD_OUT)
 
+# How many other things stand around the one whose colour or shape is asked for. Training practises
+# on fuller pictures than the held-out questions show.
+_BYSTANDERS = {TRAIN: (0, 0, 1, 2, 3), HELD_OUT: (0, 0, 1, 2)}
+
 _NUMERALS = ("no", "one", "two", "three", "four", "five", "six")
 
 
@@ -81,7 +85,8 @@ def _plural(shape: str) -> str:
 def color_item(rng: random.Random, size: Size, split: str) -> Item:
     """The colour of the one shape of its kind."""
     subject = _subject(rng, split)
-    pairs = [subject, *_others(rng, split, rng.choice((0, 0, 1, 2, 3)), subject, color=False, shape=True)]
+    count = rng.choice(_BYSTANDERS[split])
+    pairs = [subject, *_others(rng, split, count, subject, color=False, shape=True)]
     scene = arrange(rng, size, pairs)
     color, shape = subject
     question = rng.choice(
@@ -98,7 +103,7 @@ def color_item(rng: random.Random, size: Size, split: str) -> Item:
 def shape_item(rng: random.Random, size: Size, split: str) -> Item:
     """The shape of the only thing, or of the only thing of its colour."""
     subject = _subject(rng, split)
-    count = rng.choice((0, 0, 1, 2, 3))
+    count = rng.choice(_BYSTANDERS[split])
     pairs = [subject, *_others(rng, split, count, subject, color=True, shape=False)]
     scene = arrange(rng, size, pairs)
     color, shape = subject
@@ -205,7 +210,9 @@ def relation_item(rng: random.Random, size: Size, split: str) -> Item:
             f"How do the {one} and the {two} lie?",
         )
     )
-    return Item("relation", (paint(rng, scene),), question, f"The {one} is {side} the {two}.", (scene,))
+    return Item(
+        "relation", (paint(rng, scene),), question, f"The {one} is {side} the {two}.", (scene,)
+    )
 
 
 def describe_item(rng: random.Random, size: Size, split: str) -> Item:
@@ -227,9 +234,7 @@ def describe_item(rng: random.Random, size: Size, split: str) -> Item:
     return Item("describe", (paint(rng, scene),), question, f"I see {listed}.", (scene,))
 
 
-def _written(
-    rng: random.Random, size: Size, split: str, text: str
-) -> tuple[Image.Image, str]:
+def _written(rng: random.Random, size: Size, split: str, text: str) -> tuple[Image.Image, str]:
     """A picture of `text`, and the font it is written in."""
     font_id = rng.choice(fonts.font_ids(held_out=split == HELD_OUT))
     paper = palette.background(rng, [])
@@ -298,7 +303,9 @@ def compare_item(rng: random.Random, size: Size, split: str) -> Item:
             ("Do both shapes have the same color?", "Is the color the same in both pictures?")
         )
         answer = (
-            f"Yes, both are {first[0]}." if alike else f"No, one is {first[0]} and one is {second[0]}."
+            f"Yes, both are {first[0]}."
+            if alike
+            else f"No, one is {first[0]} and one is {second[0]}."
         )
     return Item("compare", tuple(paint(rng, s) for s in scenes), question, answer, scenes)
 

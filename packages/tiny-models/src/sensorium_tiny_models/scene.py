@@ -42,9 +42,7 @@ class Scene:
     things: tuple[Thing, ...]
 
 
-def spots(
-    rng: random.Random, size: Size, count: int, fixed: tuple[Spot, ...] = ()
-) -> list[Spot]:
+def spots(rng: random.Random, size: Size, count: int, fixed: tuple[Spot, ...] = ()) -> list[Spot]:
     """Places for `count` shapes that keep apart from each other and from the `fixed` ones."""
     small = min(size)
     most = 0.42 if count + len(fixed) == 1 else max(0.13, 0.36 / (count + len(fixed)) ** 0.55)

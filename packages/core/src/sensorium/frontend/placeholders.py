@@ -167,7 +167,7 @@ def surroundings(placeholder: Placeholder) -> tuple[str, str]:
 
 
 def merge_segments(segments: Sequence[Segment]) -> list[Segment]:
-    """Joins neighbours of one sort and drops empty text."""
+    """Joins neighbours of one sort and drops empty text; an empty literal keeps texts apart."""
     merged: list[Segment] = []
     for segment in segments:
         last = merged[-1] if merged else None
@@ -177,7 +177,7 @@ def merge_segments(segments: Sequence[Segment]) -> list[Segment]:
             merged[-1] = TextSegment(last.text + segment.text)
         elif isinstance(last, LiteralSegment) and isinstance(segment, LiteralSegment):
             merged[-1] = LiteralSegment(last.text + segment.text)
-        elif segment.text:
+        elif segment.text or isinstance(segment, LiteralSegment):
             merged.append(segment)
     return merged
 

@@ -137,6 +137,8 @@ def _decode(
     lens = batch.seq_lens[sequences][:, None, None]
     at = torch.arange(longest, device=q.device)
     mask = at < lens
+    # Behind a sequence's end lies whatever was there before; 0 · NaN would be NaN.
+    values = values.masked_fill(~mask.transpose(1, 2)[..., None], 0)
     if spec.window is not None:
         mask &= at >= lens - spec.window
     out[rows] = _attend(q[rows][:, None], keys, values, mask, spec)[:, 0]

@@ -79,8 +79,8 @@ class MediaAdapter(ABC):
     def options(self, kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
         """Checks ``mm_processor_kwargs`` and fills in the checkpoint's own values.
 
-        Called with the keys nobody else's adapter claims included, so unknown keys are
-        told apart by ``option_names``. The result is part of the key: plain values only.
+        Called with those of the given keys that are in ``option_names``, a request's laid over
+        the engine's. The result is part of the key: plain values only.
 
         Raises:
             RequestError: a value out of range.

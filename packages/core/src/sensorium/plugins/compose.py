@@ -19,10 +19,11 @@ def walk_slots(
 ) -> Composition:
     """Replaces each slot by its item's tokens; a derived item follows its parent at once."""
     by_slot = {(item.kind, item.index): i for i, item in enumerate(items) if item.parent is None}
-    derived: dict[bytes, list[int]] = {}
+    # Equal items have equal keys, so the index tells whose derived items are whose.
+    derived: dict[tuple[bytes, int], list[int]] = {}
     for i, item in enumerate(items):
         if item.parent is not None:
-            derived.setdefault(item.parent, []).append(i)
+            derived.setdefault((item.parent, item.index), []).append(i)
     token_ids: list[int] = []
     spans: list[MediaSpan] = []
     copied = 0
@@ -30,7 +31,7 @@ def walk_slots(
         token_ids.extend(prompt.token_ids[copied : slot.offset])
         copied = slot.offset + slot.length
         first = by_slot[slot.kind, slot.index]
-        for i in [first, *derived.pop(items[first].key, [])]:
+        for i in [first, *derived.get((items[first].key, slot.index), [])]:
             spans.append(whole_span(i, items[i], len(token_ids), adapters[items[i].kind]))
             token_ids.extend(items[i].plan.token_ids)
     token_ids.extend(prompt.token_ids[copied:])

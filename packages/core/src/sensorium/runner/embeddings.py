@@ -6,7 +6,7 @@ The scheduler keeps the book: what is dropped, and when, is its decision.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,9 @@ from sensorium.types import EngineItem, Features
 
 logger = logging.getLogger("sensorium.runner")
 
+#: Rows that one call of an encoder makes at most; an item with more is encoded alone.
+MAX_ROWS = 4096
+
 
 class Embeddings:
     """The encoder cache.
@@ -24,6 +27,7 @@ class Embeddings:
     Args:
         encoders: encoder name → module.
         adapters: kind → the adapter, which names the kind's encoders in order.
+        deep_levels: encoder name → how many levels it announces.
         hidden_size, dtype, device: of the decoder.
     """
 
@@ -32,12 +36,14 @@ class Embeddings:
         encoders: Mapping[str, nn.Module],
         adapters: Mapping[str, MediaAdapter],
         *,
+        deep_levels: Mapping[str, int],
         hidden_size: int,
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
         self._encoders = encoders
         self._adapters = adapters
+        self._deep_levels = deep_levels
         self._hidden_size = hidden_size
         self._dtype = dtype
         self._device = device
@@ -65,11 +71,12 @@ class Embeddings:
         for name in self._encoder_names(items):
             own = [item for item in items if name in self._adapters[item.kind].encoders]
             own = [item for item in own if item.key not in failures]
-            for item, result in zip(own, self._run(name, own), strict=True):
-                if isinstance(result, str):
-                    failures[item.key] = result
-                else:
-                    parts[item.key, name] = result
+            for group in _groups(own):
+                for item, result in zip(group, self._run(name, group), strict=True):
+                    if isinstance(result, str):
+                        failures[item.key] = result
+                    else:
+                        parts[item.key, name] = result
         for item in items:
             if item.key in failures:
                 continue
@@ -118,10 +125,12 @@ class Embeddings:
                 f"The encoder {name} returned an embedding of shape {tuple(embeds.shape)}; it must "
                 f"be (tokens, {self._hidden_size})."
             )
-        if deep is not None and (deep.dim() != 3 or deep.shape[1:] != embeds.shape):
+        shape = (0,) if deep is None else tuple(deep.shape)
+        levels = self._deep_levels[name]
+        if shape != ((levels, *embeds.shape) if levels else (0,)):
             return (
-                f"The encoder {name} returned levels of shape {tuple(deep.shape)}; they must be "
-                f"(levels, {len(embeds)}, {self._hidden_size})."
+                f"The encoder {name} returned levels of shape {shape}; it announces {levels}, "
+                f"each of shape {tuple(embeds.shape)}."
             )
         if not all(bool(part.isfinite().all()) for part in (embeds, deep) if part is not None):
             return f"The encoder {name} returned values that are not finite."
@@ -130,6 +139,20 @@ class Embeddings:
     def _placed(self, values: Tensor) -> Tensor:
         # A view into a batch's output would keep the whole batch alive.
         return values.to(device=self._device, dtype=self._dtype).clone()
+
+
+def _groups(items: Sequence[EngineItem]) -> Iterator[list[EngineItem]]:
+    """Cuts items into groups of at most ``MAX_ROWS`` rows, so that a call's memory is bounded."""
+    group: list[EngineItem] = []
+    num_rows = 0
+    for item in items:
+        if group and num_rows + item.num_tokens > MAX_ROWS:
+            yield group
+            group, num_rows = [], 0
+        group.append(item)
+        num_rows += item.num_tokens
+    if group:
+        yield group
 
 
 def _concatenated(parts: Sequence[EncoderOutput]) -> EncoderOutput:

@@ -1,31 +1,39 @@
-"""The step with the most tokens and sequences that the options allow, for memory profiling."""
+"""The steps that take the most memory among those that the options allow."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 from sensorium.config import EngineConfig
 from sensorium.sampling_params import SamplingParams
 from sensorium.types import Chunk, EngineRequest
 
 
-def fullest_step(config: EngineConfig) -> tuple[list[Chunk], list[EngineRequest], int]:
-    """Chunks with their requests, and how many pages they need.
+def fullest_steps(
+    config: EngineConfig, context: int
+) -> Iterator[tuple[list[EngineRequest], list[Chunk]]]:
+    """Requests and their chunks, for memory profiling.
 
-    As many sequences as may run share the token budget; each samples, with the costliest
-    parameters: logits are the largest tensors of a step.
+    One step prefills the end of the longest context, with all of the token budget; one lets
+    as many sequences as may run decode at the end of theirs. All sample with the costliest
+    parameters: logits are among the largest tensors of a step. Every page is page 0, so
+    that a cache of one page is enough.
     """
-    num_seqs = min(config.max_num_seqs, config.max_num_batched_tokens)
-    num_tokens = config.max_num_batched_tokens // num_seqs
-    pages_each = -(-num_tokens // config.page_size)
+    budget = config.max_num_batched_tokens if config.enable_chunked_prefill else context
+    yield _step(config, 1, min(budget, context), context)
+    yield _step(config, min(config.max_num_seqs, config.max_num_batched_tokens), 1, context)
+
+
+def _step(
+    config: EngineConfig, num_seqs: int, num_tokens: int, context: int
+) -> tuple[list[EngineRequest], list[Chunk]]:
     sampling = SamplingParams(temperature=1.0, top_p=0.5, presence_penalty=1.0).filled({})
-    chunks, requests = [], []
-    for i in range(num_seqs):
-        request = EngineRequest(
-            request_id=f"profile {i}",
-            token_ids=(0,) * num_tokens,
-            sampling=sampling,
-            max_tokens=1,
-        )
-        pages = tuple(range(i * pages_each, (i + 1) * pages_each))
-        chunks.append(Chunk(request.request_id, 0, request.token_ids, pages, samples=True))
-        requests.append(request)
-    return chunks, requests, num_seqs * pages_each
+    prompt = (0,) * context
+    requests = [
+        EngineRequest(f"profile {i}", token_ids=prompt, sampling=sampling, max_tokens=1)
+        for i in range(num_seqs)
+    ]
+    pages = (0,) * -(-context // config.page_size)
+    start = context - num_tokens
+    chunks = [Chunk(r.request_id, start, (0,) * num_tokens, pages, samples=True) for r in requests]
+    return requests, chunks

@@ -20,17 +20,16 @@ class RunningRequest:
     def __init__(self, request: EngineRequest, engine_seed: int) -> None:
         self.request = request
         self.generated: list[int] = []
+        self._seen: Tensor | None = None
         own = request.sampling.seed
         self._seed = f"request {own}" if own is not None else f"{engine_seed} {request.request_id}"
 
     def take(self, chunk: Chunk) -> None:
-        """Notes the generated tokens among a chunk's."""
-        first = len(self.request.token_ids)
-        for position, token_id in enumerate(chunk.token_ids, start=chunk.start):
-            if position < first:
-                continue
-            del self.generated[position - first :]
-            self.generated.append(token_id)
+        """Notes the generated tokens among a chunk's; doing so twice changes nothing."""
+        prompt = len(self.request.token_ids)
+        first = max(prompt, chunk.start)
+        if chunk.stop > first:
+            self.generated[first - prompt :] = chunk.token_ids[first - chunk.start :]
 
     def step_seed(self) -> int:
         """A seed for the next token alone, the same however often it is computed again."""
@@ -39,10 +38,11 @@ class RunningRequest:
 
     def seen_mask(self, vocab_size: int, device: torch.device) -> Tensor:
         """(vocab_size,) bool: tokens of prompt and answer."""
-        mask = torch.zeros(vocab_size, dtype=torch.bool, device=device)
-        ids = [*self.request.token_ids, *self.generated]
-        mask[torch.tensor(ids, dtype=torch.long, device=device)] = True
-        return mask
+        if self._seen is None:
+            self._seen = torch.zeros(vocab_size, dtype=torch.bool, device=device)
+            self._seen[torch.tensor(self.request.token_ids, device=device)] = True
+        self._seen[torch.tensor(self.generated, dtype=torch.long, device=device)] = True
+        return self._seen
 
     def output_counts(self, vocab_size: int, device: torch.device) -> Tensor:
         """(vocab_size,) float32: how often each token occurs in the answer."""

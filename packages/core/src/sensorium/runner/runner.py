@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,15 +18,16 @@ from torch import Tensor
 
 from sensorium.checkpoint import Checkpoint
 from sensorium.config import EngineConfig
-from sensorium.errors import EngineError
+from sensorium.decoder_config import DecoderConfig
+from sensorium.errors import ConfigError, EngineError
 from sensorium.models.decoder import Decoder, DeepRows
 from sensorium.models.load import load_model
 from sensorium.plugins import EncoderContext, EncoderSpec, MediaAdapter, ModelFamily
 from sensorium.runner import memory
 from sensorium.runner.batch import FlatBatch, embedded_rows, flatten
 from sensorium.runner.device import choose_device, choose_dtype
-from sensorium.runner.embeddings import Embeddings
-from sensorium.runner.fullest_step import fullest_step
+from sensorium.runner.embeddings import MAX_ROWS, Embeddings
+from sensorium.runner.fullest_step import fullest_steps
 from sensorium.runner.request_state import RunningRequest
 from sensorium.runner.sampler import sample
 from sensorium.types import Batch, Chunk, EngineItem, SampledToken, StepOutput
@@ -103,16 +105,18 @@ class Runner:
                 download_dir=config.download_dir,
                 dummy_seed=config.seed if config.load_format == "dummy" else None,
             )
+        levels = {name: _num_levels(specs[name], checkpoint.config, decoder) for name in used}
         self._embeddings = Embeddings(
             encoders,
             adapters,
+            deep_levels=levels,
             hidden_size=decoder.hidden_size,
             dtype=self.dtype,
             device=self.device,
         )
         row_bytes = decoder.hidden_size * self.dtype.itemsize
         self.embed_row_bytes = {
-            kind: row_bytes * (1 + _num_levels(adapter, specs, checkpoint.config))
+            kind: row_bytes * (1 + max((levels[name] for name in adapter.encoders), default=0))
             for kind, adapter in adapters.items()
         }
         self.kv_shape = memory.kv_shape(decoder, config.page_size, self.dtype)
@@ -143,6 +147,8 @@ class Runner:
         failed = self._encode(batch)
         chunks = [chunk for chunk in batch.chunks if chunk.request_id not in failed]
         tokens = self._compute(chunks, failed)
+        # The scheduler counts what a failed request had encoded as not encoded.
+        self._embeddings.drop(task.key for task in batch.encode if task.request_id in failed)
         return StepOutput(tokens=tuple(tokens), failed=failed)
 
     def _encode(self, batch: Batch) -> dict[str, str]:
@@ -171,7 +177,7 @@ class Runner:
         if not chunks:
             return []
         try:
-            return self._forward(chunks)
+            tokens, broken = self._forward(chunks)
         except Exception as error:
             if len(chunks) > 1:
                 logger.warning("a step failed; its requests are computed one by one")
@@ -180,8 +186,11 @@ class Runner:
             sentence = f"The request could not be computed ({type(error).__name__})."
             failed[chunks[0].request_id] = sentence
             return []
+        failed.update(broken)
+        return tokens
 
-    def _forward(self, chunks: Sequence[Chunk]) -> list[SampledToken]:
+    def _forward(self, chunks: Sequence[Chunk]) -> tuple[list[SampledToken], dict[str, str]]:
+        """Tokens, and request id → a sentence where none could be chosen."""
         flat = flatten(
             chunks,
             self._requests,
@@ -195,7 +204,7 @@ class Runner:
             self._requests[chunk.request_id].take(chunk)
         sampling = [self._requests[chunk.request_id] for chunk in chunks if chunk.samples]
         if not sampling:
-            return []
+            return [], {}
         return sample(self._decoder.logits(out[flat.samples]), sampling)
 
     def _embed(self, flat: FlatBatch) -> tuple[Tensor, DeepRows | None]:
@@ -221,21 +230,26 @@ class Runner:
             return memory.cpu_kv_bytes(config, self.kv_shape, context)
         embeddings = int(config.mm_encoder_cache_gb * GIB) if self.embed_row_bytes else 0
         return memory.device_kv_bytes(
-            config, self.device, embeddings, lambda: self._worst_step(config, worst_items())
+            config, self.device, embeddings, lambda: self._worst_step(config, context, worst_items)
         )
 
     @torch.inference_mode()
-    def _worst_step(self, config: EngineConfig, items: Sequence[EngineItem]) -> None:
-        """The largest items encoded, and a step as full as it may be; nothing of it is kept."""
-        failures = self._embeddings.encode(items)
-        if failures:
-            raise EngineError(f"Memory profiling failed: {next(iter(failures.values()))}")
-        chunks, requests, num_pages = fullest_step(config)
-        self._kv_cache = self._allocate(num_pages)
-        self._requests = {r.request_id: RunningRequest(r, self._seed) for r in requests}
-        self._forward(chunks)
+    def _worst_step(
+        self, config: EngineConfig, context: int, worst_items: Callable[[], Sequence[EngineItem]]
+    ) -> None:
+        """The most that one call of each encoder and one forward take; nothing of it is kept."""
+        for item in worst_items():
+            copies = max(1, MAX_ROWS // max(1, item.num_tokens))
+            items = [replace(item, key=bytes([i % 256, i // 256])) for i in range(copies)]
+            failures = self._embeddings.encode(items)
+            if failures:
+                raise EngineError(f"Memory profiling failed: {next(iter(failures.values()))}")
+            self._embeddings.drop([item.key for item in items])
+        self._kv_cache = self._allocate(1)
+        for requests, chunks in fullest_steps(config, context):
+            self._requests = {r.request_id: RunningRequest(r, self._seed) for r in requests}
+            self._forward(chunks)
         self._requests = {}
-        self._embeddings.drop([item.key for item in items])
         del self._kv_cache
 
     def _allocate(self, num_pages: int) -> Tensor:
@@ -244,20 +258,24 @@ class Runner:
         return torch.zeros(shape.num_layers, 2, *dims, dtype=self.dtype, device=self.device)
 
     def close(self) -> None:
-        """Gives back weights, pages and embeddings."""
-        del self._decoder, self._embeddings, self._kv_cache
+        """Gives back weights, pages and embeddings; the runner can't be used any more."""
+        for name in ("_decoder", "_embeddings", "_kv_cache"):
+            self.__dict__.pop(name, None)
         self._requests.clear()
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
 
-def _num_levels(
-    adapter: MediaAdapter, specs: Mapping[str, EncoderSpec], config: Mapping[str, Any]
-) -> int:
-    """How many levels an item's embedding has besides the first."""
-    counts = [specs[name].deep_levels for name in adapter.encoders]
-    return max((count(config) for count in counts if count is not None), default=0)
+def _num_levels(spec: EncoderSpec, config: Mapping[str, Any], decoder: DecoderConfig) -> int:
+    """How many levels an encoder's embeddings have besides the first."""
+    levels = spec.deep_levels(config) if spec.deep_levels is not None else 0
+    if not 0 <= levels <= decoder.num_layers:
+        raise ConfigError(
+            f"The encoder {spec.name} announces {levels} deep levels; the decoder has "
+            f"{decoder.num_layers} layers to add them behind."
+        )
+    return levels
 
 
 def _deep_rows(parts: Sequence[tuple[Tensor, Tensor]]) -> DeepRows | None:

@@ -1,8 +1,12 @@
 """From logits to tokens.
 
-Row by row, in this order: bans (stop tokens before ``min_tokens``, bad words), bias,
-repetition, presence and frequency penalties; then greedy, or temperature, top-k, top-p, min-p
-and a draw. Log-probabilities are those of the logits as the model gave them.
+    raw logits ─┬─ logprobs, where asked for
+                └─ bans and bias → penalties ─┬─ argmax, where greedy
+                                              └─ temperature → min-p → top-k → top-p → draw
+
+A draw is the argmax of logit − log(e) with e exponentially distributed noise (the Gumbel-max
+trick). The noise of each row comes from a generator of its own, seeded by the request's seed
+and the number of its tokens so far: batch mates, chunking and preemption leave no trace.
 """
 
 from __future__ import annotations
@@ -19,113 +23,151 @@ from sensorium.types import SampledToken, TokenLogprobs
 _NEVER = float("-inf")
 
 
-def sample(logits: Tensor, requests: Sequence[RunningRequest]) -> list[SampledToken]:
-    """One token for each row.
+def sample(
+    logits: Tensor, requests: Sequence[RunningRequest]
+) -> tuple[list[SampledToken], dict[str, str]]:
+    """Chooses one token for each row.
 
     Args:
-        logits: (len(requests), vocab_size) float32.
+        logits: (len(requests), vocab_size) float32; left as they are.
+
+    Returns:
+        The tokens, and request id → a sentence for rows from which none can be chosen.
     """
-    plain = [i for i, request in enumerate(requests) if _is_plain(request)]
-    best = logits[plain].argmax(-1).tolist() if plain else []
-    chosen = dict(zip(plain, best, strict=True))
-    tokens = []
+    edited = _edited(logits, requests)
+    chosen = edited.argmax(-1)
+    drawn = [i for i, running in enumerate(requests) if not running.request.sampling.greedy]
+    if drawn:
+        rows = torch.tensor(drawn, device=logits.device)
+        chosen[rows] = _draw(edited[rows], [requests[i] for i in drawn])
+    # -1: the model gave no numbers; -2: every token is forbidden.
+    chosen = torch.where(edited.isneginf().all(-1), -2, chosen)
+    chosen = torch.where(logits.isnan().any(-1), -1, chosen)
+    reports = _reports(logits, chosen.clamp_min(0), requests)
+    tokens, failed = [], {}
+    for i, token_id in enumerate(chosen.tolist()):
+        request_id = requests[i].request.request_id
+        if token_id == -1:
+            failed[request_id] = "The model's output for this request is not a number."
+        elif token_id == -2:
+            failed[request_id] = "The request forbids every token of the vocabulary."
+        else:
+            tokens.append(SampledToken(request_id, token_id, reports.get(i)))
+    return tokens, failed
+
+
+def _draw(logits: Tensor, requests: Sequence[RunningRequest]) -> Tensor:
+    """(S, vocab_size) → (S,) tokens drawn from the truncated distributions."""
+    params = [running.request.sampling for running in requests]
+    temperatures = [1.0 if p.temperature is None else p.temperature for p in params]
+    logits = truncate(logits / _column(temperatures, logits), params)
+    generator = torch.Generator(logits.device)
+    noise = torch.empty_like(logits)
+    for row, running in zip(noise, requests, strict=True):
+        generator.manual_seed(running.step_seed())
+        row.exponential_(generator=generator)
+    return (logits - noise.clamp_min(torch.finfo(noise.dtype).tiny).log()).argmax(-1)
+
+
+def truncate(logits: Tensor, params: Sequence[SamplingParams]) -> Tensor:
+    """Drops (sets to −∞) what min-p, then top-k, then top-p leave out; ties by lower id."""
+    min_p = [p.min_p or 0.0 for p in params]
+    if any(min_p):
+        # p < min_p · p_max, in logarithms.
+        floor = logits.amax(-1, keepdim=True) + _column(min_p, logits).log()
+        logits = logits.masked_fill(logits < floor, _NEVER)
+    vocab_size = logits.shape[-1]
+    top_k = [p.top_k if p.top_k is not None and p.top_k > 0 else vocab_size for p in params]
+    # A sum of probabilities may round to 1 before the last token; 2 is never reached.
+    top_p = [p.top_p if p.top_p is not None and p.top_p < 1.0 else 2.0 for p in params]
+    if min(top_k) >= vocab_size and min(top_p) > 1.0:
+        return logits
+    ordered, order = logits.sort(dim=-1, descending=True, stable=True)
+    rank = torch.arange(vocab_size, device=logits.device)
+    ordered = ordered.masked_fill(rank >= _column(top_k, logits), _NEVER)
+    sums = ordered.softmax(-1).cumsum(-1)
+    beyond = torch.zeros_like(ordered, dtype=torch.bool)
+    beyond[:, 1:] = sums[:, :-1] >= _column(top_p, logits)
+    ordered = ordered.masked_fill(beyond, _NEVER)
+    return torch.empty_like(logits).scatter_(-1, order, ordered)
+
+
+def _edited(logits: Tensor, requests: Sequence[RunningRequest]) -> Tensor:
+    """Bias, bans and penalties; a copy if any request has some."""
+    copy: Tensor | None = None
     for i, running in enumerate(requests):
-        token_id = chosen[i] if i in chosen else _choose(logits[i].clone(), running)
-        count = running.request.sampling.logprobs
-        logprobs = None if count is None else token_logprobs(logits[i], token_id, count)
-        tokens.append(SampledToken(running.request.request_id, token_id, logprobs))
-    return tokens
+        if _has_edits(running):
+            copy = logits.clone() if copy is None else copy
+            _edit(copy[i], running)
+    return logits if copy is None else copy
 
 
-def token_logprobs(logits: Tensor, token_id: int, count: int) -> TokenLogprobs:
-    """The chosen token's log-probability and rank, and the ``count`` best ones."""
-    logprobs = logits.log_softmax(-1)
-    own = logprobs[token_id]
-    top = logprobs.topk(count) if count else None
-    return TokenLogprobs(
-        logprob=float(own),
-        rank=int((logprobs > own).sum()) + 1,
-        top_ids=tuple(top.indices.tolist()) if top else (),
-        top_logprobs=tuple(top.values.tolist()) if top else (),
-    )
-
-
-def _is_plain(running: RunningRequest) -> bool:
-    """Whether the best logit is the answer, with nothing to adjust."""
+def _has_edits(running: RunningRequest) -> bool:
     params = running.request.sampling
-    adjusts = (
-        params.repetition_penalty != 1.0
+    return bool(
+        params.repetition_penalty not in (None, 1.0)
         or params.presence_penalty
         or params.frequency_penalty
         or params.logit_bias
         or running.request.bad_word_ids
         or len(running.generated) < params.min_tokens
     )
-    return params.greedy and not adjusts
 
 
-def _choose(logits: Tensor, running: RunningRequest) -> int:
-    params = running.request.sampling
-    _adjust(logits, running)
-    if params.greedy:
-        return int(logits.argmax())
-    probabilities = distribution(logits, params)
-    generator = torch.Generator(logits.device).manual_seed(running.step_seed())
-    # The largest p / Exponential(1) falls on token i with probability p_i (exponential races).
-    noise = torch.empty_like(probabilities).exponential_(generator=generator)
-    return int((probabilities / noise).argmax())
-
-
-def distribution(logits: Tensor, params: SamplingParams) -> Tensor:
-    """(vocab_size,) float32: the probabilities that a token is drawn from.
-
-    top-k (Fan et al. 2018), then top-p over what is left (Holtzman et al. 2020), then min-p
-    (Nguyen et al. 2024), each on the distribution at ``params.temperature``.
-    """
-    assert params.temperature is not None
-    assert params.top_p is not None
-    logits = logits / params.temperature
-    if params.top_k and 0 < params.top_k < len(logits):
-        smallest = logits.topk(params.top_k).values[-1]
-        logits = logits.masked_fill(logits < smallest, _NEVER)
-    if params.top_p < 1.0:
-        sorted_probabilities, order = logits.softmax(-1).sort(descending=True)
-        before = sorted_probabilities.cumsum(-1) - sorted_probabilities
-        logits = logits.index_fill(0, order[before >= params.top_p], _NEVER)
-    probabilities = logits.softmax(-1)
-    if params.min_p:
-        probabilities = probabilities.masked_fill(
-            probabilities < params.min_p * probabilities.max(), 0.0
-        )
-        probabilities = probabilities / probabilities.sum()
-    return probabilities
-
-
-def _adjust(logits: Tensor, running: RunningRequest) -> None:
-    """Bans, bias and penalties, in place."""
-    params, request = running.request.sampling, running.request
-    banned = _completed_bad_words(request.bad_word_ids, running.generated)
-    if len(running.generated) < params.min_tokens:
-        banned |= request.stop_ids
-    if params.repetition_penalty != 1.0:
-        seen = running.seen_mask(len(logits), logits.device)
-        factor = params.repetition_penalty or 1.0
-        penalised = torch.where(logits > 0, logits / factor, logits * factor)
-        logits.copy_(torch.where(seen, penalised, logits))
+def _edit(row: Tensor, running: RunningRequest) -> None:
+    """Edits (vocab_size,) logits in place."""
+    params, device = running.request.sampling, row.device
+    if banned := _banned(running):
+        row[torch.tensor(banned, device=device)] = _NEVER
+    if params.logit_bias:
+        ids = torch.tensor(list(params.logit_bias), device=device)
+        row[ids] += torch.tensor(list(params.logit_bias.values()), device=device)
+    if params.repetition_penalty not in (None, 1.0):
+        factor = params.repetition_penalty
+        penalised = torch.where(row > 0, row / factor, row * factor)
+        row.copy_(torch.where(running.seen_mask(len(row), device), penalised, row))
     if params.presence_penalty or params.frequency_penalty:
-        counts = running.output_counts(len(logits), logits.device)
-        logits -= params.presence_penalty * (counts > 0) + params.frequency_penalty * counts
-    for token_id, bias in (params.logit_bias or {}).items():
-        logits[token_id] += bias
-    if banned:
-        logits[torch.tensor(sorted(banned), device=logits.device)] = _NEVER
+        counts = running.output_counts(len(row), device)
+        row -= params.frequency_penalty * counts + params.presence_penalty * (counts > 0)
 
 
-def _completed_bad_words(words: Sequence[tuple[int, ...]], generated: list[int]) -> set[int]:
-    """The tokens that would complete a banned sequence."""
-    banned = set()
-    for word in words:
-        *head, last = word
-        if not head or generated[-len(head) :] == head:
-            banned.add(last)
-    return banned
+def _banned(running: RunningRequest) -> list[int]:
+    """Tokens that would end the answer too early or complete a bad word."""
+    request, generated = running.request, running.generated
+    banned: set[int] = set()
+    if len(generated) < request.sampling.min_tokens:
+        banned |= request.stop_ids
+    for word in request.bad_word_ids:
+        begun = len(word) - 1
+        if begun <= len(generated) and tuple(generated[len(generated) - begun :]) == word[:-1]:
+            banned.add(word[-1])
+    return sorted(banned)
+
+
+def _reports(
+    logits: Tensor, chosen: Tensor, requests: Sequence[RunningRequest]
+) -> dict[int, TokenLogprobs]:
+    """Row → log-probabilities of the raw distribution, for the rows that ask for them."""
+    wanted = {
+        i: running.request.sampling.logprobs
+        for i, running in enumerate(requests)
+        if running.request.sampling.logprobs is not None
+    }
+    if not wanted:
+        return {}
+    rows = torch.tensor(list(wanted), device=logits.device)
+    logprobs = logits[rows].log_softmax(-1)
+    own = logprobs.gather(-1, chosen[rows, None])
+    ranks = (logprobs > own).sum(-1) + 1
+    most = min(max(n or 0 for n in wanted.values()), logits.shape[-1])
+    top_logprobs, top_ids = logprobs.topk(most, dim=-1)
+    lists = (own[:, 0].tolist(), ranks.tolist(), top_ids.tolist(), top_logprobs.tolist())
+    return {
+        i: TokenLogprobs(logprob, rank, tuple(ids[:n]), tuple(values[:n]))
+        for (i, n), logprob, rank, ids, values in zip(wanted.items(), *lists, strict=True)
+    }
+
+
+def _column(values: Sequence[float], like: Tensor) -> Tensor:
+    """(S, 1) of ``like``'s dtype and device."""
+    return torch.tensor(values, dtype=like.dtype, device=like.device)[:, None]

@@ -7,8 +7,11 @@ of them, and which of them see tokens behind themselves. So a key is
     H(key of the page before it, token ids, positions, media rows, non-causal ranges)
 
 over the page's own tokens, the first page's parent being H(salt). An item that began on an
-earlier page counts on every page that takes rows of it. Where a non-causal span reaches over
-the page's end, the tokens up to the span's end count too.
+earlier page counts on every page that takes rows of it.
+
+A page that ends inside a non-causal range also depends on tokens behind its end, which its
+key doesn't name. That is safe because such a range is only ever taken from the cache as a
+whole (``Sequence.num_reusable_pages``), and then the keys of its later pages name them.
 
 Knows nothing of pools, or of what is computed when.
 """
@@ -53,11 +56,10 @@ def root_key(salt: str) -> bytes:
 def _page_key(
     parent: bytes, request: EngineRequest, token_ids: Sequence[int], start: int, stop: int
 ) -> bytes:
-    horizon = _horizon(request, start, stop)
     digest = Digest("page").add(parent)
-    digest.add(np.asarray(token_ids[start:horizon], dtype="<i8"))
-    digest.add(_position_offsets(request, start, horizon))
-    for fields in _media_fields(request, start, horizon):
+    digest.add(np.asarray(token_ids[start:stop], dtype="<i8"))
+    digest.add(_position_offsets(request, start, stop))
+    for fields in _media_fields(request, start, stop):
         digest.add(fields)
     return digest.digest()
 
@@ -65,20 +67,6 @@ def _page_key(
 def _overlapping(request: EngineRequest, start: int, stop: int) -> Iterator[MediaSpan]:
     if start < len(request.token_ids):
         yield from (s for s in request.spans if s.offset < stop and s.end > start)
-
-
-def _horizon(request: EngineRequest, start: int, stop: int) -> int:
-    """The position behind the last token that the page's content depends on.
-
-    What a token sees of a span, it sees of every span that the first one overlaps.
-    """
-    horizon = stop
-    while True:
-        reach = [s.end for s in _overlapping(request, start, horizon) if s.non_causal]
-        furthest = max(reach, default=stop)
-        if furthest <= horizon:
-            return horizon
-        horizon = furthest
 
 
 def _position_offsets(request: EngineRequest, start: int, stop: int) -> np.ndarray | None:

@@ -117,9 +117,9 @@ class Sequence:
     def num_reusable_pages(self, num_found: int) -> int:
         """How many of ``num_found`` leading pages from the prefix cache can be built upon.
 
-        At least one token is left to compute, or there would be nothing to sample from; no
-        atomic range is entered in its middle; and generated tokens are all computed again,
-        so that the runner sees them.
+        At least one token is left to compute, or there would be nothing to sample from. No
+        atomic range is entered in its middle, which page keys rely on. And generated tokens
+        are all computed again, so that the runner sees them.
         """
         num_cached = min(num_found * self._page_size, len(self.request.token_ids) - 1)
         while True:

@@ -34,17 +34,7 @@ class Detokenizer:
 
     def push(self, token_ids: Sequence[int]) -> str:
         """Takes the next tokens and returns the text they complete, maybe ""."""
-        # Skipped tokens must not enter the window: alone in it they would make the next
-        # word look like the first of a text, which has no leading space.
-        # So would ids without a token, which a padded vocabulary has.
-        self._window += [i for i in token_ids if i not in self._skipped and self._known(i)]
-        num_pending = len(self._window) - self._num_shown
-        if num_pending == 0:
-            return ""
-        text = self._tokenizer.decode(self._window)
-        if text.endswith(_REPLACEMENT) and num_pending < _MAX_PENDING_TOKENS:
-            return ""
-        return self._show(text)
+        return "".join(self._push_one(token_id) for token_id in token_ids)
 
     def flush(self) -> str:
         """The text of what is still pending; bytes that make no character become U+FFFD."""
@@ -52,8 +42,18 @@ class Detokenizer:
             return ""
         return self._show(self._tokenizer.decode(self._window))
 
-    def _known(self, token_id: int) -> bool:
-        return self._tokenizer.id_to_token(token_id) is not None
+    def _push_one(self, token_id: int) -> str:
+        # Skipped tokens must not enter the window: alone in it they would make the next
+        # word look like the first of a text, which has no leading space. So would ids
+        # without a token, which a padded vocabulary has.
+        if token_id in self._skipped or self._tokenizer.id_to_token(token_id) is None:
+            return ""
+        self._window.append(token_id)
+        text = self._tokenizer.decode(self._window)
+        num_pending = len(self._window) - self._num_shown
+        if text.endswith(_REPLACEMENT) and num_pending < _MAX_PENDING_TOKENS:
+            return ""
+        return self._show(text)
 
     def _show(self, text: str) -> str:
         new = text[len(self._shown_text) :]

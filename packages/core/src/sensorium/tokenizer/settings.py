@@ -1,8 +1,10 @@
-"""What the files beside ``tokenizer.json`` say: special tokens, BOS and EOS, chat templates.
+"""What the files beside ``tokenizer.json`` say: special tokens and chat templates.
 
 Three generations of files are read (``special_tokens_map.json`` and ``added_tokens.json``
-only where ``tokenizer_config.json`` doesn't list the added tokens itself). Knows the files,
-not the tokenizer that is built from them.
+only where ``tokenizer_config.json`` doesn't list the added tokens itself). What is put around
+a text (BOS, EOS) stands in ``tokenizer.json``: ``add_bos_token`` and ``add_eos_token`` say
+nothing beside it, here as in transformers. Knows the files, not the tokenizer that is built
+from them.
 """
 
 from __future__ import annotations
@@ -29,15 +31,12 @@ class TokenizerSettings:
         listed: added tokens as ``tokenizer_config.json`` lists them, by id; their flags win
             over those in ``tokenizer.json``.
         implied: tokens that are only mentioned; added where ``tokenizer.json`` lacks them.
-        add_bos, add_eos: whether encoding adds them; None: as ``tokenizer.json`` says.
         templates: name → chat template; the ordinary one is called "default".
     """
 
     named: Mapping[str, str]
     listed: tuple[AddedToken, ...]
     implied: tuple[AddedToken, ...]
-    add_bos: bool | None
-    add_eos: bool | None
     templates: Mapping[str, str]
 
 
@@ -59,8 +58,6 @@ def read_settings(folder: Path) -> TokenizerSettings:
         named=named,
         listed=tuple(_listed_tokens(listed or {}, folder)),
         implied=tuple(implied),
-        add_bos=config.get("add_bos_token"),
-        add_eos=config.get("add_eos_token"),
         templates=_templates(folder, config),
     )
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import tokenizers
-from tokenizers.processors import TemplateProcessing
 
 from sensorium.errors import ConfigError, RequestError, UnsupportedError
 from sensorium.tokenizer.settings import TokenizerSettings, read_settings
@@ -46,7 +45,6 @@ class Tokenizer:
         backend.no_truncation()
         backend.no_padding()
         _add_tokens(backend, settings)
-        _set_bos_and_eos(backend, settings)
         self._backend = backend
         self.special_tokens: Mapping[str, str] = dict(settings.named)
         self.chat_templates: Mapping[str, str] = dict(settings.templates)
@@ -236,19 +234,6 @@ def _add_tokens(backend: tokenizers.Tokenizer, settings: TokenizerSettings) -> N
     missing = [token for token in settings.implied if token.content not in known]
     if missing:
         backend.add_tokens(missing)
-
-
-def _set_bos_and_eos(backend: tokenizers.Tokenizer, settings: TokenizerSettings) -> None:
-    """``add_bos_token`` and ``add_eos_token``, where given, replace the post-processor."""
-    if settings.add_bos is None and settings.add_eos is None:
-        return
-    bos = settings.named.get("bos_token") if settings.add_bos else None
-    eos = settings.named.get("eos_token") if settings.add_eos else None
-    pieces = [bos, "$A", eos]
-    backend.post_processor = TemplateProcessing(
-        single=[f"{piece}:0" for piece in pieces if piece is not None],
-        special_tokens=[(token, backend.token_to_id(token)) for token in (bos, eos) if token],
-    )
 
 
 def _no_tokenizer(folder: Path) -> str:

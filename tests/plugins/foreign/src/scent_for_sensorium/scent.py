@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+
 from sensorium.errors import MediaError
 from sensorium.media.digest import Digest
 from sensorium.plugins import (

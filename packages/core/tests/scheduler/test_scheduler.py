@@ -1,0 +1,658 @@
+"""The policy, rule by rule."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+from stand_in_runner import (
+    StandInEngine,
+    expected_answer,
+    item,
+    request,
+    scheduler_config,
+)
+
+from sensorium.errors import CacheMissError, RequestError
+from sensorium.types import Batch, EngineRequest, MediaSpan, SampledToken, StepOutput, TokenLogprobs
+
+
+def with_items(
+    request_id: str,
+    *keys: bytes,
+    length: int = 8,
+    num_bytes: int = 40,
+    lead: int = 2,
+    tail: int = 2,
+    atomic: bool = False,
+    max_tokens: int = 3,
+) -> EngineRequest:
+    """``lead`` tokens of text, then one span for each key, then ``tail`` tokens of text."""
+    offsets = [lead + i * length for i in range(len(keys))]
+    spans = [MediaSpan(i, (0, length), at, length, None, atomic) for i, at in enumerate(offsets)]
+    return request(
+        request_id,
+        [1] * (lead + len(keys) * length + tail),
+        max_tokens=max_tokens,
+        items=tuple(item(key, length, num_bytes=num_bytes) for key in keys),
+        spans=tuple(spans),
+    )
+
+
+def chunk_sizes(batch: Batch) -> dict[str, int]:
+    return {chunk.request_id: len(chunk.token_ids) for chunk in batch.chunks}
+
+
+def assert_answered(engine: StandInEngine, requests: Sequence[EngineRequest]) -> None:
+    for asked in requests:
+        assert engine.answer(asked.request_id) == expected_answer(asked, engine.runner.config)
+
+
+# --- batching -----------------------------------------------------------------------------
+
+
+def test_a_prompt_is_computed_in_chunks_of_the_budget_then_one_token_at_a_time() -> None:
+    engine = StandInEngine(scheduler_config(max_num_batched_tokens=10))
+    asked = request("a", range(25), max_tokens=3)
+    engine.add(asked)
+    engine.finish()
+    assert [chunk_sizes(b).get("a") for b in engine.batches] == [10, 10, 5, 1, 1, None]
+    assert [c.samples for b in engine.batches for c in b.chunks] == [False, False, True, True, True]
+    assert engine.batches[-1].ended == ("a",)
+    assert_answered(engine, [asked])
+
+
+def test_those_that_decode_come_before_those_that_prefill() -> None:
+    engine = StandInEngine(scheduler_config(max_num_batched_tokens=10))
+    engine.add(request("long", range(30), max_tokens=2), request("short", [9], max_tokens=9))
+    assert chunk_sizes(engine.step()) == {"long": 10}
+    engine.add(request("late", range(50, 56), max_tokens=9))
+    assert chunk_sizes(engine.step()) == {"long": 10}
+    assert chunk_sizes(engine.step()) == {"long": 10}
+    assert chunk_sizes(engine.step()) == {"long": 1, "short": 1, "late": 6}
+    engine.add(request("later", range(60, 90)))
+    batch = engine.step()
+    assert [c.request_id for c in batch.chunks] == ["short", "late", "later"]
+    assert chunk_sizes(batch)["later"] == 8
+    engine.finish()
+
+
+def test_no_more_sequences_run_than_allowed() -> None:
+    engine = StandInEngine(scheduler_config(max_num_seqs=2))
+    requests = [request(str(i), [i, i]) for i in range(5)]
+    engine.add(*requests)
+    assert chunk_sizes(engine.step()) == {"0": 2, "1": 2}
+    assert engine.scheduler.stats.num_waiting == 3
+    engine.finish()
+    assert_answered(engine, requests)
+
+
+def test_started_and_ended_tell_the_runner_what_to_keep() -> None:
+    engine = StandInEngine(scheduler_config())
+    asked = request("a", [1], max_tokens=1)
+    engine.add(asked)
+    first = engine.step()
+    assert (first.started, first.ended) == ((asked,), ())
+    assert engine.scheduler.has_work, "the runner hasn't been told"
+    last = engine.step()
+    assert (last.started, last.ended, last.chunks) == ((), ("a",), ())
+    assert not engine.scheduler.has_work
+
+
+# --- the end of a request ------------------------------------------------------------------
+
+
+def ended_by(
+    asked: EngineRequest, tokens: list[int], **limits: int
+) -> tuple[int, str | None, int | None]:
+    """Feeds ``tokens``; returns how many were taken, the finish reason and the stop id."""
+    engine = StandInEngine(scheduler_config(**limits))
+    engine.add(asked)
+    for count, token in enumerate(tokens, 1):
+        batch = engine.scheduler.schedule()
+        sampled = SampledToken(asked.request_id, token)
+        [update] = engine.scheduler.process(batch, StepOutput((sampled,)))
+        assert update.new_token_ids == (token,)
+        if update.finish_reason is not None:
+            return count, update.finish_reason, update.stop_id
+    return len(tokens), None, None
+
+
+def test_a_stop_id_ends_it_and_is_named() -> None:
+    asked = request("a", [1, 2], max_tokens=9, stop_ids=[7, 8])
+    assert ended_by(asked, [5, 8, 5]) == (2, "stop", 8)
+
+
+def test_stop_ids_do_not_count_before_min_tokens() -> None:
+    asked = request("a", [1, 2], max_tokens=9, min_tokens=2, stop_ids=[7])
+    assert ended_by(asked, [7, 7, 7, 5]) == (3, "stop", 7)
+
+
+def test_a_stop_id_as_the_last_token_is_a_stop() -> None:
+    asked = request("a", [1, 2], max_tokens=2, stop_ids=[7])
+    assert ended_by(asked, [5, 7]) == (2, "stop", 7)
+    assert ended_by(asked, [5, 5]) == (2, "length", None)
+
+
+def test_the_context_ends_it() -> None:
+    assert ended_by(request("a", [1, 2, 3], max_tokens=99), [5] * 9, max_model_len=8) == (
+        5,
+        "length",
+        None,
+    )
+
+
+def test_the_kv_cache_ends_what_runs_alone() -> None:
+    asked = request("a", [1, 2, 3], max_tokens=99)
+    assert ended_by(asked, [5] * 99, num_pages=2, page_size=4) == (6, "length", None)
+
+
+def test_logprobs_are_handed_on() -> None:
+    engine = StandInEngine(scheduler_config())
+    engine.add(request("a", [1]))
+    logprobs = TokenLogprobs(-0.5, 1, (3,), (-0.5,))
+    batch = engine.scheduler.schedule()
+    [update] = engine.scheduler.process(batch, StepOutput((SampledToken("a", 3, logprobs),)))
+    assert update.logprobs == (logprobs,)
+
+
+# --- prefix cache --------------------------------------------------------------------------
+
+
+def test_a_prompt_begins_behind_the_pages_that_are_there() -> None:
+    engine = StandInEngine(scheduler_config())
+    engine.add(request("a", range(10)))
+    engine.finish()
+    assert engine.last("a").num_cached_tokens == 0
+    engine.add(asked := request("b", [*range(10), 77, 78]))
+    batch = engine.step()
+    assert (batch.chunks[0].start, batch.chunks[0].stop) == (8, 12)
+    engine.finish()
+    assert engine.last("b").num_cached_tokens == 8
+    assert_answered(engine, [asked])
+    stats = engine.scheduler.stats
+    assert (stats.num_prefix_queries, stats.num_prefix_hits) == (22, 8)
+
+
+def test_at_least_one_token_is_left_to_compute() -> None:
+    engine = StandInEngine(scheduler_config())
+    for request_id in ("a", "b"):
+        engine.add(request(request_id, range(8)))
+        engine.finish()
+    assert engine.last("b").num_cached_tokens == 4
+    assert engine.answer("a") == engine.answer("b")
+
+
+def test_an_answer_is_found_by_the_prompt_that_repeats_it() -> None:
+    engine = StandInEngine(scheduler_config())
+    engine.add(request("a", range(6), max_tokens=8))
+    engine.finish()
+    tokens, _ = engine.answer("a")
+    engine.add(asked := request("b", [*range(6), *tokens, 9]))
+    engine.finish()
+    assert engine.last("b").num_cached_tokens == 12, "all but the last, which was never computed"
+    assert_answered(engine, [asked])
+
+
+def test_running_sequences_share_pages() -> None:
+    engine = StandInEngine(scheduler_config())
+    engine.add(request("a", range(16), max_tokens=20))
+    engine.step()
+    engine.add(request("b", [*range(16), 50], max_tokens=20))
+    batch = engine.step()
+    pages = {chunk.request_id: chunk.pages for chunk in batch.chunks}
+    assert pages["a"][:4] == pages["b"][:4]
+    assert engine.scheduler.stats.num_used_pages == 6
+    engine.finish()
+
+
+def test_salts_share_nothing() -> None:
+    engine = StandInEngine(scheduler_config())
+    engine.add(request("a", range(16), salt="one"))
+    engine.finish()
+    engine.add(request("b", range(16), salt="two"))
+    engine.finish()
+    assert engine.last("b").num_cached_tokens == 0
+
+
+def test_without_prefix_caching_nothing_is_found() -> None:
+    engine = StandInEngine(scheduler_config(prefix_caching=False))
+    for request_id in ("a", "b"):
+        engine.add(request(request_id, range(16)))
+        engine.finish()
+    assert engine.last("b").num_cached_tokens == 0
+    assert engine.scheduler.stats.num_known_pages == 0
+
+
+def test_pages_of_other_items_under_equal_placeholders_are_not_reused() -> None:
+    """Row 8 of the threats: the prompts differ in nothing but the item."""
+    engine = StandInEngine(scheduler_config())
+    cat, dog = with_items("cat", b"cat"), with_items("dog", b"dog")
+    engine.add(cat)
+    engine.finish()
+    engine.add(dog)
+    engine.finish()
+    assert engine.last("dog").num_cached_tokens == 0
+    assert_answered(engine, [cat, dog])
+
+
+def test_reset_prefix_cache() -> None:
+    engine = StandInEngine(scheduler_config())
+    engine.add(request("a", range(16)))
+    engine.step()
+    assert not engine.scheduler.reset_prefix_cache(), "pages are in use"
+    engine.finish()
+    assert engine.scheduler.reset_prefix_cache()
+    engine.add(request("b", range(16)))
+    engine.finish()
+    assert engine.last("b").num_cached_tokens == 0
+
+
+# --- media ---------------------------------------------------------------------------------
+
+
+def test_an_item_is_encoded_before_the_first_chunk_that_needs_it_and_only_then() -> None:
+    engine = StandInEngine(scheduler_config(max_num_batched_tokens=4))
+    engine.add(with_items("a", b"cat", lead=4))
+    assert engine.step().encode == ()
+    assert [task.key for task in engine.step().encode] == [b"cat"]
+    assert engine.scheduler.stats.encoder_pinned_bytes == 40
+    assert engine.step().encode == ()
+    assert engine.scheduler.stats.encoder_pinned_bytes == 0, "its last token is consumed"
+    engine.finish()
+    assert engine.last("a").num_encoded_items == 1
+    assert engine.scheduler.has_embedding(b"cat")
+
+
+def test_requests_with_the_same_item_share_one_embedding() -> None:
+    engine = StandInEngine(scheduler_config(max_num_batched_tokens=40, prefix_caching=False))
+    engine.add(with_items("a", b"cat"), with_items("b", b"cat"))
+    engine.step()
+    assert engine.runner.num_encodes == {b"cat": 1}
+    engine.add(with_items("c", b"cat"))
+    engine.finish()
+    assert engine.runner.num_encodes == {b"cat": 1}
+    counts = [(engine.last(i).num_encoded_items, engine.last(i).num_encoder_hits) for i in "abc"]
+    assert counts == [(1, 0), (0, 1), (0, 1)]
+
+
+def test_an_item_that_stands_twice_in_a_prompt_is_encoded_once() -> None:
+    engine = StandInEngine(scheduler_config(max_num_batched_tokens=40))
+    engine.add(asked := with_items("a", b"cat", b"cat"))
+    engine.finish()
+    assert engine.runner.num_encodes == {b"cat": 1}
+    assert_answered(engine, [asked])
+
+
+def test_an_item_wholly_in_the_prefix_cache_is_not_encoded() -> None:
+    engine = StandInEngine(scheduler_config())
+    engine.add(with_items("a", b"cat", length=6, lead=2))
+    engine.finish()
+    engine.scheduler.reset_encoder_cache()
+    engine.add(asked := with_items("b", b"cat", length=6, lead=2))
+    engine.finish()
+    assert engine.last("b").num_cached_tokens == 8
+    assert engine.runner.num_encodes == {b"cat": 1}
+    assert_answered(engine, [asked])
+
+
+def test_an_item_partly_in_the_prefix_cache_is_encoded_again() -> None:
+    engine = StandInEngine(scheduler_config())
+    engine.add(with_items("a", b"cat", length=8, lead=2))
+    engine.finish()
+    engine.scheduler.reset_encoder_cache()
+    engine.add(asked := with_items("b", b"cat", length=8, lead=2))
+    engine.finish()
+    assert engine.last("b").num_cached_tokens == 8
+    assert engine.runner.num_encodes == {b"cat": 2}
+    assert_answered(engine, [asked])
+
+
+def test_a_chunk_ends_before_an_item_that_has_no_room_yet() -> None:
+    engine = StandInEngine(scheduler_config(max_num_batched_tokens=40))
+    engine.add(asked := with_items("a", b"a", b"b", b"c", num_bytes=50))
+    sizes = []
+    while "a" not in engine.updates:
+        sizes.append(chunk_sizes(engine.step())["a"])
+    assert sizes == [2 + 8 + 8, 8 + 2]
+    engine.finish()
+    assert_answered(engine, [asked])
+
+
+def test_embeddings_nobody_needs_make_room_the_oldest_first() -> None:
+    engine = StandInEngine(scheduler_config(encoder_cache_bytes=100))
+    for key in (b"a", b"b", b"c"):
+        engine.add(with_items(key.decode(), key))
+        engine.finish()
+    assert not engine.scheduler.has_embedding(b"a")
+    assert engine.scheduler.has_embedding(b"b")
+    assert set(engine.runner.cache) == {b"b", b"c"}
+
+
+def test_reset_encoder_cache_keeps_what_is_needed() -> None:
+    engine = StandInEngine(scheduler_config(max_num_batched_tokens=8))
+    engine.add(with_items("a", b"cat"))
+    engine.step()
+    engine.scheduler.reset_encoder_cache()
+    assert engine.scheduler.has_embedding(b"cat")
+    engine.finish()
+    engine.scheduler.reset_encoder_cache()
+    assert engine.scheduler.has_work
+    engine.finish()
+    assert engine.runner.cache == {}
+
+
+def test_an_atomic_span_is_never_cut() -> None:
+    engine = StandInEngine(scheduler_config(max_num_batched_tokens=10))
+    engine.add(asked := with_items("a", b"cat", b"dog", length=7, lead=4, atomic=True))
+    engine.finish()
+    assert [len(c.token_ids) for b in engine.batches for c in b.chunks] == [4, 7, 9, 1, 1]
+    assert_answered(engine, [asked])
+
+
+def test_a_prefix_hit_does_not_enter_an_atomic_span() -> None:
+    engine = StandInEngine(scheduler_config(max_num_batched_tokens=40))
+    engine.add(with_items("a", b"cat", length=9, lead=6, tail=0, atomic=True))
+    engine.finish()
+    engine.add(asked := with_items("b", b"cat", length=9, lead=6, tail=0, atomic=True))
+    engine.finish()
+    assert engine.last("b").num_cached_tokens == 4
+    assert_answered(engine, [asked])
+
+
+def test_an_atomic_span_that_decoding_leaves_no_room_for_goes_first_next_time() -> None:
+    engine = StandInEngine(scheduler_config(max_num_batched_tokens=8))
+    engine.add(request("a", [3], max_tokens=50))
+    engine.step()
+    engine.add(asked := with_items("b", b"cat", length=8, lead=0, atomic=True))
+    assert chunk_sizes(engine.step()) == {"a": 1}
+    assert chunk_sizes(engine.step()) == {"b": 8}
+    engine.finish()
+    assert_answered(engine, [asked])
+
+
+# --- a prompt in one step ------------------------------------------------------------------
+
+
+def test_without_chunks_a_prompt_is_computed_in_one_step() -> None:
+    engine = StandInEngine(scheduler_config(chunked_prefill=False))
+    requests = [request(str(i), range(i, i + 10)) for i in range(3)]
+    engine.add(*requests)
+    assert chunk_sizes(engine.step()) == {"0": 10}
+    assert chunk_sizes(engine.step()) == {"0": 1, "1": 10}
+    engine.finish()
+    assert_answered(engine, requests)
+
+
+def test_without_chunks_a_long_prompt_has_a_wide_step_to_itself() -> None:
+    engine = StandInEngine(scheduler_config(chunked_prefill=False))
+    requests = [request("a", [1], max_tokens=9), request("b", range(40)), request("c", [2])]
+    engine.add(*requests)
+    sizes = [chunk_sizes(engine.step()) for _ in range(4)]
+    assert sizes == [{"a": 1}, {"b": 40}, {"a": 1, "b": 1, "c": 1}, {"a": 1, "b": 1, "c": 1}]
+    engine.finish()
+    assert_answered(engine, requests)
+
+
+def test_without_chunks_items_wait_until_all_have_room() -> None:
+    config = scheduler_config(chunked_prefill=False, max_num_batched_tokens=40)
+    engine = StandInEngine(config)
+    requests = [
+        with_items("a", b"a", b"b", num_bytes=30),
+        with_items("b", b"c", b"d", num_bytes=30),
+    ]
+    engine.add(*requests)
+    assert chunk_sizes(engine.step()) == {"a": 20}
+    engine.finish()
+    assert_answered(engine, requests)
+
+
+# --- preemption ----------------------------------------------------------------------------
+
+
+def test_the_latest_arrival_gives_up_its_pages_and_computes_them_again() -> None:
+    config = scheduler_config(num_pages=8, prefix_caching=False)
+    engine = StandInEngine(config)
+    requests = [request(str(i), [i] * 7, max_tokens=20) for i in range(3)]
+    engine.add(*requests)
+    engine.finish()
+    assert_answered(engine, requests)
+    preemptions = [engine.last(str(i)).num_preemptions for i in range(3)]
+    assert preemptions[0] == 0
+    assert preemptions[2] > 0
+    assert engine.scheduler.stats.num_preemptions == sum(preemptions)
+    ended = [i for b in engine.batches for i in b.ended]
+    started = [r.request_id for b in engine.batches for r in b.started]
+    assert sorted(ended) == sorted(started)
+    assert started.count("2") == preemptions[2] + 1
+    assert started.count("0") == 1
+
+
+def test_a_resumed_request_shows_the_runner_all_its_generated_tokens() -> None:
+    """Also where the prefix cache has them: penalties and seeds depend on them."""
+    engine = StandInEngine(scheduler_config(num_pages=9))
+    requests = [request(str(i), [i] * 7, max_tokens=24) for i in range(2)]
+    engine.add(*requests)
+    engine.finish()
+    assert engine.last("1").num_preemptions > 0
+    resumed = [
+        next(c for c in b.chunks if c.request_id == "1")
+        for b in engine.batches
+        if any(r.request_id == "1" for r in b.started)
+    ]
+    assert len(resumed) > 1
+    for chunk in resumed[1:]:
+        assert chunk.start == 4, "what the cache has of the prompt is used"
+        assert chunk.stop > 8
+    assert_answered(engine, requests)
+
+
+def test_num_cached_tokens_is_that_of_the_first_time() -> None:
+    engine = StandInEngine(scheduler_config(num_pages=8))
+    engine.add(*(request(str(i), [i] * 7, max_tokens=20) for i in range(2)))
+    engine.finish()
+    assert engine.last("1").num_preemptions > 0
+    assert engine.last("1").num_cached_tokens == 0
+
+
+def test_interleaved_items_never_block_each_other_for_ever() -> None:
+    """Each request holds its first item to its end and needs the second in between."""
+
+    def asked(request_id: str, outer: bytes, inner: bytes) -> EngineRequest:
+        spans = (
+            MediaSpan(0, (0, 4), 0, 4),
+            MediaSpan(1, (0, 4), 8, 4),
+            MediaSpan(0, (4, 8), 12, 4),
+        )
+        items = (item(outer, 8, num_bytes=50), item(inner, 4, num_bytes=40))
+        return request(request_id, [1] * 18, items=items, spans=spans)
+
+    engine = StandInEngine(scheduler_config(max_num_batched_tokens=8))
+    requests = [asked("x", b"a", b"b"), asked("y", b"c", b"d"), asked("z", b"e", b"f")]
+    engine.add(*requests)
+    engine.finish(max_steps=60)
+    assert_answered(engine, requests)
+    assert engine.last("x").num_preemptions == 0
+
+
+# --- embeddings that can't be made again ---------------------------------------------------
+
+
+def by_key_only(asked: EngineRequest) -> EngineRequest:
+    """The same request without the features of its items."""
+    return replace(asked, items=tuple(replace(i, features={}) for i in asked.items))
+
+
+def test_an_item_known_by_its_key_alone_is_held_to_the_end() -> None:
+    engine = StandInEngine(scheduler_config(prefix_caching=False))
+    engine.add(with_items("a", b"cat"))
+    engine.finish()
+    engine.add(asked := by_key_only(with_items("b", b"cat", max_tokens=9)))
+    engine.step()
+    engine.step()
+    assert engine.scheduler.stats.encoder_pinned_bytes == 40, "its last token is consumed"
+    engine.finish()
+    assert_answered(engine, [asked])
+
+
+def test_an_unknown_key_without_features_is_a_miss() -> None:
+    engine = StandInEngine(scheduler_config())
+    with pytest.raises(CacheMissError, match="scent 0 is no longer") as caught:
+        engine.scheduler.add(by_key_only(with_items("a", b"cat")))
+    assert caught.value.retryable
+    assert not engine.scheduler.has_work
+
+
+def test_an_embedding_that_goes_while_its_request_waits_ends_it() -> None:
+    engine = StandInEngine(scheduler_config(max_num_seqs=1, prefix_caching=False))
+    engine.add(with_items("a", b"cat"))
+    engine.finish()
+    engine.add(other := with_items("b", b"dog", num_bytes=90))
+    engine.add(by_key_only(with_items("c", b"cat")))
+    engine.finish()
+    assert engine.last("c").finish_reason == "error"
+    assert "Send it again with its media" in (engine.last("c").error or "")
+    assert_answered(engine, [other])
+
+
+def test_who_could_not_get_all_its_room_beside_what_is_held_waits_holding_nothing() -> None:
+    engine = StandInEngine(scheduler_config(prefix_caching=False))
+    engine.add(with_items("a", b"cat", num_bytes=30))
+    engine.finish()
+    engine.add(holder := by_key_only(with_items("b", b"cat", num_bytes=30, max_tokens=9)))
+    engine.step()
+    engine.add(late := with_items("c", b"emu", num_bytes=90))
+    engine.step()
+    stats = engine.scheduler.stats
+    assert (stats.num_running, stats.num_waiting) == (1, 1), "30 and 90 bytes exceed 100"
+    assert stats.encoder_pinned_bytes == 30
+    engine.finish()
+    assert_answered(engine, [holder, late])
+
+
+def test_a_failed_encoding_also_ends_those_who_cannot_make_it_again() -> None:
+    engine = StandInEngine(scheduler_config(prefix_caching=False, max_num_batched_tokens=40))
+    engine.add(with_items("a", b"cat"))
+    engine.finish()
+    engine.add(with_items("b", b"cat"), by_key_only(with_items("c", b"cat")))
+    engine.scheduler.reset_encoder_cache()
+    batch = engine.scheduler.schedule()
+    assert [task.request_id for task in batch.encode] == ["b"]
+    assert set(chunk_sizes(batch)) == {"b", "c"}
+    engine.runner.step(batch)
+    news = engine.scheduler.process(batch, StepOutput(failed={"b": "Broken."}))
+    assert {update.request_id: update.finish_reason for update in news} == {
+        "b": "error",
+        "c": "error",
+    }
+    engine.finish()
+
+
+# --- aborts and failures -------------------------------------------------------------------
+
+
+def test_abort_waiting_running_and_unknown() -> None:
+    engine = StandInEngine(scheduler_config(max_num_seqs=1))
+    engine.add(request("a", range(9), max_tokens=9), request("b", range(9)))
+    engine.step()
+    engine.abort("a", "b", "nobody", "a")
+    assert engine.answer("a")[1] == engine.answer("b")[1] == "abort"
+    assert engine.step().ended == ("a",)
+    engine.finish()
+
+
+def test_abort_between_schedule_and_process() -> None:
+    engine = StandInEngine(scheduler_config())
+    engine.add(with_items("a", b"cat"), other := request("b", [5, 6]))
+    engine.step(abort_meanwhile=["a"])
+    assert engine.answer("a") == ([], "abort")
+    engine.finish()
+    assert_answered(engine, [other])
+
+
+def test_an_aborted_id_can_be_used_again_at_once() -> None:
+    engine = StandInEngine(scheduler_config())
+    engine.add(request("a", range(9), max_tokens=9))
+    batch = engine.scheduler.schedule()
+    engine.abort("a")
+    again = request("a", [4, 4], max_tokens=2)
+    engine.add(again)
+    assert engine.scheduler.process(batch, engine.runner.step(batch)) == []
+    engine.updates.clear()
+    batch = engine.step()
+    assert (batch.ended, batch.started) == (("a",), (again,))
+    engine.finish()
+    assert_answered(engine, [again])
+
+
+def test_a_failed_request_ends_with_its_sentence_and_the_others_go_on() -> None:
+    engine = StandInEngine(scheduler_config(), failures=frozenset({("a", 1)}))
+    engine.add(request("a", range(5)), other := request("b", [5, 6]))
+    engine.finish()
+    assert engine.last("a").finish_reason == "error"
+    assert engine.last("a").error == "It was made to fail."
+    assert_answered(engine, [other])
+
+
+def test_what_a_failed_request_computed_is_not_found_again() -> None:
+    engine = StandInEngine(scheduler_config(), failures=frozenset({("a", 0)}))
+    engine.add(with_items("a", b"cat"))
+    engine.finish()
+    assert not engine.scheduler.has_embedding(b"cat")
+    engine.add(asked := with_items("b", b"cat"))
+    engine.finish()
+    assert engine.last("b").num_cached_tokens == 0
+    assert_answered(engine, [asked])
+
+
+def test_who_still_needs_an_embedding_that_failed_encodes_it_anew() -> None:
+    """The one that failed was to encode for both; the other has taken some rows of it."""
+    config = scheduler_config(max_num_batched_tokens=20, prefix_caching=False)
+    engine = StandInEngine(config)
+    engine.add(with_items("a", b"cat"), asked := with_items("b", b"cat"))
+    batch = engine.scheduler.schedule()
+    assert chunk_sizes(batch) == {"a": 12, "b": 8}
+    engine.runner.step(batch)
+    engine.scheduler.process(batch, StepOutput(failed={"a": "Its logits are not finite."}))
+    assert not engine.scheduler.has_embedding(b"cat")
+    batch = engine.step()
+    assert (batch.evict, batch.encode[0].request_id) == ((b"cat",), "b")
+    engine.finish()
+    assert_answered(engine, [asked])
+
+
+def test_a_step_that_fails_as_a_whole_ends_its_own_requests() -> None:
+    engine = StandInEngine(scheduler_config())
+    engine.add(request("a", [1]), request("b", [2]))
+    batch = engine.scheduler.schedule()
+    engine.runner.step(batch)
+    news = engine.scheduler.process(batch, StepOutput(failed={"a": "Broken.", "b": "Broken."}))
+    assert [update.finish_reason for update in news] == ["error", "error"]
+    engine.add(asked := request("c", [3]))
+    engine.finish()
+    assert_answered(engine, [asked])
+
+
+def test_schedule_and_process_take_turns() -> None:
+    engine = StandInEngine(scheduler_config())
+    engine.add(request("a", [1]))
+    batch = engine.scheduler.schedule()
+    with pytest.raises(AssertionError, match="before process"):
+        engine.scheduler.schedule()
+    engine.scheduler.process(batch, engine.runner.step(batch))
+    with pytest.raises(AssertionError, match="before schedule"):
+        engine.scheduler.process(batch, StepOutput())
+
+
+def test_times_and_ids() -> None:
+    engine = StandInEngine(scheduler_config())
+    engine.add(asked := request("a", [1, 2], max_tokens=9))
+    with pytest.raises(RequestError, match="id 'a' is still running"):
+        engine.scheduler.add(replace(asked))
+    engine.step()
+    first = engine.last("a").first_scheduled_s
+    engine.step()
+    assert first is not None
+    assert engine.last("a").first_scheduled_s == first
+    engine.finish()

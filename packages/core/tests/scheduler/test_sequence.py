@@ -1,0 +1,74 @@
+"""A request's own progress."""
+
+from __future__ import annotations
+
+import pytest
+from stand_in_runner import item, request, scheduler_config
+
+from sensorium.scheduler.layout import Layout
+from sensorium.scheduler.sequence import Sequence
+from sensorium.types import EngineRequest, MediaSpan
+
+
+def sequence(asked: EngineRequest) -> Sequence:
+    config = scheduler_config()
+    return Sequence(asked, 0, Layout(asked, chunked=True), config)
+
+
+def test_a_chunk_samples_only_at_the_end() -> None:
+    seq = sequence(request("a", range(10)))
+    seq.pages = [3, 1, 2]
+    chunk = seq.chunk(6)
+    assert (chunk.start, chunk.stop, chunk.token_ids) == (0, 6, tuple(range(6)))
+    assert (chunk.pages, chunk.samples) == ((3, 1, 2), False)
+    seq.num_computed = 6
+    assert seq.chunk(10).samples
+
+
+def test_decoding_is_having_one_sampled_token_to_compute() -> None:
+    seq = sequence(request("a", [1]))
+    assert seq.is_prefilling, "nothing was sampled yet"
+    seq.num_computed = 1
+    assert seq.append(5) is None
+    assert not seq.is_prefilling
+    seq.num_computed = 0
+    assert seq.is_prefilling
+
+
+def test_missing_pages() -> None:
+    seq = sequence(request("a", range(8)))
+    assert seq.num_missing_pages == 2
+    seq.pages = [0, 1]
+    seq.append(5)
+    assert seq.num_missing_pages == 1
+
+
+def test_keys_of_pages_with_generated_tokens() -> None:
+    seq = sequence(request("a", range(6)))
+    assert len(seq.page_keys(1)) == 1
+    for token in (6, 7):
+        seq.append(token)
+    assert seq.page_keys(2) == sequence(request("b", range(8))).page_keys(2)
+
+
+@pytest.mark.parametrize(("num_found", "reusable"), [(0, 0), (1, 1), (2, 2), (3, 2)])
+def test_one_token_is_left_to_compute(num_found: int, reusable: int) -> None:
+    assert sequence(request("a", range(12))).num_reusable_pages(num_found) == reusable
+
+
+@pytest.mark.parametrize(("num_found", "reusable"), [(1, 1), (2, 1), (3, 1), (4, 4), (5, 5)])
+def test_atomic_ranges_are_not_entered(num_found: int, reusable: int) -> None:
+    """The ranges [6, 10) and [9, 16), which overlap; pages end at 4, 8, 12, 16, 20."""
+    spans = (
+        MediaSpan(0, (0, 3), 6, 4, bytes([1, 1, 1, 0]), atomic=True),
+        MediaSpan(1, (0, 7), 9, 7, non_causal=True),
+    )
+    asked = request("a", [1] * 22, items=(item(b"a", 3), item(b"b", 7)), spans=spans)
+    assert sequence(asked).num_reusable_pages(num_found) == reusable
+
+
+def test_generated_tokens_are_not_taken_from_the_cache() -> None:
+    seq = sequence(request("a", range(6)))
+    for token in range(10):
+        seq.append(token)
+    assert seq.num_reusable_pages(3) == 1
