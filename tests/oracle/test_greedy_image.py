@@ -187,3 +187,23 @@ def test_the_answer_depends_on_the_image(case: Case, folder: Path, reference: Re
     assert one.outputs[0].token_ids != other.outputs[0].token_ids
     logits = [reference.logits(list(one.prompt_token_ids), [image])[-1] for image in images]
     assert (logits[0] - logits[1]).abs().max() > 0.1
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("chunk", [16, 2048])
+def test_greedy_tokens_on_the_gpu(
+    case: Case, folder: Path, reference: Reference, chunk: int
+) -> None:
+    """The same comparison with the engine on CUDA and the reference on the CPU."""
+    given = prompts(case)
+    comparison = Comparison()
+    options = {"dtype": "float32", "max_model_len": 256, "gpu_memory_utilization": 0.3}
+    with LLM(folder, device="cuda", max_num_batched_tokens=chunk, **options) as llm:
+        outputs = llm.generate([*given, *given], GREEDY, use_tqdm=False)
+        llm.check_integrity()
+    for prompt, output in zip([*given, *given], outputs, strict=True):
+        answer = output.outputs[0].token_ids
+        images = prompt.get("multi_modal_data", {"image": []})["image"]
+        logits = reference.logits([*output.prompt_token_ids, *answer], images)
+        comparison.add(logits[-len(answer) - 1 : -1], answer, f"{prompt['prompt']!r}")
+    print(comparison.report())

@@ -72,6 +72,12 @@ SOURCES: dict[str, tuple[str, str, str]] = {
     "vollkorn": ("Vollkorn-SemiBold.ttf", "fonts-vollkorn", OFL),
 }
 
+# Where the name table of a font has no notice worth the name: what its package says.
+COPYRIGHTS = {
+    "garamond": "Copyright 2010-2012 Georg Duffner (http://www.georgduffner.at)",
+    "leaguespartan": "Copyright 2011-2020 Micah Rich, Caroline Hadilaksono, Tyler Finck",
+}
+
 
 def cut(source: Path, font_id: str) -> dict[str, str]:
     """Write one renamed subset; return what its name table says of its origin."""
@@ -89,7 +95,7 @@ def cut(source: Path, font_id: str) -> dict[str, str]:
     names = font["name"]
     origin = {
         "full_name": names.getDebugName(4) or source.stem,
-        "copyright": names.getDebugName(0) or "",
+        "copyright": COPYRIGHTS.get(font_id) or names.getDebugName(0) or "",
     }
     family = f"TinyVL {font_id}"
     new = {1: family, 2: "Regular", 3: family, 4: family, 6: family.replace(" ", "-")}

@@ -1,4 +1,4 @@
-"""How an item becomes a conversation, and the little small talk that is trained beside the items."""
+"""How an item becomes a conversation, and the small talk that is trained beside the items."""
 
 from __future__ import annotations
 

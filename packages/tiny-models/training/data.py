@@ -45,8 +45,8 @@ class Group:
     """Rows of one padded length, with what the forward pass needs to know of them.
 
     ids (n, length); positions (3, n, length); slots: where image tokens stand in the flattened ids,
-    in picture order; places and labels: where an answer token is predicted, and which one (`IGNORED`
-    where there are fewer answer tokens than room); num_pictures: how many pictures the rows show.
+    in picture order; places and labels: where an answer token is predicted, and which one
+    (`IGNORED` in spare room); num_pictures: how many pictures the rows show.
     """
 
     ids: NDArray[np.int64]
@@ -59,7 +59,7 @@ class Group:
 
 @dataclass(slots=True)
 class Batch:
-    """Groups, and the pictures of all their rows in order (num_pictures, height, width, 3) uint8."""
+    """Groups, and the pictures of all their rows in order: (n, height, width, 3) uint8."""
 
     groups: list[Group]
     pictures: NDArray[np.uint8]
@@ -67,7 +67,7 @@ class Batch:
 
 @dataclass(slots=True)
 class Row:
-    """One item: token ids, of which the last `num_answer` are the answer, positions (3, length)."""
+    """One item: token ids, the last `num_answer` of them the answer; positions (3, length)."""
 
     ids: list[int]
     num_answer: int
@@ -146,7 +146,7 @@ def fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 def draw_batch(
     rng: random.Random, encoder: Encoder, num_items: int, out: NDArray[np.uint8]
 ) -> Batch:
-    """Draw a batch whose shapes depend on the picture size only; pictures go to the front of `out`."""
+    """Draw a batch whose shapes follow from the picture size alone; pictures go into `out`."""
     size = rng.choice(SIZES)
     num_two = round(num_items * TWO_PICTURES_SHARE)
     num_talk = max(1, round(num_items * SMALL_TALK_SHARE))

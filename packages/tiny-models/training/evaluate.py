@@ -1,7 +1,7 @@
 """Accuracy by question type, inside training: one pass per item with the answer as input.
 
-The published figures come from generation, not from here; both give the same numbers, because greedy
-decoding yields an answer exactly where every one of its tokens is the likeliest.
+The published figures come from generation, not from here; both give the same numbers, because
+greedy decoding yields an answer exactly where every one of its tokens is the likeliest.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ class Grid:
 
 @cache
 def _clip_scale(device: torch.device) -> tuple[Tensor, Tensor]:
-    """Mean and deviation for pixels of 0..255; kept, since a graph can't copy them from the host."""
+    """Mean and deviation for pixels of 0..255; kept, since a graph can not fetch them."""
     return torch.tensor(CLIP_MEAN, device=device) * 255, torch.tensor(CLIP_STD, device=device) * 255
 
 
@@ -203,11 +203,15 @@ class Forward:
         seen = self.see(pictures).split([group.num_pictures for group in groups])
         return [self.logits(group, part) for group, part in zip(groups, seen, strict=True)]
 
-    def loss(self, groups: list[Inputs], pictures: Tensor) -> Tensor:
-        """Mean cross-entropy over all answer tokens of the batch."""
+    def loss(self, groups: list[Inputs], pictures: Tensor, smoothing: float = 0.0) -> Tensor:
+        """Mean cross-entropy over all answer tokens of the batch.
+
+        Label smoothing takes the gain out of ruling a colour out by the shape's name alone, which
+        is how a model without it comes to doubt pairs that it never saw.
+        """
         logits = torch.cat(self.all_logits(groups, pictures)).float()
         labels = torch.cat([group.labels for group in groups])
-        return functional.cross_entropy(logits, labels, ignore_index=IGNORED)
+        return functional.cross_entropy(logits, labels, ignore_index=IGNORED, label_smoothing=smoothing)
 
 
 def exact(forward: Forward, batch: Batch) -> list[bool]:

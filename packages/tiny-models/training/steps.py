@@ -96,8 +96,16 @@ class Captured:
 class Stepper:
     """Forward, backward, clip, update: eagerly, or as graphs on a GPU."""
 
-    def __init__(self, forward: Forward, optimizer: torch.optim.Optimizer, *, graphs: bool) -> None:
+    def __init__(
+        self,
+        forward: Forward,
+        optimizer: torch.optim.Optimizer,
+        *,
+        graphs: bool,
+        smoothing: float = 0.0,
+    ) -> None:
         self._forward, self._optimizer, self._use_graphs = forward, optimizer, graphs
+        self._smoothing = smoothing
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
         for parameter in self._parameters:
             parameter.grad = torch.zeros_like(parameter)
@@ -135,7 +143,7 @@ class Stepper:
 
     def _compute(self, groups: list[Inputs], pictures: Tensor) -> Tensor:
         with torch.autocast(pictures.device.type, torch.bfloat16, cache_enabled=False):
-            loss = self._forward.loss(groups, pictures)
+            loss = self._forward.loss(groups, pictures, self._smoothing)
         loss.backward()
         self._clip()
         self._optimizer.step()
@@ -185,7 +193,7 @@ class Stepper:
         return Captured(graph, groups, pictures, loss)
 
     def _wait_for_last_but_one(self) -> None:
-        """Keep the host at most two steps ahead of the device, so that `Feed` sees its true pace."""
+        """Keep the host at most two steps ahead, so that `Feed` sees the device's true pace."""
         event = torch.cuda.Event()
         event.record()
         self._events.append(event)

@@ -31,7 +31,7 @@ MODEL = Path(__file__).parents[1] / "src" / "sensorium_tiny_models" / "model"
 
 
 def published(model: Any) -> dict[str, torch.Tensor]:
-    """The weights in bfloat16 under the names that published checkpoints have, tied head left out."""
+    """The weights in bfloat16 under published names, without the tied head."""
     names = {}
     for name, tensor in model.state_dict().items():
         if name == "lm_head.weight":
@@ -84,6 +84,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=512)
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--warm-steps", type=int, default=500)
+    parser.add_argument("--smoothing", type=float, default=0.0, help="of labels, 0 to 1")
     parser.add_argument("--workers", type=int, default=14)
     parser.add_argument("--seed", default="1")
     parser.add_argument("--init", type=Path, help="start from this model.safetensors")
@@ -112,7 +113,7 @@ class Watch:
             }
         self.write(**row)
         for split in self.sets:
-            print(split, {k: v for k, v in row[split].items()}, flush=True)
+            print(split, row[split], flush=True)
 
     def write(self, **row: Any) -> None:
         with self.file.open("a") as log:
@@ -147,7 +148,7 @@ def train(options: argparse.Namespace) -> None:
         betas=(0.9, 0.95), fused=on_gpu, capturable=on_gpu,
     )  # fmt: skip
     feed = Feed(drawers, device, options.uses, keep=48)
-    stepper = Stepper(forward, optimizer, graphs=on_gpu)
+    stepper = Stepper(forward, optimizer, graphs=on_gpu, smoothing=options.smoothing)
     limit_s, step, losses, last_test = options.minutes * 60, 0, [], time.monotonic()
     peak, healthy = options.rate, stepper.snapshot()
     shown = last_test

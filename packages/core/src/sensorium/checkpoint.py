@@ -92,8 +92,9 @@ def open_checkpoint(config: EngineConfig) -> Checkpoint:
             "a tokenizer and safetensors files."
         )
     merged = merge(given, config.hf_overrides)
-    if merged.get("quantization_config"):
-        method = merged["quantization_config"].get("quant_method", "an unnamed method")
+    if quantization := merged.get("quantization_config"):
+        named = isinstance(quantization, Mapping) and quantization.get("quant_method")
+        method = named or "an unnamed method"
         raise ConfigError(
             f"{config.model} is quantized ({method}: quantization_config in config.json); "
             "only float32, float16 and bfloat16 weights are supported."

@@ -93,10 +93,15 @@ def test_a_config_without_architecture_is_told(tmp_path: Path, architectures: ob
         _ = opened(tmp_path).architecture
 
 
-def test_quantized_checkpoints_are_refused_by_method(folder: Path) -> None:
-    quantized = CONFIG | {"quantization_config": {"quant_method": "awq", "bits": 4}}
-    (folder / "config.json").write_text(json.dumps(quantized))
-    with pytest.raises(ConfigError, match=r"is quantized \(awq"):
+@pytest.mark.parametrize(
+    ("entry", "method"),
+    [({"quant_method": "awq", "bits": 4}, "awq"), ({"bits": 4}, "an unnamed"), (8, "an unnamed")],
+)
+def test_quantized_checkpoints_are_refused_by_method(
+    folder: Path, entry: object, method: str
+) -> None:
+    (folder / "config.json").write_text(json.dumps(CONFIG | {"quantization_config": entry}))
+    with pytest.raises(ConfigError, match=rf"is quantized \({method}"):
         opened(folder)
 
 

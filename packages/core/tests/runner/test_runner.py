@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,7 +24,7 @@ from torch import Tensor
 
 from sensorium.runner import Runner
 from sensorium.sampling_params import SamplingParams
-from sensorium.types import Batch, Chunk, EngineItem, EngineRequest, MediaSpan
+from sensorium.types import Batch, EngineItem, EngineRequest, MediaSpan
 
 PROMPTS = {
     "one": [5],
@@ -180,9 +182,7 @@ def test_embeddings_replace_tokens(
 
 
 @pytest.mark.parametrize("chunk", [3, 1000])
-def test_deep_levels_are_added_behind_the_first_layers(
-    llama: Model, chunk: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_deep_levels_are_added_behind_the_first_layers(llama: Model, chunk: int) -> None:
     runner = llama.runner()
     items = (item(b"a", 6, kind="deep scent"), item(b"b", 6, kind="two scents"))
     ids, spans = spread(MediaSpan(0, (0, 6), 2, 6), MediaSpan(1, (0, 6), 12, 6))
@@ -292,7 +292,7 @@ def test_a_bad_embedding_fails_its_own_request(
 ) -> None:
     runner = llama.runner()
     ids, spans = spread(MediaSpan(0, (0, 6), 3, 6))
-    good, bad = item(b"good", 6), item(b"bad", 6, seed=1, **fault)
+    good, bad = item(b"good", 6), item(b"bad", 6, kind="scent", seed=1, **fault)
     requests = {
         name: asked(name, ids, spans=spans, items=(of,)) for name, of in (("g", good), ("b", bad))
     }
@@ -300,8 +300,6 @@ def test_a_bad_embedding_fails_its_own_request(
     scheduler.add(*requests.values(), asked("more", PROMPTS["more"]))
     scheduler.run(4)
     assert scheduler.failed.keys() == {"b"}
-    import re
-
     assert re.search(sentence, scheduler.failed["b"])
     assert "secret" not in scheduler.failed["b"]
     embeds = placed(llama, ids, spans, [rows_of(runner, good)])
@@ -356,16 +354,24 @@ def test_what_a_failed_request_had_encoded_is_dropped(llama: Model) -> None:
     assert b"a" not in runner._embeddings
 
 
-def test_logits_that_are_no_numbers_fail_their_request(llama: Model) -> None:
+def test_logits_that_are_no_numbers_fail_their_request(
+    llama: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
     runner = llama.runner()
-    ids, spans = spread(MediaSpan(0, (0, 6), 3, 6))
-    # Finite, but its square is not: the first norm makes it infinity, and attention NaN.
-    huge = item(b"a", 6, output=torch.full((6, HIDDEN), 3e38))
     scheduler = MiniScheduler(runner)
-    scheduler.add(asked("bad", ids, spans=spans, items=(huge,)), asked("more", PROMPTS["more"]))
-    scheduler.run(3)
-    if scheduler.failed:
-        assert scheduler.failed == {"bad": "The model's output for this request is not a number."}
+    scheduler.add(asked("bad", PROMPTS["page"]), asked("more", PROMPTS["more"]))
+    logits = runner._decoder.logits
+
+    def broken(hidden: Tensor) -> Tensor:
+        result = logits(hidden)
+        result[0, 7] = float("nan")
+        return result
+
+    with monkeypatch.context() as patched:
+        patched.setattr(runner._decoder, "logits", broken)
+        scheduler.step({"bad": 100, "more": 100})
+    scheduler.run(4)
+    assert scheduler.failed == {"bad": "The model's output for this request is not a number."}
     check_text(llama, scheduler, "more")
 
 
@@ -414,8 +420,6 @@ def test_requests_without_a_seed_differ_from_one_another(llama: Model) -> None:
 
 
 def test_a_closed_runner_makes_room(llama: Model) -> None:
-    import weakref
-
     runner = llama.runner()
     scheduler = MiniScheduler(runner)
     scheduler.add(asked("one", PROMPTS["one"]))
@@ -473,5 +477,3 @@ def test_chunks_come_back_in_order(llama: Model) -> None:
     scheduler.add(*(asked(name, ids) for name, ids in PROMPTS.items()))
     output = scheduler.step({"more": 100, "one": 100, "page": 100})
     assert [token.request_id for token in output.tokens] == ["more", "one", "page"]
-    first = Chunk("more", 0, tuple(PROMPTS["more"]), (0,), True)
-    assert first.stop == len(PROMPTS["more"])

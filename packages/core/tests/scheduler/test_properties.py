@@ -9,12 +9,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from random import Random
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from stand_in_runner import StandInEngine, expected_answer, item, request
+from stand_in_runner import StandInEngine, expected_answer, item, request, scheduler_config
 
 from sensorium.errors import LimitError
 from sensorium.scheduler import SchedulerConfig, encoder_book, prefix
@@ -149,7 +150,7 @@ class Arrival:
 def histories(draw: st.DrawFn) -> list[Arrival]:
     arrivals = []
     pool = draw(st.lists(prompts(), min_size=1, max_size=4))
-    for number in range(draw(st.integers(1, 9))):
+    for number in range(draw(st.sampled_from([1, 2, 3, 6, 12, 20]))):
         base = draw(st.sampled_from(pool))
         tail = tuple(draw(st.lists(st.integers(0, 1), max_size=3)))
         token_ids = base.token_ids + tail if base.positions is None else base.token_ids
@@ -178,13 +179,13 @@ def scenes(draw: st.DrawFn) -> tuple[SchedulerConfig, list[Arrival]]:
     peak_bytes = max(Layout(r, chunked=chunked).peak_bytes for r in requests)
     config = SchedulerConfig(
         page_size=page_size,
-        num_pages=-(-longest // page_size) + draw(st.sampled_from([0, 3, 200])),
+        num_pages=-(-longest // page_size) + draw(st.sampled_from([0, 0, 3, 200])),
         max_num_batched_tokens=draw(st.sampled_from([12, 14, 30, 100])),
-        max_num_seqs=draw(st.sampled_from([1, 3, 16])),
+        max_num_seqs=draw(st.sampled_from([1, 3, 16, 16])),
         max_model_len=max(longest_prompt + 1, longest + draw(st.sampled_from([-2, 0, 10]))),
         prefix_caching=draw(st.booleans()),
         chunked_prefill=chunked,
-        encoder_cache_bytes=peak_bytes + draw(st.sampled_from([0, 30, 1000])),
+        encoder_cache_bytes=peak_bytes + draw(st.sampled_from([0, 0, 30, 1000])),
     )
     return config, arrivals
 
@@ -273,6 +274,42 @@ def test_without_failures_and_aborts_everyone_comes_to_its_end(
         last = engine.last(arrival.request.request_id)
         assert last.num_encoded_items + last.num_encoder_hits <= len(arrival.request.items)
         assert 0 <= last.num_cached_tokens < len(arrival.request.token_ids)
+
+
+def woven(request_id: str, random: Random) -> EngineRequest:
+    """Two to four items whose halves stand in any order, so that some are held for long."""
+    num_items = random.randint(2, 4)
+    numbers = [random.randrange(9) for _ in range(num_items)]
+    items = tuple(item(bytes([n]), 6, num_bytes=10 + 7 * n) for n in numbers)
+    order = [index for index in range(num_items) for _ in range(2)]
+    random.shuffle(order)
+    tokens: list[int] = [random.randrange(2)] * random.randint(0, 3)
+    spans: list[MediaSpan] = []
+    for place, index in enumerate(order):
+        first_row = 3 * order[:place].count(index)
+        spans.append(MediaSpan(index, (first_row, first_row + 3), len(tokens), 3))
+        tokens += [1] * (3 + random.randint(0, 2))
+    return request(request_id, [*tokens, 0], items=items, spans=tuple(spans))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_items_held_for_long_in_the_least_room(seed: int) -> None:
+    """Requests that each need several embeddings at a time block each other, and get on."""
+    random = Random(seed)
+    requests = [woven(str(number), random) for number in range(12)]
+    peak_bytes = max(Layout(r, chunked=True).peak_bytes for r in requests)
+    config = scheduler_config(
+        num_pages=200,
+        max_num_batched_tokens=random.choice([5, 20, 60]),
+        prefix_caching=random.random() < 0.5,
+        encoder_cache_bytes=peak_bytes,
+    )
+    engine = StandInEngine(config)
+    engine.add(*requests)
+    engine.finish()
+    for asked in requests:
+        assert engine.answer(asked.request_id) == expected_answer(asked, config)
+    assert engine.last("0").num_preemptions == 0, "the earliest never stands back"
 
 
 # --- faults that must be noticed -----------------------------------------------------------

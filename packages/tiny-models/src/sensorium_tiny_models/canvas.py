@@ -18,7 +18,7 @@ Size = tuple[int, int]  # width, height
 
 
 def start(rng: random.Random, size: Size, apart_from: list[Rgb]) -> Image.Image:
-    """A background from which the given colours stand out: plain, a gradient, or lightly striped."""
+    """A background from which the given colours stand out: plain, a gradient, or striped."""
     first = palette.background(rng, apart_from)
     kind = rng.random()
     if kind < 0.55:

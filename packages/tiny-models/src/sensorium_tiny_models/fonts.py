@@ -29,5 +29,5 @@ def font_ids(*, held_out: bool) -> tuple[str, ...]:
 
 @lru_cache(maxsize=4096)
 def load(font_id: str, size: int) -> ImageFont.FreeTypeFont:
-    """Open a font at a size in pixels; the basic layout engine, so that every machine draws alike."""
+    """Open a font at a size in pixels; basic layout, so that every machine draws alike."""
     return ImageFont.truetype(str(_files()[font_id]), size, layout_engine=ImageFont.Layout.BASIC)

@@ -1,4 +1,4 @@
-"""What this distribution registers: `sensorium demo`. The hook imports inside, so discovery is cheap."""
+"""What this distribution registers: `sensorium demo`. The hook imports inside, for speed."""
 
 from __future__ import annotations
 

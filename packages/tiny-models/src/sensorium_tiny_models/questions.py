@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 from PIL import Image
 
@@ -29,9 +30,8 @@ from .shapes import SHAPES
 TRAIN, HELD_OUT = "train", "heldout"
 SPLITS = (TRAIN, HELD_OUT)
 
-# How many other things stand around the one whose colour or shape is asked for. Training practises
-# on fuller pictures than the held-out questions show.
-_BYSTANDERS = {TRAIN: (0, 0, 1, 2, 3), HELD_OUT: (0, 0, 1, 2)}
+# How many other things stand around the one whose colour or shape is asked for.
+_BYSTANDERS = (0, 0, 1, 2, 3)
 
 _NUMERALS = ("no", "one", "two", "three", "four", "five", "six")
 
@@ -85,7 +85,7 @@ def _plural(shape: str) -> str:
 def color_item(rng: random.Random, size: Size, split: str) -> Item:
     """The colour of the one shape of its kind."""
     subject = _subject(rng, split)
-    count = rng.choice(_BYSTANDERS[split])
+    count = rng.choice(_BYSTANDERS)
     pairs = [subject, *_others(rng, split, count, subject, color=False, shape=True)]
     scene = arrange(rng, size, pairs)
     color, shape = subject
@@ -103,7 +103,7 @@ def color_item(rng: random.Random, size: Size, split: str) -> Item:
 def shape_item(rng: random.Random, size: Size, split: str) -> Item:
     """The shape of the only thing, or of the only thing of its colour."""
     subject = _subject(rng, split)
-    count = rng.choice(_BYSTANDERS[split])
+    count = rng.choice(_BYSTANDERS)
     pairs = [subject, *_others(rng, split, count, subject, color=True, shape=False)]
     scene = arrange(rng, size, pairs)
     color, shape = subject
@@ -224,7 +224,7 @@ def describe_item(rng: random.Random, size: Size, split: str) -> Item:
     while True:
         scene = arrange(rng, size, pairs)
         ordered = sorted(scene.things, key=lambda thing: thing.x)
-        if all(b.x - a.x >= least for a, b in zip(ordered, ordered[1:], strict=False)):
+        if all(b.x - a.x >= least for a, b in pairwise(ordered)):
             break
     names = [_article(f"{thing.color} {thing.shape}") for thing in ordered]
     listed = names[0] if count == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

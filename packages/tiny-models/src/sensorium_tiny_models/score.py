@@ -20,7 +20,7 @@ Answerer = Callable[[Sequence[Item]], list[str]]
 
 
 def is_right(item: Item, text: str) -> bool:
-    """The rule for every question type: the whole answer, letter for letter, blanks around it aside."""
+    """The rule for every type: the whole answer, letter for letter, blanks around it aside."""
     return text.strip() == item.answer
 
 

@@ -81,7 +81,8 @@ def _line(image: Image.Image, row: int) -> str:
     cells = []
     for column in range(image.width):
         upper, lower = (image.getpixel((column, 2 * row + half)) for half in (0, 1))
-        assert isinstance(upper, tuple) and isinstance(lower, tuple)
+        assert isinstance(upper, tuple)
+        assert isinstance(lower, tuple)
         front = ";".join(str(int(c)) for c in upper)
         back = ";".join(str(int(c)) for c in lower)
         cells.append(f"\x1b[38;2;{front};48;2;{back}m▀")

@@ -48,7 +48,7 @@ def made_up(rng: random.Random) -> str:
     """Draw a string of three to seven letters that can be pronounced, more or less."""
     length = rng.randint(3, 7)
     vowel = rng.random() < 0.3
-    letters = []
+    letters: list[str] = []
     while len(letters) < length:
         letters.append(rng.choice(_VOWELS if vowel else _CONSONANTS))
         vowel = not vowel if rng.random() < 0.85 else vowel

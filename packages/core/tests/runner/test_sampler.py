@@ -1,0 +1,280 @@
+"""Every sampling parameter by itself, and the distribution of their combinations."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from sensorium.runner.request_state import RunningRequest
+from sensorium.runner.sampler import sample, truncate
+from sensorium.sampling_params import SamplingParams
+from sensorium.types import Chunk, EngineRequest, SampledToken
+
+LOGITS = torch.tensor([2.0, 1.5, 1.5, 0.3, -0.2, -1.0, 0.9, -3.0, 1.1, -7.0])
+VOCAB = len(LOGITS)
+
+
+def running(
+    prompt: tuple[int, ...] = (0,),
+    generated: tuple[int, ...] = (),
+    *,
+    name: str = "r",
+    stop_ids: frozenset[int] = frozenset(),
+    bad_words: tuple[tuple[int, ...], ...] = (),
+    **params: Any,
+) -> RunningRequest:
+    sampling = SamplingParams(**params).filled({})
+    request = EngineRequest(name, prompt, sampling, 64, stop_ids=stop_ids, bad_word_ids=bad_words)
+    state = RunningRequest(request, 0)
+    state.take(Chunk(name, 0, prompt + generated, (0,), samples=True))
+    return state
+
+
+def sampled(logits: Tensor, *requests: RunningRequest) -> list[SampledToken]:
+    before = logits.clone()
+    tokens, failed = sample(logits, requests)
+    assert failed == {}
+    assert torch.equal(logits, before), "the raw logits were changed"
+    return tokens
+
+
+def greedy(logits: Tensor = LOGITS, **options: Any) -> int:
+    [token] = sampled(logits[None], running(temperature=0.0, **options))
+    return token.token_id
+
+
+def ranking(**options: Any) -> list[int]:
+    """All tokens, in the order in which greedy decoding would choose them."""
+    logits, order = LOGITS.clone(), []
+    for _ in range(VOCAB):
+        order.append(greedy(logits, **options))
+        logits[order[-1]] = -1e9
+    return order
+
+
+# --- parameters that edit logits --------------------------------------------------------
+
+
+def test_greedy_takes_the_best_and_the_first_of_equals() -> None:
+    assert greedy() == 0
+    assert greedy(LOGITS.roll(-1)) == 9
+    assert greedy(torch.ones(5)) == 0
+
+
+def test_repetition_penalty_counts_prompt_and_output() -> None:
+    assert greedy(prompt=(0,), repetition_penalty=1.2) == 0  # 2 / 1.2 is still the best
+    assert greedy(prompt=(0,), repetition_penalty=2.0) == 1
+    assert greedy(prompt=(0, 1), generated=(2,), repetition_penalty=2.0) == 8
+    # Negative logits are multiplied, so that they too sink.
+    assert greedy(-LOGITS.abs(), prompt=(4,), repetition_penalty=4.0) == 3
+    assert greedy(-LOGITS.abs(), prompt=(4,), repetition_penalty=1.0) == 4
+
+
+def test_presence_penalty_counts_the_output_once() -> None:
+    assert greedy(prompt=(0,), presence_penalty=2.0) == 0
+    assert greedy(generated=(0,), presence_penalty=0.4) == 0
+    assert greedy(generated=(0, 0, 0), presence_penalty=0.4) == 0
+    assert greedy(generated=(0,), presence_penalty=0.6) == 1
+    assert greedy(generated=(6,), presence_penalty=-2.0) == 6
+
+
+def test_frequency_penalty_grows_with_the_count() -> None:
+    assert greedy(prompt=(0, 0, 0), frequency_penalty=2.0) == 0
+    assert greedy(generated=(0,), frequency_penalty=0.4) == 0
+    assert greedy(generated=(0, 0), frequency_penalty=0.4) == 1
+
+
+def test_logit_bias_is_added() -> None:
+    assert greedy(logit_bias={9: 9.5}) == 9
+    assert greedy(logit_bias={0: -100.0, 9: 1.0}) == 1
+    assert ranking(logit_bias={"7": 4.7})[:3] == [0, 7, 1]
+
+
+def test_min_tokens_forbids_stopping() -> None:
+    stops = frozenset({0, 1})
+    assert greedy(stop_ids=stops, min_tokens=2) == 2
+    assert greedy(stop_ids=stops, min_tokens=2, generated=(5,)) == 2
+    assert greedy(stop_ids=stops, min_tokens=2, generated=(5, 5)) == 0
+
+
+def test_bad_words_cannot_be_completed() -> None:
+    assert greedy(bad_words=((0,),)) == 1
+    assert greedy(bad_words=((4, 0),), generated=(4,)) == 1
+    assert greedy(bad_words=((4, 0),), generated=(3,)) == 0
+    assert greedy(bad_words=((3, 4, 0),), generated=(5, 3, 4)) == 1
+    assert greedy(bad_words=((3, 4, 0),), generated=(4,)) == 0
+    # A word that the prompt began isn't the answer's.
+    assert greedy(bad_words=((4, 0),), prompt=(4,)) == 0
+
+
+def test_bans_win_over_bias() -> None:
+    assert greedy(bad_words=((0,),), logit_bias={0: 100.0}) == 1
+
+
+def test_a_request_that_forbids_everything_fails_alone() -> None:
+    words = tuple((token,) for token in range(VOCAB))
+    banned = running(name="bad", bad_words=words, temperature=1.0)
+    tokens, failed = sample(LOGITS.expand(2, -1), [banned, running(temperature=0.0)])
+    assert failed == {"bad": "The request forbids every token of the vocabulary."}
+    assert [token.token_id for token in tokens] == [0]
+
+
+def test_rows_that_hold_no_numbers_fail_alone() -> None:
+    logits = LOGITS.repeat(2, 1)
+    logits[0, 3] = float("nan")
+    tokens, failed = sample(logits, [running(name="bad"), running(temperature=0.0)])
+    assert list(failed) == ["bad"]
+    assert [token.token_id for token in tokens] == [0]
+
+
+# --- distributions ----------------------------------------------------------------------
+
+
+def expected_distribution(
+    logits: np.ndarray[Any, Any], *, temperature: float, top_k: int, top_p: float, min_p: float
+) -> np.ndarray[Any, Any]:
+    """By the parameters' descriptions, one token at a time."""
+    probabilities = np.exp(logits / temperature) / np.exp(logits / temperature).sum()
+    probabilities[probabilities < min_p * probabilities.max()] = 0
+    kept, mass = [], 0.0
+    order = sorted(range(len(logits)), key=lambda i: (-probabilities[i], i))
+    order = order[: top_k if top_k > 0 else None]
+    whole = probabilities[order].sum()
+    for token in order:
+        if mass < top_p * whole - 1e-9:
+            kept.append(token)
+        mass += probabilities[token]
+    result = np.zeros_like(probabilities)
+    result[kept] = probabilities[kept]
+    return np.asarray(result / result.sum())
+
+
+COMBINATIONS: dict[str, dict[str, Any]] = {
+    "temperature 1": {},
+    "hot": {"temperature": 3.0},
+    "cold": {"temperature": 0.3},
+    "top-k": {"top_k": 4},
+    "top-k that cuts a tie": {"top_k": 2},
+    "top-k of all": {"top_k": 100},
+    "top-p": {"top_p": 0.7},
+    "small top-p": {"top_p": 0.01},
+    "min-p": {"min_p": 0.3},
+    "min-p of 1": {"min_p": 1.0},
+    "all": {"temperature": 1.7, "top_k": 6, "top_p": 0.8, "min_p": 0.1},
+    "top-k then top-p": {"top_k": 3, "top_p": 0.5},
+}
+
+
+@pytest.mark.parametrize("options", COMBINATIONS.values(), ids=COMBINATIONS)
+def test_draws_follow_the_distribution(options: dict[str, Any]) -> None:
+    params = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, **options}
+    expected = expected_distribution(LOGITS.double().numpy(), **params)
+    num_draws = 4000
+    requests = [running(seed=i, **params) for i in range(num_draws)]
+    tokens = sampled(LOGITS.expand(num_draws, -1), *requests)
+    counts = np.bincount([token.token_id for token in tokens], minlength=VOCAB)
+    possible = expected > 0
+    assert counts[~possible].sum() == 0
+    wanted = expected[possible] * num_draws
+    statistic = float(((counts[possible] - wanted) ** 2 / wanted).sum())
+    freedom = int(possible.sum()) - 1
+    # Wilson and Hilferty's normal approximation; 4 deviations are 3 in 100,000.
+    if freedom:
+        normal = (statistic / freedom) ** (1 / 3) - (1 - 2 / (9 * freedom))
+        assert normal / np.sqrt(2 / (9 * freedom)) < 4
+
+
+def test_top_p_keeps_all_at_1() -> None:
+    logits = torch.zeros(1, 1000)  # their sum rounds above and below 1 on the way
+    params = [SamplingParams(top_p=1.0, top_k=999).filled({})]
+    assert int(truncate(logits, params).isfinite().sum()) == 999
+
+
+def test_draws_of_one_request_are_independent() -> None:
+    requests = [running(generated=(0,) * n, seed=5, temperature=1.0) for n in range(2000)]
+    ids = [token.token_id for token in sampled(LOGITS.expand(2000, -1), *requests)]
+    expected = LOGITS.softmax(-1)
+    assert abs(ids.count(0) / 2000 - float(expected[0])) < 0.05
+    pairs = sum(a == b == 0 for a, b in itertools.pairwise(ids))
+    assert abs(pairs / 1999 - float(expected[0]) ** 2) < 0.04
+
+
+# --- seeds ------------------------------------------------------------------------------
+
+
+def test_a_seed_repeats_whatever_else_is_in_the_batch() -> None:
+    generator = torch.Generator().manual_seed(0)
+    others = [running(name=f"o{i}", seed=i, temperature=0.5) for i in range(6)]
+    mixed = [*others[:3], running(temperature=0.0), running(seed=7, min_p=0.1), *others[3:]]
+    logits = torch.randn(len(mixed), VOCAB, generator=generator)
+    logits[4] = LOGITS
+    [alone] = sampled(LOGITS[None], running(seed=7, min_p=0.1))
+    assert sampled(logits, *mixed)[4].token_id == alone.token_id
+
+
+def test_seeds_and_steps_differ() -> None:
+    def drawn(seed: int | None, step: int, name: str = "r") -> float:
+        return running(generated=(0,) * step, seed=seed, name=name).step_seed()
+
+    seeds = [drawn(seed, step) for seed in (-1, 0, 1, 2**63 - 1, None) for step in range(4)]
+    assert len(set(seeds)) == len(seeds)
+    assert drawn(None, 0, "a") != drawn(None, 0, "b")
+    assert drawn(3, 0, "a") == drawn(3, 0, "b")
+
+
+# --- log-probabilities ------------------------------------------------------------------
+
+
+def test_logprobs_are_of_the_raw_distribution() -> None:
+    raw = LOGITS.log_softmax(-1)
+    request = running(
+        temperature=0.0, generated=(0,), presence_penalty=2.0, logit_bias={5: 9.0}, logprobs=3
+    )
+    plain, other = running(temperature=0.0), running(temperature=1.0, top_k=1, logprobs=0)
+    first, second, third = sampled(LOGITS.expand(3, -1), request, plain, other)
+    assert (first.token_id, second.token_id, third.token_id) == (5, 0, 0)
+    assert second.logprobs is None
+    assert first.logprobs is not None
+    assert first.logprobs.logprob == pytest.approx(float(raw[5]))
+    assert first.logprobs.rank == 8
+    assert first.logprobs.top_ids[0] == 0
+    assert sorted(first.logprobs.top_ids) == [0, 1, 2]
+    assert first.logprobs.top_logprobs == pytest.approx([float(raw[i]) for i in (0, 1, 2)])
+    assert third.logprobs is not None
+    assert (third.logprobs.rank, third.logprobs.top_ids) == (1, ())
+
+
+def test_no_more_logprobs_than_tokens() -> None:
+    [token] = sampled(LOGITS[None], running(temperature=0.0, logprobs=20))
+    assert token.logprobs is not None
+    assert len(token.logprobs.top_ids) == VOCAB
+
+
+# --- what is remembered -----------------------------------------------------------------
+
+
+def test_chunks_bring_generated_tokens() -> None:
+    state = running(prompt=(1, 2, 3))
+    state.take(Chunk("r", 3, (4,), (0,), samples=True))
+    state.take(Chunk("r", 4, (5,), (0,), samples=True))
+    assert state.generated == [4, 5]
+    state.take(Chunk("r", 4, (5,), (0,), samples=True))  # computed again after a failure
+    assert state.generated == [4, 5]
+    again = running(prompt=(1, 2, 3))
+    again.take(Chunk("r", 0, (1, 2), (0,), samples=False))
+    assert again.generated == []
+    again.take(Chunk("r", 2, (3, 4, 5), (0,), samples=True))
+    assert again.generated == [4, 5]
+
+
+def test_seen_tokens_grow_with_the_answer() -> None:
+    state = running(prompt=(1, 2), generated=(5,))
+    device = torch.device("cpu")
+    assert state.seen_mask(VOCAB, device).nonzero()[:, 0].tolist() == [1, 2, 5]
+    state.take(Chunk("r", 3, (7,), (0,), samples=True))
+    assert state.seen_mask(VOCAB, device).nonzero()[:, 0].tolist() == [1, 2, 5, 7]
