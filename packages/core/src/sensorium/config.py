@@ -33,7 +33,8 @@ class EngineConfig:
         device †: "auto", "cpu", "cuda" or "cuda:N".
         load_format: "dummy" draws random weights from ``seed``.
         seed: of sampling without a seed of its own, and of dummy weights.
-        max_model_len: context in tokens; None: what the checkpoint was made for.
+        max_model_len: context in tokens; None: what the checkpoint was made for, or as much of
+            it as the KV cache holds.
         gpu_memory_utilization: fraction of an accelerator's memory the engine may take; on
             the CPU ``kv_cache_memory_bytes`` counts instead.
         kv_cache_memory_bytes: size of the KV cache; None: what the fraction leaves (on the

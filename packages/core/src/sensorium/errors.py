@@ -1,7 +1,7 @@
 """Every exception Sensorium raises on purpose.
 
     SensoriumError
-    ├── ConfigError          an option, a checkpoint or an environment that can't work (also ValueError)
+    ├── ConfigError          an option, checkpoint or environment that can't work (also ValueError)
     ├── PluginError          a plugin that is missing, broken or in conflict with another
     ├── RequestError         the caller's fault: HTTP 4xx (also ValueError)
     │   ├── MediaError       media that can't be read, or isn't what its kind accepts

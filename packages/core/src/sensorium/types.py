@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+
 from sensorium.sampling_params import SamplingParams
 
 if TYPE_CHECKING:

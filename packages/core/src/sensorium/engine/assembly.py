@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from sensorium.checkpoint import TEXT_PATTERNS, Checkpoint, open_checkpoint, resolve_folder
@@ -61,6 +62,9 @@ def assemble(config: EngineConfig) -> Assembly:
         ConfigError, PluginError: as ``AsyncEngine``.
     """
     registry = discover(choices=config.plugin_choices)
+    for status in registry.statuses:
+        if status.error is not None:
+            logger.warning("the plugin %s failed: %s", status.name, status.error)
     checkpoint = open_checkpoint(config)
     tokenizer = load_tokenizer(config, checkpoint)
     model = open_model(config, registry, checkpoint, tokenizer)
@@ -83,7 +87,7 @@ def assemble(config: EngineConfig) -> Assembly:
         num_threads=config.media_threads,
         uuids_ignored=config.mm_processor_cache_gb == 0 and not config.enable_prefix_caching,
         architecture=checkpoint.architecture,
-        find_kind=registry.kind,
+        find_kind=partial(registry.adapter, checkpoint.architecture),
     )
     admission = Admission(
         tokenizer=tokenizer,
@@ -267,6 +271,7 @@ def build_frontend(
         adapters=model.adapters,
         content_format=config.chat_template_content_format,
         interleave_mm_strings=config.interleave_mm_strings,
+        find_part=model.registry.kind_of_part,
     )
     return Frontend(
         folder=folder,

@@ -9,7 +9,7 @@ sees it. Fetches, decodes and tokenizes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -69,10 +69,11 @@ class ChatRenderer:
         adapters: Mapping[str, MediaAdapter],
         content_format: str = "auto",
         interleave_mm_strings: bool = False,
+        find_part: Callable[[str], object] | None = None,
     ) -> None:
         self._template = template
         self._tokenizer = tokenizer
-        self._reader = ConversationReader(kinds, adapters)
+        self._reader = ConversationReader(kinds, adapters, find_part)
         self._adapters = adapters
         self._content_format = content_format
         self._interleave = interleave_mm_strings

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -46,11 +46,17 @@ class ConversationReader:
     Args:
         kinds: every kind that is installed.
         adapters: those that the model takes.
+        find_part: called with a part type of none of ``kinds``; raises ``PluginError`` with
+            the reason if no plugin that works answers to it.
     """
 
     def __init__(
-        self, kinds: Mapping[str, MediaKind], adapters: Mapping[str, MediaAdapter]
+        self,
+        kinds: Mapping[str, MediaKind],
+        adapters: Mapping[str, MediaAdapter],
+        find_part: Callable[[str], object] | None = None,
     ) -> None:
+        self._find_part = find_part
         self._by_part_type = {
             part_type: kind for kind in kinds.values() for part_type in kind.part_types
         }
@@ -106,10 +112,12 @@ class ConversationReader:
             return text
         kind = self._by_part_type.get(part_type) if isinstance(part_type, str) else None
         if kind is None:
+            if isinstance(part_type, str) and self._find_part is not None:
+                self._find_part(part_type)
             allowed = ", ".join(["text", *self._by_part_type])
             raise RequestError(
-                f"{where}: there is no part type {part_type!r}; with the plugins that are "
-                f"installed (`sensorium plugins` lists them) allowed are {allowed}."
+                f"{where}: the part type {part_type!r} is none that this model takes; "
+                f"allowed are {allowed} (`sensorium plugins` lists what is installed)."
             )
         return self._item(kind, str(part_type), part, where, counts)
 

@@ -18,12 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from sensorium.errors import ConfigError, RequestError
 from sensorium.frontend.chat import ChatRenderer, Conversation, RenderedChat
 from sensorium.frontend.placeholders import tokenize_prompt, tokenize_segments
 from sensorium.frontend.prompts import ParsedPrompt
 from sensorium.media.pipeline import MediaPipeline
 from sensorium.plugins import MediaAdapter, ModelContext, ModelFamily, TokenizedPrompt
-from sensorium.tokenizer import Tokenizer, load_template
+from sensorium.tokenizer import ChatTemplate, Tokenizer, load_template
 from sensorium.types import Composition, MediaItem, PreparedItem
 
 T = TypeVar("T")
@@ -116,7 +117,7 @@ class Frontend:
         def render() -> tuple[RenderedChat, TokenizedPrompt]:
             template = None
             if chat_template is not None:
-                template = load_template(chat_template, self._folder, self._tokenizer, None)
+                template = self._own_template(chat_template)
             rendered = self._chat.render(
                 messages,
                 add_generation_prompt=add_generation_prompt,
@@ -134,6 +135,13 @@ class Frontend:
         return await self._compose(
             rendered.text, tokenized, rendered.items, salt, processor_kwargs or {}
         )
+
+    def _own_template(self, chat_template: str) -> ChatTemplate | None:
+        """The template of one request; a bad one is the caller's fault, not the engine's."""
+        try:
+            return load_template(chat_template, self._folder, self._tokenizer, None)
+        except ConfigError as error:
+            raise RequestError(str(error)) from error
 
     async def _compose(
         self,
