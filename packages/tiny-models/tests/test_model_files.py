@@ -43,7 +43,9 @@ def test_weights_are_small_bf16_and_named_as_published() -> None:
         assert {weights.get_slice(name).get_dtype() for name in names} == {"BF16"}
     assert [name for name in names if not PUBLISHED.fullmatch(name)] == []
     config = read("config.json")
-    assert len(names) == 12 * config["num_hidden_layers"] + 12 * config["vision_config"]["depth"] + 8
+    assert (
+        len(names) == 12 * config["num_hidden_layers"] + 12 * config["vision_config"]["depth"] + 8
+    )
 
 
 def test_config_ids_are_the_tokenizers(tokenizer: Tokenizer) -> None:

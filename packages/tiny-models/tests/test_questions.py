@@ -117,14 +117,18 @@ class TestTruth:
             if color:
                 things = tuple(t for t in things if t.color == color[0])
             elif not kind.startswith("shape"):
-                things = tuple(t for t in things if kind in (t.shape, f"{t.shape}s", f"{t.shape}es"))
+                things = tuple(
+                    t for t in things if kind in (t.shape, f"{t.shape}s", f"{t.shape}es")
+                )
             assert len(things) == NUMBERS[number]
 
     def test_position(self, split: str) -> None:
         for item in drawn("position", split):
             shape, where = found(item.answer, r"The (\w+) is (?:at|in) the (.+)\.")
             (thing,) = [t for t in item.scenes[0].things if t.shape == shape]
-            x, y = (at / side for at, side in zip((thing.x, thing.y), item.scenes[0].size, strict=True))
+            x, y = (
+                at / side for at, side in zip((thing.x, thing.y), item.scenes[0].size, strict=True)
+            )
             if where == "center":
                 assert abs(x - 0.5) <= 0.06
                 assert abs(y - 0.5) <= 0.06
@@ -135,7 +139,8 @@ class TestTruth:
     def test_relation(self, split: str) -> None:
         for item in drawn("relation", split):
             one, side, two = found(
-                item.answer, r"The (\w+) is (to the left of|to the right of|above|below) the (\w+)\."
+                item.answer,
+                r"The (\w+) is (to the left of|to the right of|above|below) the (\w+)\.",
             )
             here, there = ({t.shape: t for t in item.scenes[0].things}[name] for name in (one, two))
             right, down = here.x - there.x, here.y - there.y

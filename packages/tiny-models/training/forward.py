@@ -211,7 +211,9 @@ class Forward:
         """
         logits = torch.cat(self.all_logits(groups, pictures)).float()
         labels = torch.cat([group.labels for group in groups])
-        return functional.cross_entropy(logits, labels, ignore_index=IGNORED, label_smoothing=smoothing)
+        return functional.cross_entropy(
+            logits, labels, ignore_index=IGNORED, label_smoothing=smoothing
+        )
 
 
 def exact(forward: Forward, batch: Batch) -> list[bool]:
