@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 from safetensors import safe_open
+from tokenizers import Tokenizer
+
 from sensorium_tiny_models import model_path
 from sensorium_tiny_models.questions import HELD_OUT, QUESTION_TYPES, TRAIN, draw_item, item_rng
-from tokenizers import Tokenizer
 
 LIMIT_BYTES = 15_000_000
 

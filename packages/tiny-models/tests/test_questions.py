@@ -7,6 +7,7 @@ from collections import Counter
 
 import pytest
 from PIL import ImageChops
+
 from sensorium_tiny_models.fonts import HELD_OUT_FONTS, font_ids
 from sensorium_tiny_models.palette import HELD_OUT_PAIRS
 from sensorium_tiny_models.questions import (
@@ -79,9 +80,9 @@ def test_nothing_overlaps_or_leaves_the_picture(split: str) -> None:
 
 def check_room(scene: Scene) -> None:
     for i, thing in enumerate(scene.things):
-        assert 0 <= thing.x - thing.radius + 1
+        assert thing.x - thing.radius + 1 >= 0
         assert thing.x + thing.radius - 1 <= scene.size[0]
-        assert 0 <= thing.y - thing.radius + 1
+        assert thing.y - thing.radius + 1 >= 0
         assert thing.y + thing.radius - 1 <= scene.size[1]
         for other in scene.things[i + 1 :]:
             apart = (thing.x - other.x) ** 2 + (thing.y - other.y) ** 2

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+from pathlib import Path
 
+import pytest
 from PIL import Image
-from sensorium_tiny_models import fonts
+
+from sensorium_tiny_models import demo, fonts
 from sensorium_tiny_models.questions import HELD_OUT, Item
 from sensorium_tiny_models.score import (
     Guesser,
@@ -78,3 +82,18 @@ def test_every_font_is_named_with_its_licence() -> None:
     for entry in listed.values():
         assert (fonts.FOLDER / "licences" / f"{entry['licence']}.txt").is_file()
         assert entry["copyright"]
+
+
+def test_the_demo_refuses_half_a_question_and_missing_files(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    parser = argparse.ArgumentParser()
+    demo.add_arguments(parser)
+    assert demo.run(parser.parse_args(["--ask", "What is this?"])) == 2
+    assert "--image and --ask go together" in capsys.readouterr().err
+    missing = str(tmp_path / "none.png")
+    assert demo.run(parser.parse_args(["--image", missing, "--ask", "What is this?"])) == 2
+    text = tmp_path / "text.png"
+    text.write_text("no picture")
+    assert demo.run(parser.parse_args(["--image", str(text), "--ask", "What is this?"])) == 2
+    assert "is not an image" in capsys.readouterr().err

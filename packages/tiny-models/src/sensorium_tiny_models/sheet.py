@@ -52,7 +52,7 @@ def _draw_cell(sheet: Image.Image, left: int, top: int, cell: Cell) -> None:
     ink = _PLAIN if cell.right is None else _RIGHT if cell.right else _WRONG
     lines += [(line, ink) for line in textwrap.wrap(cell.answer, _CAPTION_CHARACTERS)]
     if cell.right is False and cell.expected:
-        expected = f"not: {cell.expected}"
+        expected = f"instead of  {cell.expected}"
         lines += [(line, _PLAIN) for line in textwrap.wrap(expected, _CAPTION_CHARACTERS)]
     for line, color in lines[:_LINES]:
         draw.text((left + 6, y), line, font=font, fill=color)
