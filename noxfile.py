@@ -114,7 +114,8 @@ def gpu(session: nox.Session) -> None:
         shutil.copy(ROOT / name, GPU / name)
     shutil.copy(ROOT / "tools" / "gpu_run.sh", GPU / "run.sh")
     test_folders = [package / "tests" for package in PACKAGES]
-    for folder in [*test_folders, ROOT / "tests", ROOT / "examples", ROOT / "benchmarks"]:
+    shared = [ROOT / name for name in ("tests", "examples", "benchmarks", "docs")]
+    for folder in [*test_folders, *shared]:
         if folder.is_dir():
             ignored = shutil.ignore_patterns("__pycache__", "results")
             shutil.copytree(folder, GPU / folder.relative_to(ROOT), ignore=ignored)
