@@ -270,6 +270,7 @@ def test_without_failures_and_aborts_everyone_comes_to_its_end(
     engine = play(config, calm)
     check_answers(engine, calm)
     assert {engine.answer(a.request.request_id)[1] for a in calm} <= {"stop", "length"}
+    assert engine.last("0").num_preemptions == 0, "the earliest never stands back"
     for arrival in calm:
         last = engine.last(arrival.request.request_id)
         assert last.num_encoded_items + last.num_encoder_hits <= len(arrival.request.items)

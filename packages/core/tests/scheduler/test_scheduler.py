@@ -330,6 +330,17 @@ def test_embeddings_nobody_needs_make_room_the_oldest_first() -> None:
     assert set(engine.runner.cache) == {b"b", b"c"}
 
 
+def test_what_a_chunk_needs_is_not_dropped_for_what_it_needs_too() -> None:
+    engine = StandInEngine(scheduler_config(max_num_batched_tokens=40, prefix_caching=False))
+    for key in (b"cat", b"dog"):
+        engine.add(with_items(key.decode(), key))
+        engine.finish()
+    engine.add(with_items("a", b"emu", b"cat"))
+    assert engine.step().evict == (b"dog",), "the cat is older, but needed"
+    engine.finish()
+    assert engine.runner.num_encodes[b"cat"] == 1
+
+
 def test_reset_encoder_cache_keeps_what_is_needed() -> None:
     engine = StandInEngine(scheduler_config(max_num_batched_tokens=8))
     engine.add(with_items("a", b"cat"))
@@ -456,24 +467,75 @@ def test_num_cached_tokens_is_that_of_the_first_time() -> None:
     assert engine.last("1").num_cached_tokens == 0
 
 
-def test_interleaved_items_never_block_each_other_for_ever() -> None:
-    """Each request holds its first item to its end and needs the second in between."""
+def test_a_later_arrival_without_a_page_stands_still() -> None:
+    """It needs a page first, but takes none from the earlier one."""
+    engine = StandInEngine(scheduler_config(num_pages=5, prefix_caching=False))
+    requests = [request("a", [1] * 5, max_tokens=12), request("b", [2] * 3, max_tokens=12)]
+    engine.add(*requests)
+    engine.finish()
+    assert engine.last("a").num_preemptions == 0
+    assert any(set(chunk_sizes(batch)) == {"a"} for batch in engine.batches)
+    assert_answered(engine, requests)
+
+
+@pytest.mark.parametrize("num_pages", range(36, 52))
+def test_what_has_a_chunk_in_the_step_is_not_preempted_in_it(num_pages: int) -> None:
+    """``c`` goes first in a step where those that decode run out of pages."""
+    config = scheduler_config(page_size=1, num_pages=num_pages, max_num_batched_tokens=9)
+    engine = StandInEngine(config)
+    requests = [request(i, [1], max_tokens=25) for i in "ab"]
+    requests.append(with_items("c", b"cat", lead=20, atomic=True))
+    engine.add(*requests)
+    engine.finish()
+    assert_answered(engine, requests)
+
+
+def test_an_earlier_arrival_that_waits_for_tokens_keeps_its_embeddings() -> None:
+    """``b`` must go first in the next step; ``c``, without room, doesn't take it from it."""
+    engine = StandInEngine(scheduler_config(max_num_batched_tokens=8))
+    items = (item(b"cat", 4, num_bytes=60), item(b"dog", 8, num_bytes=30))
+    spans = (
+        MediaSpan(0, (0, 2), 0, 2),
+        MediaSpan(1, (0, 8), 2, 8, atomic=True),
+        MediaSpan(0, (2, 4), 10, 2),
+    )
+    requests = [
+        request("a", [3], max_tokens=20),
+        request("b", [1] * 13, items=items, spans=spans),
+        with_items("c", b"emu", num_bytes=60, lead=1),
+    ]
+    engine.add(*requests)
+    assert chunk_sizes(engine.step()) == {"a": 1, "b": 2, "c": 1}
+    assert chunk_sizes(engine.step()) == {"a": 1}
+    assert chunk_sizes(engine.step()) == {"b": 8}
+    engine.finish()
+    assert engine.last("b").num_preemptions == 0
+    assert_answered(engine, requests)
+
+
+def test_requests_that_hold_what_the_other_lacks_get_on_while_text_keeps_coming() -> None:
+    """Each holds its outer item and needs the inner one; no later arrival joins meanwhile."""
 
     def asked(request_id: str, outer: bytes, inner: bytes) -> EngineRequest:
         spans = (
             MediaSpan(0, (0, 4), 0, 4),
-            MediaSpan(1, (0, 4), 8, 4),
-            MediaSpan(0, (4, 8), 12, 4),
+            MediaSpan(1, (0, 20), 9, 20, atomic=True),
+            MediaSpan(0, (4, 8), 29, 4),
         )
-        items = (item(outer, 8, num_bytes=50), item(inner, 4, num_bytes=40))
-        return request(request_id, [1] * 18, items=items, spans=spans)
+        items = (item(outer, 8, num_bytes=50), item(inner, 20, num_bytes=40))
+        return request(request_id, [1] * 34, items=items, spans=spans)
 
-    engine = StandInEngine(scheduler_config(max_num_batched_tokens=8))
-    requests = [asked("x", b"a", b"b"), asked("y", b"c", b"d"), asked("z", b"e", b"f")]
+    engine = StandInEngine(scheduler_config(max_num_batched_tokens=24, num_pages=200))
+    requests = [asked("x", b"a", b"b"), asked("y", b"c", b"d")]
+    requests += [request(str(i), [i] * 40) for i in range(20)]
     engine.add(*requests)
-    engine.finish(max_steps=60)
+    assert chunk_sizes(engine.step()) == {"x": 9, "y": 9, "0": 6}
+    assert chunk_sizes(engine.step()) == {"0": 24}
+    assert chunk_sizes(engine.step()) == {"0": 10}
+    assert chunk_sizes(engine.step()) == {"0": 1, "x": 23}
+    engine.finish()
+    assert (engine.last("x").num_preemptions, engine.last("y").num_preemptions) == (0, 1)
     assert_answered(engine, requests)
-    assert engine.last("x").num_preemptions == 0
 
 
 # --- embeddings that can't be made again ---------------------------------------------------

@@ -6,9 +6,14 @@ with questions and true answers; nothing here imports torch or the engine until 
 
 from pathlib import Path
 
-__all__ = ["model_path"]
+__all__ = ["card_path", "model_path"]
 
 
 def model_path() -> Path:
     """The folder of the model: weights, configuration, tokenizer, chat template."""
     return Path(__file__).parent / "model"
+
+
+def card_path() -> Path:
+    """The model's card: what it is, what it is not, how it was trained and what it scores."""
+    return Path(__file__).parent / "card.md"

@@ -216,7 +216,6 @@ class Scheduler:
     def _advance(self, sequence: Sequence, step: Step) -> None:
         """Adds as many of the sequence's tokens to the step as may be."""
         if step.budget == 0 or not self._grow(sequence, step):
-            step.admits = False
             return
         stop = self._token_stop(sequence, step)
         if stop == sequence.num_computed:
@@ -274,7 +273,6 @@ class Scheduler:
         self._pins.unpin_replaceable(sequence)
         sequence.is_running = False
         sequence.num_computed = 0
-        sequence.num_registered = 0
         sequence.num_preemptions += 1
         self._num_preemptions += 1
         insort(self._waiting, sequence, key=_arrival)

@@ -14,9 +14,9 @@ class Step:
         budget: tokens that may still be added.
         sequences: those that have a chunk in it, by id.
         chunks, encode: as in ``Batch``.
-        admits: whether waiting requests may still join; no longer once a running one had to
-            stand back for lack of pages, tokens or encoder room.
-        lacks_room: a sequence that the encoder budget kept from getting any further.
+        admits: whether waiting requests may still join; no longer once a sequence was
+            preempted, or had to stand back for want of tokens or of encoder room.
+        lacks_room: the sequences that the encoder budget kept from getting any further.
         has_prefill: whether some chunk is more than the decoding of one token.
     """
 
