@@ -22,6 +22,7 @@ from sensorium.types import (
     EncodeTask,
     EngineItem,
     EngineRequest,
+    Features,
     MediaSpan,
     RequestUpdate,
     SampledToken,
@@ -48,7 +49,7 @@ def scheduler_config(**changes: Any) -> SchedulerConfig:
 
 def item(key: bytes, num_tokens: int, *, num_bytes: int = 10, features: bool = True) -> EngineItem:
     """An item of a kind that nobody ships."""
-    encoders = {"nose": {}} if features else {}
+    encoders: dict[str, Features] = {"nose": {}} if features else {}
     return EngineItem(key, "scent", num_tokens, num_bytes, encoders)
 
 

@@ -26,8 +26,8 @@ def keys_of(
     return keys
 
 
-def with_item(key: bytes, span: MediaSpan, *, length: int = 12, **fields: object) -> EngineRequest:
-    return request("r", [1] * length, items=(item(key, 8),), spans=(span,), **fields)
+def with_item(key: bytes, span: MediaSpan, *, length: int = 12) -> EngineRequest:
+    return request("r", [1] * length, items=(item(key, 8),), spans=(span,))
 
 
 def num_shared(one: EngineRequest, other: EngineRequest) -> int:

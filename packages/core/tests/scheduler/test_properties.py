@@ -209,7 +209,14 @@ def play(config: SchedulerConfig, arrivals: list[Arrival]) -> StandInEngine:
     for _ in range(bound * (len(arrivals) + 1)):
         _step(engine, abort_at)
     engine.finish(max_steps=0)
+    check_batches(engine)
     return engine
+
+
+def check_batches(engine: StandInEngine) -> None:
+    """Who is preempted doesn't come back in the same step."""
+    for batch in engine.batches:
+        assert not {request.request_id for request in batch.started} & set(batch.ended)
 
 
 def _add(engine: StandInEngine, arrival: Arrival) -> None:
@@ -308,6 +315,7 @@ def test_items_held_for_long_in_the_least_room(seed: int) -> None:
     engine = StandInEngine(config)
     engine.add(*requests)
     engine.finish()
+    check_batches(engine)
     for asked in requests:
         assert engine.answer(asked.request_id) == expected_answer(asked, config)
     assert engine.last("0").num_preemptions == 0, "the earliest never stands back"

@@ -335,8 +335,8 @@ def test_what_a_chunk_needs_is_not_dropped_for_what_it_needs_too() -> None:
     for key in (b"cat", b"dog"):
         engine.add(with_items(key.decode(), key))
         engine.finish()
-    engine.add(with_items("a", b"emu", b"cat"))
-    assert engine.step().evict == (b"dog",), "the cat is older, but needed"
+    engine.add(with_items("a", b"emu", b"cat"), with_items("b", b"dog"))
+    assert engine.step().evict == (b"dog",), "the cat was used before it, but is needed"
     engine.finish()
     assert engine.runner.num_encodes[b"cat"] == 1
 
@@ -467,24 +467,36 @@ def test_num_cached_tokens_is_that_of_the_first_time() -> None:
     assert engine.last("1").num_cached_tokens == 0
 
 
-def test_a_later_arrival_without_a_page_stands_still() -> None:
-    """It needs a page first, but takes none from the earlier one."""
-    engine = StandInEngine(scheduler_config(num_pages=5, prefix_caching=False))
-    requests = [request("a", [1] * 5, max_tokens=12), request("b", [2] * 3, max_tokens=12)]
+@pytest.mark.parametrize("num_pages", range(40, 46))
+def test_a_later_arrival_without_a_page_stands_still(num_pages: int) -> None:
+    """``b`` decodes beside the long prefill of ``a``, and takes no page from it."""
+    config = scheduler_config(page_size=1, num_pages=num_pages, max_num_batched_tokens=8)
+    engine = StandInEngine(config)
+    requests = [with_items("a", *[b"cat", b"dog"] * 2, lead=4, atomic=True)]
+    requests.append(request("b", [1], max_tokens=20))
     engine.add(*requests)
     engine.finish()
     assert engine.last("a").num_preemptions == 0
-    assert any(set(chunk_sizes(batch)) == {"a"} for batch in engine.batches)
     assert_answered(engine, requests)
 
 
-@pytest.mark.parametrize("num_pages", range(36, 52))
+def test_a_running_sequence_is_left_a_page_to_grow_into() -> None:
+    engine = StandInEngine(scheduler_config(num_pages=4, prefix_caching=False))
+    requests = [request("a", [1] * 4, max_tokens=3), request("b", [2] * 12, max_tokens=1)]
+    engine.add(*requests)
+    assert chunk_sizes(engine.step()) == {"a": 4}, "one page is left beside the three for b"
+    engine.finish()
+    assert engine.scheduler.stats.num_preemptions == 0
+    assert_answered(engine, requests)
+
+
+@pytest.mark.parametrize("num_pages", range(34, 40))
 def test_what_has_a_chunk_in_the_step_is_not_preempted_in_it(num_pages: int) -> None:
     """``c`` goes first in a step where those that decode run out of pages."""
     config = scheduler_config(page_size=1, num_pages=num_pages, max_num_batched_tokens=9)
     engine = StandInEngine(config)
     requests = [request(i, [1], max_tokens=25) for i in "ab"]
-    requests.append(with_items("c", b"cat", lead=20, atomic=True))
+    requests.append(with_items("c", b"cat", lead=20, tail=0, atomic=True))
     engine.add(*requests)
     engine.finish()
     assert_answered(engine, requests)

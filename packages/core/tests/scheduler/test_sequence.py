@@ -27,12 +27,13 @@ def test_a_chunk_samples_only_at_the_end() -> None:
 
 def test_decoding_is_having_one_sampled_token_to_compute() -> None:
     seq = sequence(request("a", [1]))
-    assert seq.is_prefilling, "nothing was sampled yet"
+    states = [seq.is_prefilling]
     seq.num_computed = 1
     assert seq.append(5) is None
-    assert not seq.is_prefilling
+    states.append(seq.is_prefilling)
     seq.num_computed = 0
-    assert seq.is_prefilling
+    states.append(seq.is_prefilling)
+    assert states == [True, False, True], "before the first token; with it; preempted"
 
 
 def test_missing_pages() -> None:

@@ -22,7 +22,6 @@ from __future__ import annotations
 import time
 from bisect import insort
 from collections.abc import Iterable, Iterator
-from itertools import takewhile
 
 from sensorium.errors import CacheMissError, RequestError
 from sensorium.scheduler.config import SchedulerConfig, SchedulerStats
@@ -329,12 +328,10 @@ class Scheduler:
     def _has_encoder_share(self, sequence: Sequence) -> bool:
         """Whether every sequence admitted so far could still come to its end with this one.
 
-        One that was preempted keeps the share it was admitted with.
+        One that was preempted keeps the share it was admitted with. It waits before all that
+        were never admitted, so that when one of those is asked about, all shares are running.
         """
-        if sequence.was_admitted:
-            return True
-        preempted = takewhile(lambda s: s.was_admitted, self._waiting)
-        return self._pins.has_share(sequence, (*self._running, *preempted))
+        return sequence.was_admitted or self._pins.has_share(sequence, self._running)
 
     def _dispatch(self, step: Step) -> Batch:
         now_s = time.monotonic()
