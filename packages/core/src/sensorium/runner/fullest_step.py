@@ -14,13 +14,16 @@ def fullest_steps(
 ) -> Iterator[tuple[list[EngineRequest], list[Chunk]]]:
     """Requests and their chunks, for memory profiling.
 
-    One step prefills the end of the longest context, with all of the token budget; one lets
+    One step prefills the ends of the longest contexts, with all of the token budget; one lets
     as many sequences as may run decode at the end of theirs. All sample with the costliest
     parameters: logits are among the largest tensors of a step. Every page is page 0, so
     that a cache of one page is enough.
     """
-    budget = config.max_num_batched_tokens if config.enable_chunked_prefill else context
-    yield _step(config, 1, min(budget, context), context)
+    budget = config.max_num_batched_tokens
+    if not config.enable_chunked_prefill:
+        budget = max(budget, context)
+    num_prompts = min(config.max_num_seqs, max(1, budget // context))
+    yield _step(config, num_prompts, min(budget, context), context)
     yield _step(config, min(config.max_num_seqs, config.max_num_batched_tokens), 1, context)
 
 
