@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sensorium.errors import RequestError, UnsupportedError
@@ -141,9 +141,6 @@ class SamplingParams:
             if getattr(self, name) is None
         }
         return replace(self, **chosen) if chosen else self
-
-
-SAMPLING_FIELDS = frozenset(field.name for field in fields(SamplingParams))
 
 
 def _as_token_id(value: object) -> int:

@@ -142,7 +142,7 @@ class AsyncEngine:
         prepared: PreparedPrompt = await prepare()
         requests = self._admission.requests(request_id, prepared, sampling, arrival_s)
         state = self._admission.state(request_id, prepared, requests, _metrics(prepared, arrival_s))
-        stream = self._open([request.request_id for request in requests])
+        stream = self._open(state.child_ids)
         try:
             await asyncio.gather(
                 *(asyncio.wrap_future(self._client.add(request)) for request in requests)
@@ -153,7 +153,7 @@ class AsyncEngine:
                 if state.finished or not only_final:
                     yield state.output()
         finally:
-            self._drop(state, [request.request_id for request in requests])
+            self._drop(state)
 
     def _apply(self, state: RequestState, event: _Event) -> None:
         if isinstance(event, EngineError):
@@ -175,12 +175,12 @@ class AsyncEngine:
             self._streams.update(dict.fromkeys(ids, stream))
         return stream
 
-    def _drop(self, state: RequestState, ids: Sequence[str]) -> None:
+    def _drop(self, state: RequestState) -> None:
         with self._lock:
-            for child in ids:
+            for child in state.child_ids:
                 self._streams.pop(child, None)
         if not state.finished:
-            self._client.abort(ids)
+            self._client.abort(state.child_ids)
 
     def _deliver(self, updates: Sequence[RequestUpdate]) -> None:
         for update in updates:
