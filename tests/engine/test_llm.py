@@ -5,9 +5,11 @@ from __future__ import annotations
 import _thread
 import asyncio
 import gc
+import signal
 import threading
 import time
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +110,15 @@ def test_from_several_threads(llm: LLM) -> None:
     assert [found[i] for i in range(6)] == alone
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Python's own handler, also where the shell that started the tests had them ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_aborts_and_leaves_the_engine_usable(llm: LLM) -> None:
     timer = threading.Timer(0.4, _thread.interrupt_main)
     timer.start()

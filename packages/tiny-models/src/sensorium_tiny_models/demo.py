@@ -26,7 +26,7 @@ HELP = "ask the small embedded model about pictures it has never seen"
 ABOUT = """\
 tiny-vl: 7.3 million parameters, Qwen2.5-VL's architecture, trained on drawings alone.
 It is: a model that names shapes and colors, counts to six, tells where things lie, reads
-short words and numbers, and compares two pictures. These use a font and color-shape pairs
+short words and numbers, and compares two pictures. These use fonts and color-shape pairs
 that its training never showed.
 It is not: a model for photographs or for conversation. There it answers nonsense, with
 confidence. It makes the engine run with no download; it is no measure of what the engine
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
             return _own_picture(args.image, args.ask, preview=not args.no_preview)
         return _drawn(args)
     except OSError as error:
-        print(f"sensorium demo: {error}", file=sys.stderr)
+        print(f"sensorium demo: {error.filename}: {error.strerror}", file=sys.stderr)
         return 2
 
 
