@@ -19,7 +19,7 @@ import conversation
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from strangers import nameless_color, nameless_figure
+from strangers import strange_color, strange_shape
 from tokenizers import Tokenizer
 
 from sensorium_tiny_models.questions import SIZES, TRAIN, Item, draw_item
@@ -29,12 +29,12 @@ IGNORED = -100
 
 # How often each type is drawn; the types that need most practice come most often.
 WEIGHTS = {
-    "color": 1.0, "shape": 1.4, "count": 1.6, "position": 0.7, "relation": 0.9,
+    "color": 1.8, "shape": 2.2, "count": 1.6, "position": 0.7, "relation": 0.9,
     "describe": 2.2, "digits": 2.8, "words": 3.6,
 }  # fmt: skip
 TWO_PICTURES_SHARE, SMALL_TALK_SHARE = 0.12, 0.012
-# How many of the colour and shape questions are about figures and colours without a name.
-STRANGERS_SHARE = 0.5
+# How many of the colour and shape questions are about strange shapes and colours.
+STRANGERS_SHARE = 0.6
 
 # Room for text in a row beside its image tokens, and for answer tokens per row on average.
 MOST_TEXT, MOST_ANSWER = 52, 11
@@ -192,7 +192,7 @@ def _item_row(
 
 
 def _draw(rng: random.Random, question_type: str, size: tuple[int, int]) -> Item:
-    stranger = {"color": nameless_figure, "shape": nameless_color}.get(question_type)
+    stranger = {"color": strange_shape, "shape": strange_color}.get(question_type)
     if stranger is not None and rng.random() < STRANGERS_SHARE:
         return stranger(rng, size)
     return draw_item(rng, TRAIN, question_type, size)

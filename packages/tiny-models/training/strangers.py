@@ -1,9 +1,9 @@
-"""Items that only training has: figures without a name, and colours without one.
+"""Items that only training has: shapes and colours with names that no other question uses.
 
 Some colour-shape pairs are held out. Seeing them never, a model learns that a hexagon is not
 orange, and says so of an orange one. These items take that shortcut away without showing a
-held-out pair: the colour is asked of figures that are no named shape, and the shape of things
-whose colour is none that questions name.
+held-out pair: the named colours are asked of strange shapes, and the named shapes of things in
+strange colours, alone and beside the bystanders that the ordinary questions have.
 """
 
 from __future__ import annotations
@@ -15,67 +15,104 @@ from PIL import Image, ImageDraw
 
 from sensorium_tiny_models import canvas, palette, scene
 from sensorium_tiny_models.canvas import Size
-from sensorium_tiny_models.palette import COLORS, Shades
+from sensorium_tiny_models.palette import COLORS, Rgb, Shades
 from sensorium_tiny_models.questions import Item
+from sensorium_tiny_models.scene import TRAINING_PAIRS
 from sensorium_tiny_models.shapes import SHAPES, turn
 
 #: Shades in the gaps between the named boxes of `palette.COLORS`.
-NAMELESS: tuple[Shades, ...] = (
-    Shades((76, 90), (0.6, 1.0), (0.75, 1.0)),
-    Shades((156, 166), (0.6, 1.0), (0.6, 0.95)),
-    Shades((196, 203), (0.6, 1.0), (0.8, 1.0)),
-    Shades((298, 312), (0.6, 1.0), (0.6, 0.95)),
-    Shades((345, 351), (0.6, 0.9), (0.35, 0.5)),
-    Shades((62, 70), (0.6, 1.0), (0.35, 0.55)),
-    Shades((38, 45), (0.25, 0.45), (0.78, 0.9)),
-    Shades((225, 245), (0.15, 0.35), (0.65, 0.85)),
-)
+STRANGE_COLORS: dict[str, Shades] = {
+    "lime": Shades((76, 90), (0.6, 1.0), (0.75, 1.0)),
+    "mint": Shades((156, 166), (0.6, 1.0), (0.6, 0.95)),
+    "sky": Shades((196, 203), (0.6, 1.0), (0.8, 1.0)),
+    "plum": Shades((298, 312), (0.6, 1.0), (0.6, 0.95)),
+    "wine": Shades((345, 351), (0.6, 0.9), (0.35, 0.5)),
+    "olive": Shades((62, 70), (0.6, 1.0), (0.35, 0.55)),
+    "sand": Shades((38, 45), (0.25, 0.45), (0.78, 0.9)),
+    "slate": Shades((225, 245), (0.15, 0.35), (0.65, 0.85)),
+}
+
+Points = list[tuple[float, float]]
+
+#: Outlines within the unit circle, unlike any of `shapes.SHAPES`; "blob" is drawn anew each time.
+STRANGE_SHAPES: dict[str, Points] = {
+    "oval": [(math.sin(t / 6), 0.5 * math.cos(t / 6)) for t in range(38)],
+    "bar": [(-0.98, -0.2), (0.98, -0.2), (0.98, 0.2), (-0.98, 0.2)],
+    "arrow": [(0, -1), (0.75, -0.1), (0.28, -0.1), (0.28, 0.95), (-0.28, 0.95), (-0.28, -0.1),
+              (-0.75, -0.1)],
+    "house": [(0, -1), (0.8, -0.25), (0.8, 0.6), (-0.8, 0.6), (-0.8, -0.25)],
+    "bolt": [(0.3, -0.95), (-0.55, 0.15), (-0.05, 0.15), (-0.3, 0.95), (0.55, -0.2), (0.05, -0.2)],
+    "step": [(-0.7, -0.7), (0, -0.7), (0, 0), (0.7, 0), (0.7, 0.7), (-0.7, 0.7)],
+    "fan": [(0, 0.7)]
+    + [(math.sin(t / 8) * 0.95, 0.7 - 1.5 * math.cos(t / 8)) for t in range(-6, 7)],
+    "blob": [],
+}  # fmt: skip
 
 
-def nameless_figure(rng: random.Random, size: Size) -> Item:
-    """The colour of a figure that is no named shape."""
-    color = rng.choice(tuple(COLORS))
-    ink = palette.shade(rng, color)
-    image = canvas.start(rng, size, [ink])
-    ((x, y, radius),) = scene.spots(rng, size, 1)
-    _paint_figure(rng, image, ink, x, y, radius)
+def strange_shape(rng: random.Random, size: Size) -> Item:
+    """The named colour of a strange shape."""
+    color, shape = rng.choice(tuple(COLORS)), rng.choice(tuple(STRANGE_SHAPES))
+    image, ink, spot = _stage(rng, size, palette.shade(rng, color), TRAINING_PAIRS)
+    points = STRANGE_SHAPES[shape] or _blob(rng)
+    _paint(image, points, ink, spot, rng.uniform(0, 2 * math.pi))
     question = rng.choice(
-        ("What color is the figure?", "What colour is the figure?",
-         "Which color does the figure have?", "Tell me the color of the figure.")
+        (f"What color is the {shape}?", f"What colour is the {shape}?",
+         f"Which color does the {shape} have?", f"Tell me the color of the {shape}.")
     )  # fmt: skip
-    return Item("color", (canvas.grain(rng, image),), question, f"The figure is {color}.")
+    return Item("color", (canvas.grain(rng, image),), question, f"The {shape} is {color}.")
 
 
-def nameless_color(rng: random.Random, size: Size) -> Item:
-    """The shape of a thing whose colour has no name."""
-    shape, box = rng.choice(SHAPES), rng.choice(NAMELESS)
+def strange_color(rng: random.Random, size: Size) -> Item:
+    """The named shape, or the strange colour, of a named shape in a strange colour."""
+    shape, color = rng.choice(SHAPES), rng.choice(tuple(STRANGE_COLORS))
+    others = tuple(pair for pair in TRAINING_PAIRS if pair[1] != shape)
+    box = STRANGE_COLORS[color]
     ink = palette.hsv(rng.uniform(*box.hue), rng.uniform(*box.saturation), rng.uniform(*box.value))
-    image = canvas.start(rng, size, [ink])
-    ((x, y, radius),) = scene.spots(rng, size, 1)
+    image, ink, (x, y, radius) = _stage(rng, size, ink, others)
     canvas.put_shape(image, shape, ink, x, y, radius, turn(rng, shape))
     article = "an" if shape[0] in "aeiou" else "a"
-    question = rng.choice(
-        ("What shape is this?", "Which shape do you see?", "What shape is in the picture?")
-    )
-    answer = f"The shape is {article} {shape}."
+    if rng.random() < 0.3:
+        question, answer = f"What color is the {shape}?", f"The {shape} is {color}."
+    else:
+        question = rng.choice(
+            (f"What shape is the {color} one?", f"Which shape is {color}?",
+             f"What is the {color} shape?")
+        )  # fmt: skip
+        answer = f"The {color} shape is {article} {shape}."
     return Item("shape", (canvas.grain(rng, image),), question, answer)
 
 
-def _paint_figure(
-    rng: random.Random, image: Image.Image, ink: palette.Rgb, x: float, y: float, radius: float
-) -> None:
+def _stage(
+    rng: random.Random, size: Size, ink: Rgb, others: tuple[scene.Pair, ...]
+) -> tuple[Image.Image, Rgb, scene.Spot]:
+    """A background with some of `others` on it, and the spot left free for a thing of `ink`."""
+    spot, *places = scene.spots(rng, size, 1 + rng.choice((0, 0, 1, 2, 3)))
+    pairs = [rng.choice(others) for _ in places]
+    inks = [palette.shade(rng, color) for color, _ in pairs]
+    image = canvas.start(rng, size, [ink, *inks])
+    for (_, shape), shade, (x, y, radius) in zip(pairs, inks, places, strict=True):
+        canvas.put_shape(image, shape, shade, x, y, radius, turn(rng, shape))
+    return image, ink, spot
+
+
+def _blob(rng: random.Random) -> Points:
     """A closed line around the centre whose distance from it wanders at random."""
-    fine = 3
-    side = 2 * math.ceil(radius) + 3
-    mask = Image.new("L", (side * fine, side * fine), 0)
     count = rng.randint(5, 13)
-    start = rng.uniform(0, 2 * math.pi)
-    points = []
-    for i in range(count):
-        angle = start + 2 * math.pi * (i + rng.uniform(-0.3, 0.3)) / count
-        reach = radius * fine * rng.uniform(0.45, 1.0)
-        points.append((side * fine / 2 + reach * math.cos(angle),
-                       side * fine / 2 + reach * math.sin(angle)))  # fmt: skip
-    ImageDraw.Draw(mask).polygon(points, fill=255)
+    angles = [2 * math.pi * (i + rng.uniform(-0.3, 0.3)) / count for i in range(count)]
+    reach = [rng.uniform(0.45, 1.0) for _ in angles]
+    return [(r * math.cos(a), r * math.sin(a)) for r, a in zip(reach, angles, strict=True)]
+
+
+def _paint(image: Image.Image, points: Points, ink: Rgb, spot: scene.Spot, angle: float) -> None:
+    fine, (x, y, radius) = 3, spot
+    side = 2 * math.ceil(radius) + 3
+    middle, reach = side * fine / 2, radius * fine
+    cosine, sine = math.cos(angle), math.sin(angle)
+    placed = [
+        (middle + reach * (a * cosine - b * sine), middle + reach * (a * sine + b * cosine))
+        for a, b in points
+    ]
+    mask = Image.new("L", (side * fine, side * fine), 0)
+    ImageDraw.Draw(mask).polygon(placed, fill=255)
     mask = mask.reduce(fine)
     image.paste(ink, (round(x - side / 2), round(y - side / 2)), mask)
