@@ -60,7 +60,7 @@ def test_greedy_tokens_equal_transformers(
         again = llm.generate(prompts(), GREEDY, use_tqdm=False)
         llm.check_integrity()
     cached = sum(output.num_cached_tokens for output in again)
-    # Where pages are few it depends on the order of arrivals whether any is left of the first round.
+    # Where pages are few, whether one is left of the first round depends on the arrivals.
     few_pages = "kv_cache_memory_bytes" in options
     assert few_pages or (cached > 0) == options.get("enable_prefix_caching", True)
     for output in (*first, *again):
