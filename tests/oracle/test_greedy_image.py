@@ -16,14 +16,15 @@ import pytest
 import torch
 from family_helpers import loaded, make_adapter, open_folder, random_image
 from greedy import Comparison
-from tiny_checkpoints import LLAVA_IMAGE_ID, QWEN_IDS, make_llava, make_qwen25vl
+from tiny_checkpoints import LLAVA_IMAGE_ID, QWEN_IDS, make_llava, make_qwen2vl, make_qwen25vl
 from transformers import AutoModelForImageTextToText
 
 from sensorium import LLM, SamplingParams
 from sensorium_media_image.families.llava import LlavaFamily, LlavaImages
-from sensorium_media_image.families.qwen2_5_vl import Qwen25VLFamily, QwenImages
+from sensorium_media_image.families.qwen_vl import QwenImages, QwenVLFamily
 from sensorium_media_image.towers.normalise import Normalisation
-from sensorium_media_image.towers.qwen2_5 import patchify, read_tower_config
+from sensorium_media_image.towers.qwen import patchify
+from sensorium_media_image.towers.qwen_config import read_tower_config
 
 GREEDY = SamplingParams(temperature=0.0, repetition_penalty=1.0, max_tokens=12, ignore_eos=True)
 ENGINES: dict[str, dict[str, Any]] = {
@@ -73,9 +74,16 @@ class Case:
 
 CASES = {
     "llava": Case(make_llava, LlavaFamily(), LlavaImages, "<image>", LLAVA_IMAGE_ID),
+    "qwen2-vl": Case(
+        make_qwen2vl,
+        QwenVLFamily(),
+        QwenImages,
+        "<|vision_start|><|image_pad|><|vision_end|>",
+        QWEN_IDS["<|image_pad|>"],
+    ),
     "qwen2.5-vl": Case(
         make_qwen25vl,
-        Qwen25VLFamily(),
+        QwenVLFamily(),
         QwenImages,
         "<|vision_start|><|image_pad|><|vision_end|>",
         QWEN_IDS["<|image_pad|>"],
@@ -115,7 +123,7 @@ class Reference:
         if self.case.family.position_axes == 1:
             values = [((item.float() - mean) / std).permute(2, 0, 1) for item in items]
             return {"pixel_values": torch.stack(values)}
-        config = read_tower_config(self.checkpoint.config)
+        config = read_tower_config(self.checkpoint.config, self.checkpoint.architecture)
         rows, grids = zip(*(patchify(item, config) for item in items), strict=True)
         values = torch.cat(rows).view(-1, 3, rows[0].shape[1] // 3).float()
         normalised = ((values - mean[:, None]) / std[:, None]).flatten(1)

@@ -125,7 +125,32 @@ def make_llava(folder: Path, seed: int = 0, dtype: torch.dtype = torch.float32) 
 
 def make_qwen25vl(folder: Path, seed: int = 0, dtype: torch.dtype = torch.float32) -> Path:
     """A Qwen2.5-VL: windows of 4×4 merged patches, a tower whose middle layer of 3 is full."""
-    manifest = load_manifest("qwen2_5_vl_3b")
+    tower = {
+        "depth": 3,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_heads": 2,
+        "out_hidden_size": 64,
+        "fullatt_block_indexes": [1],
+    }
+    return _make_qwen_vl("qwen2_5_vl_3b", tower, {"tower_mlp": 48}, folder, seed, dtype)
+
+
+def make_qwen2vl(folder: Path, seed: int = 0, dtype: torch.dtype = torch.float32) -> Path:
+    """A Qwen2-VL with a tower of 3 layers."""
+    tower = {"depth": 3, "embed_dim": 32, "num_heads": 2, "mlp_ratio": 2, "hidden_size": 64}
+    return _make_qwen_vl("qwen2_vl_2b", tower, {"tower_mlp": 64}, folder, seed, dtype)
+
+
+def _make_qwen_vl(
+    name: str,
+    tower: Mapping[str, Any],
+    tower_sizes: Mapping[str, int],
+    folder: Path,
+    seed: int,
+    dtype: torch.dtype,
+) -> Path:
+    manifest = load_manifest(name)
     config = copy.deepcopy(dict(manifest.config))
     config |= {
         **DECODER_CONFIG,
@@ -135,23 +160,16 @@ def make_qwen25vl(folder: Path, seed: int = 0, dtype: torch.dtype = torch.float3
         "torch_dtype": _name(dtype),
         "rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 3]},
     }
-    config["vision_config"] |= {
-        "depth": 3,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_heads": 2,
-        "out_hidden_size": 64,
-        "fullatt_block_indexes": [1],
-    }
+    config["vision_config"] |= tower
     sizes = DECODER_SIZES | {
         "vocabulary": QWEN_VOCABULARY,
         "tower": 32,
         "tower_qkv": 96,
-        "tower_mlp": 48,
         "tower_layers": 3,
         "merged": 128,
         "temporal": 2,
         "patch": 14,
+        **tower_sizes,
     }
     processor = dict(manifest.preprocessor_config) | {"max_pixels": 128 * 28 * 28}
     _write_weights(folder, manifest.shapes(sizes), seed, dtype)

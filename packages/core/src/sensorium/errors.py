@@ -60,6 +60,11 @@ class CacheMissError(RequestError):
         self.retryable = retryable
 
 
+def cache_miss(kind: str, index: int, uuid: str | None) -> CacheMissError:
+    """The error of an item that came by its uuid alone; frontend and engine say it alike."""
+    return CacheMissError(f"cache miss for {kind} at index {index}, uuid {uuid}: send its data.")
+
+
 class EngineError(SensoriumError, RuntimeError):
     """Our fault, not the caller's."""
 

@@ -56,6 +56,10 @@ class RequestMetrics:
         num_media_items: items in it, derived ones included.
         num_processor_hits: items found in the processor cache.
         num_encoder_hits: items found encoded.
+        num_encoded_items: items encoded for it. An item whose tokens the prefix cache held was
+            needed neither found nor encoded, and is in neither count.
+        num_prompt_tokens, num_cached_tokens: of the prompt, and those of them that the prefix
+            cache held.
         num_preemptions: how often it lost its pages.
     """
 
@@ -67,7 +71,25 @@ class RequestMetrics:
     num_media_items: int = 0
     num_processor_hits: int = 0
     num_encoder_hits: int = 0
+    num_encoded_items: int = 0
+    num_prompt_tokens: int = 0
+    num_cached_tokens: int = 0
     num_preemptions: int = 0
+
+    @property
+    def processor_hit_rate(self) -> float | None:
+        """Share of its items found in the processor cache; None if it has none."""
+        return _share(self.num_processor_hits, self.num_media_items)
+
+    @property
+    def encoder_hit_rate(self) -> float | None:
+        """Share of the embeddings it needed that were there; None if it needed none."""
+        return _share(self.num_encoder_hits, self.num_encoder_hits + self.num_encoded_items)
+
+    @property
+    def prefix_hit_rate(self) -> float | None:
+        """Share of its prompt's tokens found in the prefix cache."""
+        return _share(self.num_cached_tokens, self.num_prompt_tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,3 +112,7 @@ class RequestOutput:
     num_cached_tokens: int = 0
     metrics: RequestMetrics = field(default_factory=RequestMetrics)
     error: SensoriumError | None = None
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None

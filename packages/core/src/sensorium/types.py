@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 #: Named tensors for one encoder, of any dtype; uint8 where that is lossless.
 Features = Mapping[str, "torch.Tensor"]
+#: In an item's features, in place of encoders' names: the rows, as {"rows": (tokens, width)}, of an
+#: item that came as embeddings. No encoder's name begins with this sign.
+PRECOMPUTED = "=precomputed"
 Positions = npt.NDArray[np.int64]
 
 # --- media, before the engine ---------------------------------------------------------
@@ -55,6 +58,20 @@ Source = UrlSource | BytesSource | ValueSource
 
 
 @dataclass(frozen=True, slots=True)
+class GivenEmbeds:
+    """One item's pre-computed embeddings as the caller gave them, nothing checked yet.
+
+    Attributes:
+        rows: a tensor or array (tokens, width), or a serialised one in base64; None if only a
+            uuid was given.
+        fields: what came beside them, by name: tensors, arrays, numbers in lists, or base64.
+    """
+
+    rows: Any
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class MediaItem:
     """One item of one kind as the caller gave it, before anything was read.
 
@@ -63,14 +80,21 @@ class MediaItem:
         index: which item of its kind in the request, from 0.
         sources: what it is made of, in order; empty if only a uuid was given.
         uuid: the caller's stable name for its content.
-        embeds: pre-computed embeddings with their extra fields, instead of sources.
+        embeds: pre-computed embeddings instead of sources.
     """
 
     kind: str
     index: int
     sources: tuple[Source, ...] = ()
     uuid: str | None = None
-    embeds: Mapping[str, Any] | None = None
+    embeds: GivenEmbeds | None = None
+
+    @property
+    def has_data(self) -> bool:
+        """Whether anything but a uuid was given."""
+        if self.embeds is not None:
+            return self.embeds.rows is not None
+        return bool(self.sources)
 
     @property
     def label(self) -> str:
@@ -146,9 +170,10 @@ class PreparedItem:
         kind, index: as in ``MediaItem``; a derived item has its parent's index.
         key: 32 bytes that name its content and every option that shapes its embeddings.
         plan: its cost and look.
-        features: encoder name → that encoder's input; empty if only the embedding's key is
-            known.
+        features: encoder name → that encoder's input; or ``PRECOMPUTED`` → the rows themselves;
+            empty if only the embedding's key is known.
         parent: the key of the item it was derived from.
+        uuid: the caller's name for it, for messages; a derived item has its parent's.
     """
 
     kind: str
@@ -157,6 +182,7 @@ class PreparedItem:
     plan: MediaPlan
     features: Mapping[str, Features]
     parent: bytes | None = None
+    uuid: str | None = None
 
 
 # --- the request, as the engine sees it -----------------------------------------------
@@ -222,7 +248,8 @@ class EngineItem:
         kind: chooses the adapter, and with it the encoders.
         num_tokens: rows of its embedding.
         embed_bytes: what the embedding costs in the encoder cache, all levels included.
-        features: encoder name → named tensors, in host memory until the request ends.
+        features: as in ``PreparedItem``; in host memory until the request ends.
+        index, uuid: how messages name it.
     """
 
     key: bytes
@@ -230,6 +257,8 @@ class EngineItem:
     num_tokens: int
     embed_bytes: int
     features: Mapping[str, Features]
+    index: int = 0
+    uuid: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -362,6 +391,7 @@ class RequestUpdate:
         finish_reason: "stop", "length", "abort", "error" or None while it runs.
         stop_id: the token that ended it, if one did.
         error: a sentence, with finish_reason "error".
+        lost_item: with an error: an item that came by its uuid alone has left the caches since.
         num_cached_tokens: prompt tokens found in the prefix cache.
         num_encoded_items, num_encoder_hits: items encoded for it, and found encoded.
         num_preemptions: how often it lost its pages so far.
@@ -374,6 +404,7 @@ class RequestUpdate:
     finish_reason: str | None = None
     stop_id: int | None = None
     error: str | None = None
+    lost_item: bool = False
     num_cached_tokens: int = 0
     num_encoded_items: int = 0
     num_encoder_hits: int = 0

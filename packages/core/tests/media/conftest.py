@@ -91,9 +91,19 @@ class NoteAdapter(MediaAdapter):
     architectures = ("TestModel",)
     encoders = ("reader",)
     option_names = frozenset({"gain"})
+    embeds_fields = ("mark",)
 
     def __init__(self) -> None:
         self.calls: Counter[str] = Counter()
+
+    def plan_embeds(
+        self, num_rows: int, fields: Mapping[str, torch.Tensor], options: Mapping[str, Any]
+    ) -> MediaPlan:
+        self.calls["plan_embeds"] += 1
+        if num_rows > 50:
+            raise RequestError("a note has at most 50 characters.")
+        mark = int(fields["mark"])
+        return MediaPlan(num_rows - (mark == 13), (7,) * (num_rows - (mark == 13)), grid=(mark,))
 
     def placeholder(self, index: int) -> Placeholder:
         return Placeholder("<note>", (7,), "<note>")

@@ -176,3 +176,23 @@ def test_prompts_share_just_the_pages_before_the_first_different_item(
     others = list(kinds)
     others[changed] = b"c"
     assert num_shared(prompt(kinds), prompt(others)) == 6 * changed // PAGE
+
+
+def test_what_is_seen_ahead_counts_on_every_page_of_the_range() -> None:
+    span = MediaSpan(0, (0, 2), 0, 9, bytes([0, 1, 1, 0, 0, 0, 0, 0, 0]), non_causal=True)
+    one = with_item(b"cat", span)
+    other = replace(one, token_ids=(*one.token_ids[:8], 9, *one.token_ids[9:]))
+    assert num_shared(one, one) == 3
+    assert num_shared(one, other) == 0, "the token at 8 is seen from the first page on"
+
+
+def test_ranges_that_overlap_are_seen_as_one() -> None:
+    def asked(last: bytes) -> EngineRequest:
+        spans = (
+            MediaSpan(0, (0, 4), 0, 6, bytes([1, 1, 1, 1, 0, 0]), non_causal=True),
+            MediaSpan(1, (0, 6), 4, 6, None, non_causal=True),
+        )
+        return request("r", [1] * 12, items=(item(b"cat", 4), item(last, 6)), spans=spans)
+
+    assert num_shared(asked(b"dog"), asked(b"dog")) == 3
+    assert num_shared(asked(b"dog"), asked(b"emu")) == 0

@@ -348,6 +348,14 @@ def crowd() -> Iterator[EngineRequest]:
             spans=spans,
             positions=positions,
         )
+    for number in range(3):  # equal prompts that end inside a range that mustn't be cut
+        yield request(
+            f"ends {number}",
+            [1] * 14,
+            max_tokens=2,
+            items=(item(b"emu", 10, num_bytes=60),),
+            spans=(MediaSpan(0, (0, 10), 4, 10, None, True, True),),
+        )
 
 
 def run_crowd() -> StandInEngine:

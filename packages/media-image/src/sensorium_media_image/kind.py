@@ -15,7 +15,7 @@ from PIL import Image
 from sensorium.errors import LimitError, MediaError
 from sensorium.media.digest import Digest
 from sensorium.plugins.kind import MediaKind
-from sensorium.types import BytesSource, Loaded, MediaItem, Probe, Source, ValueSource
+from sensorium.types import BytesSource, GivenEmbeds, Loaded, MediaItem, Probe, Source, ValueSource
 from sensorium_media_image.arrays import (
     Array,
     Uint8Array,
@@ -36,7 +36,7 @@ from sensorium_media_image.pictures import (
     open_encoded,
     to_rgb,
 )
-from sensorium_media_image.sources import part_source, split_value
+from sensorium_media_image.sources import Entry, part_entry, split_value
 
 # Pillow's buffer (4 bytes a pixel, whatever the mode needs), one to convert to or lay over a
 # background, and the array of 3, rounded up: what decoding takes at its peak.
@@ -64,12 +64,11 @@ class ImageKind(MediaKind):
 
     def split(self, value: Any) -> list[MediaItem]:
         """Every form of ``sources``; see ``MediaKind.split``."""
-        sources = split_value(value)
-        return [_item(index, source) for index, source in enumerate(sources)]
+        return [_item(index, entry) for index, entry in enumerate(split_value(value))]
 
     def parse_part(self, part_type: str, value: Any) -> MediaItem:
         """``image_url``, ``image_pil`` and ``image_embeds``; see ``MediaKind.parse_part``."""
-        return _item(0, part_source(part_type, value))
+        return _item(0, part_entry(part_type, value))
 
     def probe(self, sources: Sequence[Source]) -> Probe:
         """Size as it will be once loaded, from the header, the shape or Pillow's own record."""
@@ -147,8 +146,10 @@ class ImageKind(MediaKind):
             )
 
 
-def _item(index: int, source: Source | None) -> MediaItem:
-    return MediaItem("image", index, () if source is None else (source,))
+def _item(index: int, entry: Entry) -> MediaItem:
+    if isinstance(entry, GivenEmbeds):
+        return MediaItem("image", index, embeds=entry)
+    return MediaItem("image", index, () if entry is None else (entry,))
 
 
 def _value(source: Source) -> Any:

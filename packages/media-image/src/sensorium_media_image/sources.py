@@ -1,52 +1,60 @@
 """The forms in which images are given: ``multi_modal_data["image"]`` and chat parts.
 
 Nothing here reads or decodes a picture; floats may be looked at to tell embeddings apart.
+Embeddings go on to ``embeds``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from PIL import Image
 
-from sensorium.errors import MediaError, UnsupportedError
+from sensorium.errors import MediaError, RequestError, UnsupportedError
 from sensorium.media.fetch import is_url
-from sensorium.types import BytesSource, Source, UrlSource, ValueSource
+from sensorium.types import BytesSource, GivenEmbeds, Source, UrlSource, ValueSource
 from sensorium_media_image.arrays import is_array, is_embedding, is_floating, picture_size
+from sensorium_media_image.embeds import EMBEDS, split_mapping, split_rows
+
+#: One image as it was given; None where the data were left out.
+Entry: TypeAlias = Source | GivenEmbeds | None
 
 _FORMS = (
     "a PIL image, an array or tensor (3-D, or 4-D for several), bytes, a pathlib.Path, a data: "
-    "URL, or a list of these and None"
+    "URL, embeddings (a floating-point tensor (items, tokens, hidden), or a mapping with "
+    "image_embeds), or a list of these and None"
 )
 
 
-def split_value(value: Any) -> list[Source | None]:
-    """One entry an image, None where the data were left out.
+def split_value(value: Any) -> list[Entry]:
+    """One entry an image.
 
     Raises:
         MediaError: a value that is no form of an image.
-        UnsupportedError: pre-computed embeddings.
     """
     if isinstance(value, (list, tuple)):
-        return [_labelled_source(index, entry) for index, entry in enumerate(value)]
+        return [_labelled_entry(index, entry) for index, entry in enumerate(value)]
     if is_array(value) and value.ndim == 4:
         return _batch_sources(value)
+    if is_array(value) and is_embedding(value):
+        return list(split_rows(value))
     if isinstance(value, Mapping):
-        _refuse_mapping(value)
-    return [_labelled_source(0, value)]
+        _check_mapping(value)
+        return list(split_mapping(value))
+    return [_labelled_entry(0, value)]
 
 
-def part_source(part_type: str, value: Any) -> Source | None:
-    """The source of one chat part; None where its value was left out.
+def part_entry(part_type: str, value: Any) -> Entry:
+    """The image of one chat part; None where its value was left out.
 
     Raises:
         MediaError: a value of the wrong shape.
-        UnsupportedError: embeddings, or a ``detail`` that isn't built.
+        UnsupportedError: a ``detail`` that isn't built.
     """
     if part_type == "image_embeds":
-        raise _embeddings_error()
+        return _part_embeds(value)
     if part_type == "image_url":
         return _url_source(value)
     assert part_type == "image_pil", "the kind answers to no other part type"
@@ -57,6 +65,23 @@ def part_source(part_type: str, value: Any) -> Source | None:
             f"the part image_pil holds a {type(value).__name__}; it must hold a PIL image."
         )
     return ValueSource(value)
+
+
+def _part_embeds(value: Any) -> GivenEmbeds:
+    if isinstance(value, Mapping):
+        _check_mapping(value)
+        entries = split_mapping(value)
+        if len(entries) != 1:
+            raise MediaError(
+                f"the part image_embeds holds {len(entries)} images; it must hold one."
+            )
+        return entries[0]
+    if value is not None and not isinstance(value, str) and not is_array(value):
+        raise MediaError(
+            f"the part image_embeds holds a {type(value).__name__}; it must hold a tensor, one in "
+            "base64, or a mapping with image_embeds."
+        )
+    return GivenEmbeds(value)
 
 
 def _url_source(value: Any) -> Source | None:
@@ -79,13 +104,22 @@ def _url_source(value: Any) -> Source | None:
     return UrlSource(url)
 
 
-def _labelled_source(index: int, value: Any) -> Source | None:
+def _labelled_entry(index: int, value: Any) -> Entry:
     try:
-        return _source(value)
+        return _entry(value)
     except UnsupportedError as error:
         raise UnsupportedError(f"image {index}: {error}") from None
-    except MediaError as error:
+    except RequestError as error:
         raise MediaError(f"image {index}: {error}") from None
+
+
+def _entry(value: Any) -> Entry:
+    if isinstance(value, Mapping):
+        return _part_embeds(value)
+    # In a list, (tokens, hidden) is an item's embeddings; alone, (items, tokens, hidden) is.
+    if is_array(value) and ((value.ndim == 2 and is_floating(value)) or is_embedding(value)):
+        return GivenEmbeds(value)
+    return _source(value)
 
 
 def _source(value: Any) -> Source | None:
@@ -101,15 +135,10 @@ def _source(value: Any) -> Source | None:
         return UrlSource(value)
     if is_array(value):
         return _array_source(value)
-    if isinstance(value, Mapping):
-        _refuse_mapping(value)
     raise MediaError(f"it is a {type(value).__name__}; allowed are {_FORMS}.")
 
 
 def _array_source(value: Any) -> Source:
-    # In a list, (tokens, hidden) is an item's embeddings; alone, (items, tokens, hidden) is.
-    if (value.ndim == 2 and is_floating(value)) or is_embedding(value):
-        raise _embeddings_error()
     if value.ndim == 2:
         raise MediaError(
             f"an array of shape {tuple(value.shape)} has no channels; pass (height, width, 1)."
@@ -118,17 +147,12 @@ def _array_source(value: Any) -> Source:
     return ValueSource(value)
 
 
-def _batch_sources(batch: Any) -> list[Source | None]:
+def _batch_sources(batch: Any) -> list[Entry]:
     picture_size(tuple(batch.shape[1:]))
     return [ValueSource(batch[index]) for index in range(batch.shape[0])]
 
 
-def _refuse_mapping(value: Mapping[Any, Any]) -> None:
-    if "image_embeds" in value:
-        raise _embeddings_error()
-    keys = ", ".join(repr(key) for key in value) or "no keys"
-    raise MediaError(f"image is a mapping with {keys}; allowed are {_FORMS}.")
-
-
-def _embeddings_error() -> UnsupportedError:
-    return UnsupportedError("pre-computed image embeddings aren't built yet; pass the image.")
+def _check_mapping(value: Mapping[Any, Any]) -> None:
+    if EMBEDS not in value:
+        keys = ", ".join(repr(key) for key in value) or "no keys"
+        raise MediaError(f"image is a mapping with {keys}; allowed are {_FORMS}.")

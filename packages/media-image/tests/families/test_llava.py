@@ -19,7 +19,7 @@ from family_helpers import (
 from PIL import Image
 from tiny_checkpoints import LLAVA_IMAGE_ID, make_llava
 
-from sensorium.errors import ConfigError, MediaError
+from sensorium.errors import ConfigError, MediaError, RequestError
 from sensorium_media_image.families.llava import LlavaFamily, LlavaImages
 from sensorium_media_image.manifests import load_manifest
 
@@ -166,6 +166,29 @@ def test_pixels_are_those_of_transformers_pil_backend(size: tuple[int, int]) -> 
     assert np.mean(difference > 0) <= 0.01
 
 
+@pytest.mark.parametrize("size", [*SIZES, (91, 200), (3, 1), (1, 200)])
+def test_padded_pixels_are_those_of_transformers(size: tuple[int, int]) -> None:
+    from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
+
+    options = changed(do_pad=True)
+    processor = LlavaImageProcessorPil(**{**options, "do_rescale": False})
+    pixels = random_image(*size, seed=2)
+    with one_axis_resizes():  # it takes the colour from the mean, also where it doesn't normalise
+        batch = processor(Image.fromarray(pixels), do_normalize=False, return_tensors="np")
+    adapter = published_adapter(processor=options)
+    ours = adapter.process(loaded(pixels), adapter.plan(size, {}), {})["tower"]["pixels"].numpy()
+    difference = np.abs(ours.astype(int) - batch["pixel_values"][0].transpose(1, 2, 0))
+    assert difference.max() <= 2
+    assert np.mean(difference > 0) <= 0.01
+
+
+def test_a_square_that_would_be_too_large_is_refused() -> None:
+    adapter = published_adapter(processor=changed(do_pad=True))
+    with pytest.raises(MediaError, match="100000000 pixels once padded to a square; this model"):
+        adapter.plan((10000, 100), {})
+    assert published_adapter().plan((10000, 100), {}).num_tokens == 576
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("size", SIZES)
 def test_pixels_are_those_of_transformers_torchvision_backend(size: tuple[int, int]) -> None:
@@ -217,7 +240,7 @@ def test_other_spellings_of_the_same_options_are_read(processor: dict[str, Any])
         (changed(do_resize=False), "do_resize is False; only True is built"),
         (changed(do_normalize=False), "do_normalize is False"),
         (changed(do_rescale=False), "do_rescale is False"),
-        (changed(do_pad=True), "do_pad is True; only False is built"),
+        (changed(do_pad=True, pad_size={"height": 336, "width": 336}), "pad_size is .*; only None"),
         (changed(resample=2), "resample is 2; only 3 is built"),
         (changed(patch_size=16), "patch_size is 16; only 14 is built"),
         (changed(vision_feature_select_strategy="full"), "strategy is 'full'"),
@@ -230,3 +253,17 @@ def test_other_spellings_of_the_same_options_are_read(processor: dict[str, Any])
 def test_what_is_not_built_is_refused_by_name(processor: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         published_adapter(processor=processor)
+
+
+# --- embeddings -------------------------------------------------------------------------
+
+
+def test_embeddings_are_planned_as_an_image_is() -> None:
+    adapter = published_adapter()
+    assert adapter.embeds_fields == ()
+    assert adapter.plan_embeds(576, {}, {}) == adapter.plan((480, 640), {})
+    for num_rows in (1, 575, 577, 1152):
+        with pytest.raises(
+            RequestError, match=f"have {num_rows} rows; an image of this model has 576"
+        ):
+            adapter.plan_embeds(num_rows, {}, {})

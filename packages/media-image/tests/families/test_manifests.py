@@ -12,7 +12,7 @@ import pytest
 import torch
 from family_helpers import load_tower, open_folder
 from safetensors.torch import load_file, save_file
-from tiny_checkpoints import make_llava, make_qwen25vl
+from tiny_checkpoints import make_llava, make_qwen2vl, make_qwen25vl
 
 from sensorium.decoder_config import RopeConfig
 from sensorium.errors import ConfigError
@@ -20,17 +20,19 @@ from sensorium.models.decoder import Decoder
 from sensorium.models.load import load_model
 from sensorium.plugins import EncoderContext, ModelFamily
 from sensorium_media_image.families.llava import LlavaFamily
-from sensorium_media_image.families.qwen2_5_vl import Qwen25VLFamily
+from sensorium_media_image.families.qwen_vl import QwenVLFamily
 from sensorium_media_image.manifests import load_manifest
 
-MANIFESTS = ("llava_1_5_7b", "qwen2_5_vl_3b")
+MANIFESTS = ("llava_1_5_7b", "qwen2_vl_2b", "qwen2_5_vl_3b")
 MAKERS: dict[str, Callable[..., Path]] = {
     "llava_1_5_7b": make_llava,
+    "qwen2_vl_2b": make_qwen2vl,
     "qwen2_5_vl_3b": make_qwen25vl,
 }
 FAMILIES: dict[str, ModelFamily] = {
     "llava_1_5_7b": LlavaFamily(),
-    "qwen2_5_vl_3b": Qwen25VLFamily(),
+    "qwen2_vl_2b": QwenVLFamily(),
+    "qwen2_5_vl_3b": QwenVLFamily(),
 }
 
 
@@ -38,8 +40,12 @@ FAMILIES: dict[str, ModelFamily] = {
 def test_the_tensors_add_up_to_the_published_size(name: str) -> None:
     manifest = load_manifest(name)
     assert manifest.num_bytes() == manifest.total_bytes
-    assert manifest.total_bytes in (14_126_854_144, 7_509_245_952)
+    assert manifest.total_bytes in (14_126_854_144, 4_417_971_200, 7_509_245_952)
     assert set(manifest.sources) >= {"names", "shapes", "config", "preprocessor_config"}
+
+
+def test_the_number_of_tensors() -> None:
+    assert len(load_manifest("qwen2_vl_2b").shapes()) == 729
 
 
 @pytest.mark.parametrize("name", MANIFESTS)
@@ -141,6 +147,8 @@ SPELLINGS: list[tuple[str, Callable[[str], str]]] = [
     ("llava_1_5_7b", llava_in_memory),
     ("llava_1_5_7b", llava_hybrid),
     ("llava_1_5_7b", llava_later),
+    ("qwen2_vl_2b", published),
+    ("qwen2_vl_2b", qwen_in_memory),
     ("qwen2_5_vl_3b", published),
     ("qwen2_5_vl_3b", qwen_in_memory),
 ]
@@ -227,6 +235,7 @@ def test_derived_values_of_old_files_are_known(name: str, tmp_path: Path) -> Non
     tensors = load_file(folder / "model.safetensors")
     extra = {
         "llava_1_5_7b": "vision_tower.vision_model.embeddings.position_ids",
+        "qwen2_vl_2b": "visual.rotary_pos_emb.inv_freq",
         "qwen2_5_vl_3b": "visual.rotary_pos_emb.inv_freq",
     }[name]
     save_file({**tensors, extra: torch.zeros(3)}, folder / "model.safetensors")
@@ -248,9 +257,10 @@ def test_a_parameter_that_nothing_fills_is_named(name: str, tmp_path: Path) -> N
     tensors = load_file(folder / "model.safetensors")
     lost = {
         "llava_1_5_7b": "vision_tower.vision_model.embeddings.class_embedding",
+        "qwen2_vl_2b": "visual.merger.ln_q.bias",
         "qwen2_5_vl_3b": "visual.merger.ln_q.weight",
     }[name]
     del tensors[lost]
     save_file(tensors, folder / "model.safetensors")
-    with pytest.raises(ConfigError, match=r"class_embedding|merger\.ln_q\.weight"):
+    with pytest.raises(ConfigError, match=r"class_embedding|merger\.ln_q\.(weight|bias)"):
         load_tower(FAMILIES[name], open_folder(folder))

@@ -127,28 +127,6 @@ def test_the_callers_array_is_left_as_it_is() -> None:
 
 
 @pytest.mark.parametrize(
-    "value",
-    [
-        torch.randn(1, 576, 64),
-        torch.rand(1, 576, 64),
-        torch.randn(3, 576, 64),
-        torch.zeros(2, 5, 8),
-        torch.randn(2, 5, 8, dtype=torch.bfloat16),
-        np.zeros((2, 5, 8), np.float32),
-        [torch.randn(5, 8)],
-        [None, np.zeros((5, 8), np.float32)],
-        {"image_embeds": torch.randn(1, 5, 8), "image_grid_thw": torch.ones(1, 3)},
-        {"image_embeds": torch.randn(1, 5, 8), "image_sizes": [(4, 4)]},
-        [{"image_embeds": torch.randn(5, 8)}],
-    ],
-    ids=lambda value: type(value).__name__,
-)
-def test_embeddings_are_refused_by_name(value: Any) -> None:
-    with pytest.raises(UnsupportedError, match=r"image embeddings aren't built yet"):
-        KIND.split(value)
-
-
-@pytest.mark.parametrize(
     ("value", "message"),
     [
         ("a/b.png", "image 0: a text must be a URL; pass a file as pathlib.Path"),
@@ -218,8 +196,8 @@ def test_pil_parts() -> None:
         ("image_url", {"url": 7}, MediaError, "image_url is a int"),
         ("image_url", [], MediaError, "image_url is a list"),
         ("image_pil", "x", MediaError, "image_pil holds a str"),
-        ("image_embeds", None, UnsupportedError, "embeddings aren't built yet"),
-        ("image_embeds", "AAAA", UnsupportedError, "embeddings aren't built yet"),
+        ("image_embeds", 7, MediaError, "image_embeds holds a int"),
+        ("image_embeds", {"rows": 1}, MediaError, "a mapping with 'rows'"),
     ],
 )
 def test_parts_that_are_refused(part: str, value: Any, error: Any, message: str) -> None:

@@ -109,6 +109,8 @@ class Admission:
             num_tokens=item.plan.num_tokens,
             embed_bytes=item.plan.num_tokens * self._embed_row_bytes[item.kind],
             features=item.features,
+            index=item.index,
+            uuid=item.uuid,
         )
 
     def _check_prompt(self, token_ids: tuple[int, ...], room: int) -> None:

@@ -88,6 +88,11 @@ def assemble(config: EngineConfig) -> Assembly:
         uuids_ignored=config.mm_processor_cache_gb == 0 and not config.enable_prefix_caching,
         architecture=checkpoint.architecture,
         find_kind=partial(registry.adapter, checkpoint.architecture),
+        embed_widths={
+            kind: num_bytes // runner.dtype.itemsize
+            for kind, num_bytes in runner.embed_row_bytes.items()
+        },
+        dtype=runner.dtype,
     )
     admission = Admission(
         tokenizer=tokenizer,

@@ -22,7 +22,7 @@ from sensorium.config import EngineConfig
 from sensorium.engine.admission import Admission
 from sensorium.engine.assembly import Assembly, assemble
 from sensorium.engine.client import EngineClient
-from sensorium.errors import EngineError, RequestError
+from sensorium.errors import CacheMissError, EngineError, RequestError
 from sensorium.frontend.chat import Conversation
 from sensorium.frontend.frontend import PreparedPrompt
 from sensorium.frontend.prompts import PromptInput, parse_prompt
@@ -104,6 +104,7 @@ class AsyncEngine:
 
         Raises (on iteration):
             RequestError: the prompt, its media or the parameters can't be served.
+            CacheMissError: an item given by uuid alone that no cache holds (any more).
             EngineError: the engine failed or was closed.
         """
         return self._answer(
@@ -158,6 +159,8 @@ class AsyncEngine:
     def _apply(self, state: RequestState, event: _Event) -> None:
         if isinstance(event, EngineError):
             raise event
+        if event.lost_item:
+            raise CacheMissError(event.error or "An item has left the caches.", retryable=True)
         if event.finish_reason == "error":
             raise EngineError(event.error or "The engine failed this request.")
         stopped_by_string = state.apply(event)
@@ -250,6 +253,7 @@ def _metrics(prepared: PreparedPrompt, arrival_s: float) -> RequestMetrics:
         prepared_s=time.monotonic(),
         num_media_items=len(prepared.items),
         num_processor_hits=prepared.num_hits,
+        num_prompt_tokens=len(prepared.composition.token_ids),
     )
 
 

@@ -70,21 +70,25 @@ def _decode_data_url(url: str, max_bytes: int) -> BytesSource:
             "the data: URL is malformed; its form is data:TYPE/SUBTYPE;base64,PAYLOAD."
         )
     if match["base64"]:
-        data = _decode_base64(payload, max_bytes)
+        data = decode_base64(payload, max_bytes)
     else:
         data = _decode_percent(payload, max_bytes)
     media_type = match["type"]
     return BytesSource(data, media_type.lower() if media_type else None)
 
 
-def _decode_base64(payload: str, max_bytes: int) -> bytes:
+def decode_base64(payload: str, max_bytes: int) -> bytes:
+    """Strict base64, with or without the escapes of a URL; its size is checked first.
+
+    Raises:
+        MediaError: it is no base64.
+        LimitError: more than ``max_bytes``.
+    """
     if "%" in payload:  # careful senders escape +, / and =
         payload = _unquote(payload).decode("latin-1")
     _check_size(3 * (len(payload) // 4) - payload[-2:].count("="), max_bytes)
     if len(payload) % 4 or not _BASE64.fullmatch(payload):
-        raise MediaError(
-            "the data: URL's payload isn't base64 (letters, digits, + and /, padded with =)."
-        )
+        raise MediaError("the payload isn't base64 (letters, digits, + and /, padded with =).")
     return base64.b64decode(payload)
 
 

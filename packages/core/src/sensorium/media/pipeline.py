@@ -3,6 +3,7 @@
     limits → key by uuid → look up          hit: nothing is fetched or decoded
            → fetch → digest → look up       hit: nothing is decoded
            → probe → load → plan → process → store
+    embeddings: check → digest → look up → plan → store
 
 Work runs in a pool of threads; the event loop only waits, looks up and hashes options. It
 knows no kind and no model: it asks ``MediaKind`` and ``MediaAdapter``.
@@ -19,16 +20,19 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import torch
+
 from sensorium.errors import (
     CacheMissError,
     ConfigError,
     LimitError,
     PluginError,
     RequestError,
-    UnsupportedError,
+    cache_miss,
 )
 from sensorium.media.blame import labelled, plugin_errors
 from sensorium.media.cache import CacheStats, Processed, ProcessorCache
+from sensorium.media.embeds import Embeds, check_embeds
 from sensorium.media.flight import SingleFlight, run_in
 from sensorium.media.keys import derived_key, item_key
 from sensorium.media.options import ProcessorOptions, ResolvedOptions
@@ -36,7 +40,7 @@ from sensorium.media.process import DecodeBudget, content_digest, fetch, load, p
 from sensorium.media.uuids import attach_uuids
 from sensorium.plugins.adapter import MediaAdapter
 from sensorium.plugins.kind import MediaKind
-from sensorium.types import MediaItem, PreparedItem, Source
+from sensorium.types import PRECOMPUTED, GivenEmbeds, MediaItem, PreparedItem, Source
 
 #: what all media of one request may take once decoded, unless the pipeline is told otherwise
 MAX_REQUEST_DECODED_BYTES = 8 * 2**30
@@ -49,8 +53,9 @@ class PreparedMedia:
 
     Attributes:
         items: derived items directly behind their parents.
-        num_hits: given items for which no work of this request's own was needed: found in
-            the processor cache, or made at the same time for another.
+        num_hits: items for which no work of this request's own was needed: found in the
+            processor cache, or made at the same time for another. Items of which only the
+            plan was found don't count.
     """
 
     items: tuple[PreparedItem, ...] = ()
@@ -64,6 +69,10 @@ class _Request:
     salt: str
     options: ResolvedOptions
     budget: DecodeBudget
+
+
+#: An item and its derived ones, and whether they were there without work of one's own.
+_Found = tuple[tuple[PreparedItem, ...], bool]
 
 
 def _no_such_kind(name: str) -> object:
@@ -89,6 +98,9 @@ class MediaPipeline:
         find_kind: called with a kind that the model doesn't take; raises ``PluginError`` with
             the reason if no plugin serves it at all.
         max_request_bytes: what a request's media may take once decoded.
+        embed_widths: kind → numbers in a row of its embeddings; kinds that aren't named take
+            no pre-computed ones.
+        dtype: the engine's, which pre-computed embeddings are brought to.
 
     Raises:
         ConfigError: ``processor_kwargs`` that the adapters refuse.
@@ -107,6 +119,8 @@ class MediaPipeline:
         architecture: str = "This model",
         find_kind: Callable[[str], object] = _no_such_kind,
         max_request_bytes: int = MAX_REQUEST_DECODED_BYTES,
+        embed_widths: Mapping[str, int] | None = None,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         self._kinds = {name: kind for name, kind in kinds.items() if name in adapters}
         self._adapters = dict(adapters)
@@ -118,6 +132,8 @@ class MediaPipeline:
         self._architecture = architecture
         self._find_kind = find_kind
         self._max_request_bytes = max_request_bytes
+        self._embed_widths = dict(embed_widths or {})
+        self._dtype = dtype
         self._cache = ProcessorCache(cache_bytes)
         self._executor = ThreadPoolExecutor(
             _num_threads(num_threads), thread_name_prefix="sensorium-media"
@@ -177,7 +193,7 @@ class MediaPipeline:
         results = await _all(self._prepare_item(item, request) for item in items)
         return PreparedMedia(
             items=tuple(part for parts, _ in results for part in parts),
-            num_hits=sum(hit for _, hit in results),
+            num_hits=sum(len(parts) for parts, hit in results if hit),
         )
 
     def reset(self) -> None:
@@ -208,69 +224,115 @@ class MediaPipeline:
                 )
 
     def _check_item(self, item: MediaItem) -> None:
-        if item.embeds is not None:
-            raise UnsupportedError(
-                f"{item.label}: pre-computed embeddings aren't built yet; pass the media."
+        if item.embeds is not None and item.kind not in self._embed_widths:
+            raise RequestError(
+                f"{item.label}: {self._architecture} takes no pre-computed {item.kind} embeddings."
             )
-        if item.sources or (item.uuid is not None and not self._uuids_ignored):
+        if item.has_data or (item.uuid is not None and not self._uuids_ignored):
             return
-        if item.uuid is None:
+        if not self._uuids_ignored:
             raise RequestError(f"{item.label}: neither data nor a uuid were given; one must be.")
         raise RequestError(
-            f"{item.label}: only a uuid was given, and uuids are ignored because the processor "
-            "cache and prefix caching are both off; give the data."
+            f"{item.label}: no data were given, and uuids are ignored because the processor cache "
+            "and prefix caching are both off."
         )
 
     # --- one item ----------------------------------------------------------------------
 
-    async def _prepare_item(
-        self, item: MediaItem, request: _Request
-    ) -> tuple[tuple[PreparedItem, ...], bool]:
+    async def _prepare_item(self, item: MediaItem, request: _Request) -> _Found:
         uuid = None if self._uuids_ignored else item.uuid
         try:
-            parts, hit = await self._find_or_make(item, uuid, request)
+            if item.has_data:
+                parts, hit = await self._find_or_make(item, uuid, request)
+            else:
+                assert uuid is not None, "an item without data and uuid was let through"
+                parts, hit = await self._find_by_uuid(item, uuid, request)
+        except CacheMissError:
+            raise
         except RequestError as error:
             raise labelled(item.label, error) from error
-        if parts is None:
-            raise CacheMissError(
-                f"cache miss for {item.kind} at index {item.index}, uuid {uuid}: send its data."
-            )
-        return tuple(replace(part, index=item.index) for part in parts), hit
+        return tuple(replace(part, index=item.index, uuid=uuid) for part in parts), hit
 
-    async def _find_or_make(
-        self, item: MediaItem, uuid: str | None, request: _Request
-    ) -> tuple[tuple[PreparedItem, ...] | None, bool]:
-        kind, sources, content = self._kinds[item.kind], item.sources, None
-        if uuid is None:
-            sources, content = await run_in(self._executor, partial(_identify, kind, sources))
+    async def _find_or_make(self, item: MediaItem, uuid: str | None, request: _Request) -> _Found:
+        make: Callable[[], tuple[PreparedItem, ...]]
+        if item.embeds is not None:
+            embeds, content = item.embeds, None
+            checked: Embeds | None = None
+            if uuid is None:
+                check = partial(self._identify_embeds, item.kind, embeds, request)
+                checked, content = await run_in(self._executor, check)
+            key = self._key(item.kind, request, embeds=True, uuid=uuid, content=content)
+            make = partial(self._take_embeds, item.kind, key, embeds, checked, request)
+        else:
+            kind, sources, content = self._kinds[item.kind], item.sources, None
+            if uuid is None:
+                sources, content = await run_in(self._executor, partial(_identify, kind, sources))
+            key = self._key(item.kind, request, embeds=False, uuid=uuid, content=content)
+            make = partial(self._make, kind, key, sources, request)
+        parts, hit = await self._flights.run(
+            # The other kinds' options count too: derived items are made along with theirs.
+            key + request.options.fingerprint,
+            partial(self._find, item.kind, key, request.options),
+            make,
+        )
+        assert parts is not None, "work was given, and nothing came of it"
+        return parts, hit
+
+    async def _find_by_uuid(self, item: MediaItem, uuid: str, request: _Request) -> _Found:
+        """What is known under a uuid that came alone.
+
+        Where the features are gone, the plan is enough: whether the embedding is still there,
+        the engine knows.
+        """
         options = request.options
-        with plugin_errors(self._adapters[item.kind], "making a key of its options"):
-            key = item_key(
+        keys = [
+            self._key(item.kind, request, embeds=embeds, uuid=uuid)
+            for embeds in ((True,) if item.embeds is not None else (False, True))
+        ]
+        for key in keys:
+            find = partial(self._find, item.kind, key, options)
+            found, hit = await self._flights.run(key + options.fingerprint, find, None)
+            if found is not None:
+                return found, hit
+        for key in keys:
+            known = self._find(item.kind, key, options, plans_only=True)
+            if known is not None:
+                return known, False
+        raise cache_miss(item.kind, item.index, uuid)
+
+    def _key(
+        self,
+        kind: str,
+        request: _Request,
+        *,
+        embeds: bool,
+        uuid: str | None = None,
+        content: bytes | None = None,
+    ) -> bytes:
+        adapter = self._adapters[kind]
+        with plugin_errors(adapter, "making a key of its options"):
+            return item_key(
                 salt=request.salt,
-                adapter=self._adapters[item.kind],
-                io_options=kind.options_key(),
-                processor_options=options.by_kind[item.kind],
+                adapter=adapter,
+                io_options=self._kinds[kind].options_key(),
+                processor_options=request.options.by_kind[kind],
+                embeds=embeds,
                 uuid=uuid,
                 content=content,
             )
-        return await self._flights.run(
-            # The other kinds' options count too: derived items are made along with theirs.
-            key + options.fingerprint,
-            partial(self._find, item.kind, key, options),
-            partial(self._make, kind, key, sources, request) if sources else None,
-        )
 
     def _find(
-        self, kind: str, key: bytes, options: ResolvedOptions
+        self, kind: str, key: bytes, options: ResolvedOptions, *, plans_only: bool = False
     ) -> tuple[PreparedItem, ...] | None:
-        """The item with its derived ones, if the cache holds all of them."""
-        found = self._cache.get(key)
+        """The item with its derived ones, if the cache holds all of them (or all their plans)."""
+        get = self._cache.get_plan if plans_only else self._cache.get
+        found = get(key)
         if found is None:
             return None
         parts = [PreparedItem(kind, 0, key, found.plan, found.features)]
         for derived_kind, name in found.derived:
             part_key = self._derived_key(key, derived_kind, name, options)
-            part = self._cache.get(part_key)
+            part = get(part_key)
             if part is None:
                 return None
             parts.append(PreparedItem(derived_kind, 0, part_key, part.plan, part.features, key))
@@ -293,6 +355,44 @@ class MediaPipeline:
         self._cache.put(key, Processed(own.plan, own.features, tuple(names)))
         return tuple(items)
 
+    def _identify_embeds(
+        self, kind: str, given: GivenEmbeds, request: _Request
+    ) -> tuple[Embeds, bytes]:
+        embeds = self._check_embeds(kind, given, request)
+        return embeds, embeds.digest()
+
+    def _check_embeds(self, kind: str, given: GivenEmbeds, request: _Request) -> Embeds:
+        embeds = check_embeds(
+            given,
+            width=self._embed_widths[kind],
+            field_names=self._adapters[kind].embeds_fields,
+            max_bytes=self._kinds[kind].max_decoded_bytes,
+        )
+        request.budget.take(embeds.num_bytes)
+        return embeds
+
+    def _take_embeds(
+        self,
+        kind: str,
+        key: bytes,
+        given: GivenEmbeds,
+        checked: Embeds | None,
+        request: _Request,
+    ) -> tuple[PreparedItem, ...]:
+        """Runs in a thread, as ``_make``; what it returns needs no encoder."""
+        embeds = checked or self._check_embeds(kind, given, request)
+        adapter, options = self._adapters[kind], request.options.by_kind[kind]
+        with plugin_errors(adapter, "plan_embeds"):
+            plan = adapter.plan_embeds(len(embeds.rows), embeds.fields, options)
+        if plan.num_tokens != len(embeds.rows):
+            raise PluginError(
+                f"{type(adapter).__qualname__} planned {plan.num_tokens} tokens for "
+                f"{len(embeds.rows)} embedding rows."
+            )
+        features = {PRECOMPUTED: {"rows": embeds.as_dtype(self._dtype)}}
+        self._cache.put(key, Processed(plan, features))
+        return (PreparedItem(kind, 0, key, plan, features),)
+
     def _derived_key(self, parent: bytes, kind: str, name: str, options: ResolvedOptions) -> bytes:
         return derived_key(parent, name, self._adapters[kind], options.by_kind[kind])
 
@@ -303,8 +403,8 @@ def _identify(kind: MediaKind, sources: Sequence[Source]) -> tuple[tuple[Source,
 
 
 async def _all(
-    coroutines: Iterable[Coroutine[Any, Any, tuple[tuple[PreparedItem, ...], bool]]],
-) -> list[tuple[tuple[PreparedItem, ...], bool]]:
+    coroutines: Iterable[Coroutine[Any, Any, _Found]],
+) -> list[_Found]:
     """Runs all at once; if one fails or the caller is cancelled, the others are cancelled."""
     tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
     try:

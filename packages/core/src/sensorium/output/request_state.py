@@ -85,5 +85,7 @@ class RequestState:
             self._metrics,
             first_scheduled_s=min(starts, default=None),
             num_encoder_hits=sum(u.num_encoder_hits for u in last),
+            num_encoded_items=sum(u.num_encoded_items for u in last),
+            num_cached_tokens=self._num_cached_tokens or 0,
             num_preemptions=sum(u.num_preemptions for u in last),
         )

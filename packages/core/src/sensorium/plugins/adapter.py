@@ -9,11 +9,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from sensorium.errors import RequestError
 from sensorium.plugins.context import ModelContext
 from sensorium.plugins.encoder import EncoderSpec
 from sensorium.types import Features, Loaded, MediaPlan
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,9 @@ class MediaAdapter(ABC):
             family's own is in a ``generate`` prompt ("<NAME>" by default).
         atomic_prefill: its span must be prefilled in one piece.
         non_causal: its span's tokens see each other in both directions.
+        option_names: the keys of ``mm_processor_kwargs`` that it understands.
+        embeds_fields: names of what must come beside pre-computed embeddings for them to be
+            placed in a prompt; one integer tensor an item each.
     """
 
     kind: ClassVar[str]
@@ -55,6 +62,8 @@ class MediaAdapter(ABC):
     own_encoders: ClassVar[tuple[EncoderSpec, ...]] = ()
     atomic_prefill: ClassVar[bool] = False
     non_causal: ClassVar[bool] = False
+    option_names: ClassVar[frozenset[str]] = frozenset()
+    embeds_fields: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, context: ModelContext) -> None:
         self.context = context
@@ -87,9 +96,6 @@ class MediaAdapter(ABC):
         """
         return dict(kwargs)
 
-    #: the keys of ``mm_processor_kwargs`` that this adapter understands
-    option_names: ClassVar[frozenset[str]] = frozenset()
-
     @abstractmethod
     def plan(self, size: tuple[int, ...], options: Mapping[str, Any]) -> MediaPlan:
         """Tokens and look of an item of this size (the kind's order of dimensions).
@@ -97,6 +103,24 @@ class MediaAdapter(ABC):
         Raises:
             MediaError: a size the family doesn't take, with the family's rule.
         """
+
+    def plan_embeds(
+        self, num_rows: int, fields: Mapping[str, torch.Tensor], options: Mapping[str, Any]
+    ) -> MediaPlan:
+        """Tokens and look of an item that came as ``num_rows`` embedding rows.
+
+        The default takes none: a family has to say how many rows an item of its may have.
+
+        Args:
+            fields: one CPU integer tensor for each of ``embeds_fields``, without a dimension
+                for the items.
+
+        Raises:
+            RequestError: rows and fields that fit no item of this family, with the family's rule.
+        """
+        raise RequestError(
+            f"{self.context.architecture} takes no pre-computed {self.kind} embeddings."
+        )
 
     @abstractmethod
     def process(

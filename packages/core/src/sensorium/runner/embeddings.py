@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sensorium.errors import EngineError, SensoriumError
 from sensorium.plugins import EncoderOutput, MediaAdapter
-from sensorium.types import EngineItem, Features
+from sensorium.types import PRECOMPUTED, EngineItem, Features
 
 logger = logging.getLogger("sensorium.runner")
 
@@ -69,7 +69,7 @@ class Embeddings:
         parts: dict[tuple[bytes, str], EncoderOutput] = {}
         failures: dict[bytes, str] = {}
         for name in self._encoder_names(items):
-            own = [item for item in items if name in self._adapters[item.kind].encoders]
+            own = [item for item in items if name in self._encoders_of(item)]
             own = [item for item in own if item.key not in failures]
             for group in _groups(own):
                 for item, result in zip(group, self._run(name, group), strict=True):
@@ -80,8 +80,11 @@ class Embeddings:
         for item in items:
             if item.key in failures:
                 continue
-            names = self._adapters[item.kind].encoders
-            whole = _concatenated([parts[item.key, name] for name in names])
+            if PRECOMPUTED in item.features:
+                whole = self._precomputed(item)
+            else:
+                names = self._adapters[item.kind].encoders
+                whole = _concatenated([parts[item.key, name] for name in names])
             if len(whole.embeds) != item.num_tokens:
                 failures[item.key] = (
                     f"The encoders of {item.kind} items returned {len(whole.embeds)} rows where "
@@ -95,8 +98,19 @@ class Embeddings:
         """Each needed encoder once."""
         names: dict[str, None] = {}
         for item in items:
-            names.update(dict.fromkeys(self._adapters[item.kind].encoders))
+            names.update(dict.fromkeys(self._encoders_of(item)))
         return list(names)
+
+    def _encoders_of(self, item: EngineItem) -> Sequence[str]:
+        return () if PRECOMPUTED in item.features else self._adapters[item.kind].encoders
+
+    def _precomputed(self, item: EngineItem) -> EncoderOutput:
+        """An embedding that came with the request: each row, and behind it its levels'."""
+        rows = self._placed(item.features[PRECOMPUTED]["rows"])
+        if rows.shape[1] == self._hidden_size:
+            return EncoderOutput(rows)
+        whole = rows.view(len(rows), -1, self._hidden_size).transpose(0, 1)
+        return EncoderOutput(whole[0].contiguous(), whole[1:].contiguous())
 
     def _run(self, name: str, items: Sequence[EngineItem]) -> list[EncoderOutput | str]:
         """Encodes together; if that fails, one by one, so that only the culprit fails."""

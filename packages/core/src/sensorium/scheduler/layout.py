@@ -13,7 +13,7 @@ from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from sensorium.scheduler.prefix import span_mask
+from sensorium.scheduler.prefix import merged_ranges, span_mask
 from sensorium.types import EngineItem, EngineRequest, MediaSpan
 
 
@@ -53,7 +53,9 @@ class Layout:
 
     def __init__(self, request: EngineRequest, *, chunked: bool) -> None:
         self.uses = _item_uses(request)
-        self.atomic = _merged((s.offset, s.end) for s in request.spans if s.atomic or s.non_causal)
+        self.atomic = merged_ranges(
+            (s.offset, s.end) for s in request.spans if s.atomic or s.non_causal
+        )
         kept = {use.key: use.item.embed_bytes for use in self.uses if use.is_irreplaceable}
         self.kept_bytes = sum(kept.values())
         others = [use for use in self.uses if use.key not in kept]
@@ -96,17 +98,6 @@ def _embedded_range(span: MediaSpan) -> tuple[int, int] | None:
     if 1 not in mask:
         return None
     return span.offset + mask.index(1), span.offset + mask.rindex(1) + 1
-
-
-def _merged(ranges: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
-    """Disjoint ranges; those that overlap become one, those that only touch don't."""
-    merged: list[tuple[int, int]] = []
-    for start, stop in sorted(ranges):
-        if merged and start < merged[-1][1]:
-            merged[-1] = merged[-1][0], max(stop, merged[-1][1])
-        else:
-            merged.append((start, stop))
-    return tuple(merged)
 
 
 def _bytes_in(uses: Iterable[ItemUse], start: int, stop: int) -> int:

@@ -18,7 +18,7 @@ def check_fits(request: EngineRequest, layout: Layout, config: SchedulerConfig) 
     _check_length(request, config)
     if config.chunked_prefill:
         _check_atomic(layout, config)
-    _check_embeddings(request, layout, config)
+    _check_embeddings(layout, config)
 
 
 def _check_length(request: EngineRequest, config: SchedulerConfig) -> None:
@@ -49,12 +49,12 @@ def _check_atomic(layout: Layout, config: SchedulerConfig) -> None:
         )
 
 
-def _check_embeddings(request: EngineRequest, layout: Layout, config: SchedulerConfig) -> None:
+def _check_embeddings(layout: Layout, config: SchedulerConfig) -> None:
     budget = config.encoder_cache_bytes
     for use in layout.uses:
         if use.item.embed_bytes > budget:
             raise LimitError(
-                f"The embedding of {item_label(request, use)} ({use.item.num_tokens} tokens) "
+                f"The embedding of {item_label(use)} ({use.item.num_tokens} tokens) "
                 f"takes {use.item.embed_bytes} bytes; the encoder cache holds {budget}. "
                 "Raise mm_encoder_cache_gb or use a smaller item."
             )
@@ -66,7 +66,6 @@ def _check_embeddings(request: EngineRequest, layout: Layout, config: SchedulerC
         )
 
 
-def item_label(request: EngineRequest, use: ItemUse) -> str:
+def item_label(use: ItemUse) -> str:
     """How messages name an item: its kind, and which of its kind in the prompt it is."""
-    kind = use.item.kind
-    return f"{kind} {sum(item.kind == kind for item in request.items[: use.index])}"
+    return f"{use.item.kind} {use.item.index}"

@@ -2,7 +2,8 @@
 
 A sequence pins an embedding with the first chunk that needs it and lets it go behind the
 chunk that takes its last row, or when it is preempted. An embedding that can't be made again,
-because only its key came with the request, is held from admission to the request's end.
+because only its key came with the request, is held from the request's arrival to its end; only
+where that would keep an earlier request from running it is let go until admission.
 
 It applies the encoder budget to sequences; which of them goes first isn't its affair.
 """
@@ -61,9 +62,9 @@ class EncoderPins:
         return missing
 
     def pin_irreplaceable(self, sequence: Sequence) -> None:
-        """Pins, at admission, what can't be made again."""
+        """Pins everything that can't be made again, as far as it is there."""
         for use in sequence.layout.uses:
-            if use.is_irreplaceable and use.index not in sequence.pins:
+            if use.is_irreplaceable and use.index not in sequence.pins and use.key in self._book:
                 self._pin(sequence, use)
 
     def unpin_consumed(self, sequence: Sequence) -> None:
@@ -93,10 +94,11 @@ class EncoderPins:
                 if use.key == key:
                     sequence.pins.remove(use.index)
 
-    def lost_item(self, sequence: Sequence) -> ItemUse | None:
-        """An item that has neither features nor an embedding any more."""
+    def lost_item(self, sequence: Sequence, num_done: int) -> ItemUse | None:
+        """An item that has neither features nor an embedding any more, and whose tokens aren't
+        among the first ``num_done``, which are computed already."""
         for use in sequence.layout.uses:
-            if use.is_irreplaceable and use.key not in self._book:
+            if use.is_irreplaceable and use.stop > num_done and use.key not in self._book:
                 return use
         return None
 

@@ -4,21 +4,22 @@ Two pages may share a key only if their keys and values are equal. Those of a pa
 from all tokens up to its end, their positions, the embedding rows put in the place of some
 of them, and which of them see tokens behind themselves. So a key is
 
-    H(key of the page before it, token ids, positions, media rows, non-causal ranges)
+    H(key of the page before it, token ids, positions, media rows, what non-causal ranges hold)
 
 over the page's own tokens, the first page's parent being H(salt). An item that began on an
 earlier page counts on every page that takes rows of it.
 
-A page that ends inside a non-causal range also depends on tokens behind its end, which its
-key doesn't name. That is safe because such a range is only ever taken from the cache as a
-whole (``Sequence.num_reusable_pages``), and then the keys of its later pages name them.
+A page that lies in a non-causal range also depends on tokens behind its end, so the whole range's
+content is in its key. It isn't enough that such a range is only ever taken from the cache as a
+whole: its pages may come from different owners, the first ones from one whose range went on
+differently, the last from another.
 
 Knows nothing of pools, or of what is computed when.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -56,12 +57,44 @@ def root_key(salt: str) -> bytes:
 def _page_key(
     parent: bytes, request: EngineRequest, token_ids: Sequence[int], start: int, stop: int
 ) -> bytes:
+    """What the page holds, and what its tokens see behind it where they see ahead."""
     digest = Digest("page").add(parent)
+    _add_content(digest, request, token_ids, start, stop)
+    for first, last in _seen_ranges(request, start, stop):
+        seen = Digest("seen").add((first - start, last - start))
+        _add_content(seen, request, token_ids, first, last)
+        digest.add(seen.digest())
+    return digest.digest()
+
+
+def _add_content(
+    digest: Digest, request: EngineRequest, token_ids: Sequence[int], start: int, stop: int
+) -> None:
     digest.add(np.asarray(token_ids[start:stop], dtype="<i8"))
     digest.add(_position_offsets(request, start, stop))
     for fields in _media_fields(request, start, stop):
         digest.add(fields)
-    return digest.digest()
+
+
+def _seen_ranges(request: EngineRequest, start: int, stop: int) -> list[tuple[int, int]]:
+    """The ranges that reach into the page whose tokens see each other in both directions.
+
+    Ranges that overlap are one: what one token sees, all that see it depend on.
+    """
+    spans = (span for span in request.spans if span.non_causal)
+    merged = merged_ranges((span.offset, span.end) for span in spans)
+    return [(first, last) for first, last in merged if first < stop and last > start]
+
+
+def merged_ranges(ranges: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """Disjoint ranges in order; those that overlap become one, those that only touch don't."""
+    merged: list[tuple[int, int]] = []
+    for start, stop in sorted(ranges):
+        if merged and start < merged[-1][1]:
+            merged[-1] = merged[-1][0], max(stop, merged[-1][1])
+        else:
+            merged.append((start, stop))
+    return tuple(merged)
 
 
 def _overlapping(request: EngineRequest, start: int, stop: int) -> Iterator[MediaSpan]:
@@ -87,23 +120,18 @@ def _position_offsets(request: EngineRequest, start: int, stop: int) -> np.ndarr
 
 
 def _media_fields(request: EngineRequest, start: int, stop: int) -> Iterator[tuple[object, ...]]:
-    """What each overlapping span puts into the page.
+    """What each overlapping span puts into [start, stop).
 
-    The item's key, where in the page it starts, which tokens it replaces, by which of its
-    rows, and the range in which its tokens see each other. A span that replaces nothing here
-    and is causal leaves no trace.
+    The item's key, where in the range it starts, which tokens it replaces, and by which of its
+    rows. A span that replaces nothing here leaves no trace.
     """
     for span in _overlapping(request, start, stop):
         first, last = max(start, span.offset), min(stop, span.end)
         mask = span_mask(span)
         here = mask[first - span.offset : last - span.offset]
-        key, row = None, 0
         if any(here):
-            key = request.items[span.item].key
             row = span.item_slice[0] + mask[: first - span.offset].count(1)
-        seen = (span.offset - start, span.end - start) if span.non_causal else None
-        if key is not None or seen is not None:
-            yield key, first - start, here, row, seen
+            yield request.items[span.item].key, first - start, here, row
 
 
 def span_mask(span: MediaSpan) -> bytes:

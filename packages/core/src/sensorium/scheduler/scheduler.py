@@ -23,11 +23,11 @@ import time
 from bisect import insort
 from collections.abc import Iterable, Iterator
 
-from sensorium.errors import CacheMissError, RequestError
+from sensorium.errors import RequestError, cache_miss
 from sensorium.scheduler.config import SchedulerConfig, SchedulerStats
 from sensorium.scheduler.encoder_book import EncoderBook
 from sensorium.scheduler.layout import ItemUse, Layout
-from sensorium.scheduler.limits import check_fits, item_label
+from sensorium.scheduler.limits import check_fits
 from sensorium.scheduler.page_pool import PagePool
 from sensorium.scheduler.pins import EncoderPins
 from sensorium.scheduler.sequence import Sequence
@@ -76,7 +76,8 @@ class Scheduler:
             LimitError: it could never run: its prompt exceeds the context or the KV cache,
                 an item (or several needed at once) the encoder cache, a range that must be
                 computed in one step the step.
-            CacheMissError: the features of an item are not at hand, nor is its embedding.
+            CacheMissError: an item's features are not at hand, nor is its embedding, nor are the
+                pages computed from it.
             RequestError: its prompt is empty, or its id is that of an unfinished request.
         """
         if request.request_id in self._sequences:
@@ -84,10 +85,12 @@ class Scheduler:
         layout = Layout(request, chunked=self._config.chunked_prefill)
         check_fits(request, layout, self._config)
         sequence = Sequence(request, self._num_arrivals, layout, self._config)
-        if (lost := self._pins.lost_item(sequence)) is not None:
-            raise CacheMissError(_lost_sentence(request, lost), retryable=True)
+        if (lost := self._lost_item(sequence)) is not None:
+            raise cache_miss(lost.item.kind, lost.item.index, lost.item.uuid)
         for use in layout.uses:
             self._book.touch(use.key)
+        if self._pins.has_share(sequence, [*self._running, *self._holders()]):
+            self._pins.pin_irreplaceable(sequence)
         self._num_arrivals += 1
         self._sequences[request.request_id] = sequence
         self._waiting.append(sequence)
@@ -285,7 +288,7 @@ class Scheduler:
             sequence = self._waiting[0]
             if len(self._running) == self._config.max_num_seqs:
                 return
-            if self._pins.lost_item(sequence) is not None:
+            if self._lost_item(sequence) is not None:
                 self._report_loss(sequence)
                 continue
             if not self._admit(sequence):
@@ -330,8 +333,28 @@ class Scheduler:
 
         One that was preempted keeps the share it was admitted with. It waits before all that
         were never admitted, so that when one of those is asked about, all shares are running.
+        What later arrivals hold while they wait is taken from them, the latest first.
         """
-        return sequence.was_admitted or self._pins.has_share(sequence, self._running)
+        if sequence.was_admitted:
+            return True
+        holders = [s for s in self._holders() if s is not sequence]
+        while not self._pins.has_share(sequence, [*self._running, *holders]):
+            if not holders:
+                return False
+            self._pins.unpin_all(holders.pop())
+        return True
+
+    def _holders(self) -> list[Sequence]:
+        """Sequences that were never admitted and hold embeddings that can't be made again."""
+        return [s for s in self._waiting if s.pins and not s.was_admitted]
+
+    def _lost_item(self, sequence: Sequence) -> ItemUse | None:
+        """An item of a waiting sequence that no cache holds any more, in any form."""
+        lost = self._pins.lost_item(sequence, num_done=0)
+        if lost is None:
+            return None
+        num_cached = len(self._cached_pages(sequence)) * self._config.page_size
+        return self._pins.lost_item(sequence, num_cached)
 
     def _dispatch(self, step: Step) -> Batch:
         now_s = time.monotonic()
@@ -374,13 +397,20 @@ class Scheduler:
         """Forgets an embedding that wasn't made; who still needs it makes it anew, or fails."""
         self._pins.discard(key, self._sequences.values())
         for sequence in list(self._sequences.values()):
-            if sequence.was_admitted and self._pins.lost_item(sequence) is not None:
+            if sequence.is_running:
+                lost = self._pins.lost_item(sequence, sequence.num_computed)
+            elif sequence.was_admitted:
+                lost = self._lost_item(sequence)
+            else:
+                continue
+            if lost is not None:
                 self._report_loss(sequence)
 
     def _report_loss(self, sequence: Sequence) -> None:
-        lost = self._pins.lost_item(sequence)
+        lost = self._pins.lost_item(sequence, num_done=0)
         assert lost is not None
-        self._report_error(sequence, _lost_sentence(sequence.request, lost))
+        sentence = str(cache_miss(lost.item.kind, lost.item.index, lost.item.uuid))
+        self._news.append(self._finish(sequence, "error", error=sentence, lost_item=True))
 
     def _report_error(self, sequence: Sequence, sentence: str) -> None:
         self._news.append(self._finish(sequence, "error", error=sentence))
@@ -392,6 +422,7 @@ class Scheduler:
         *,
         sampled: SampledToken | None = None,
         error: str | None = None,
+        lost_item: bool = False,
     ) -> RequestUpdate:
         """Gives back everything the sequence holds."""
         (self._running if sequence.is_running else self._waiting).remove(sequence)
@@ -400,7 +431,9 @@ class Scheduler:
         self._pins.unpin_all(sequence)
         sequence.is_running = False
         sequence.is_finished = True
-        return sequence.update(sampled=sampled, finish_reason=reason, error=error)
+        return sequence.update(
+            sampled=sampled, finish_reason=reason, error=error, lost_item=lost_item
+        )
 
     def _release_pages(self, sequence: Sequence) -> None:
         """Gives back its pages, and tells the runner to forget it if it knows it."""
@@ -413,10 +446,3 @@ class Scheduler:
 
 def _arrival(sequence: Sequence) -> int:
     return sequence.arrival
-
-
-def _lost_sentence(request: EngineRequest, use: ItemUse) -> str:
-    return (
-        f"The embedding of {item_label(request, use)} is no longer in the encoder cache, and "
-        "the request came without the item itself. Send it again with its media."
-    )

@@ -161,6 +161,7 @@ class Sequence:
         sampled: SampledToken | None = None,
         finish_reason: str | None = None,
         error: str | None = None,
+        lost_item: bool = False,
     ) -> RequestUpdate:
         """What the frontend is told after a step."""
         logprobs = sampled.logprobs if sampled is not None else None
@@ -172,6 +173,7 @@ class Sequence:
             finish_reason=finish_reason,
             stop_id=sampled.token_id if sampled is not None and stopped else None,
             error=error,
+            lost_item=lost_item,
             num_cached_tokens=self.num_cached_tokens,
             num_encoded_items=self.num_encoded_items,
             num_encoder_hits=self.num_encoder_hits,

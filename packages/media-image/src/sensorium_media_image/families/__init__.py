@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sensorium.plugins import MediaAdapter, ModelFamily
 from sensorium_media_image.families.llava import LlavaFamily, LlavaImages
-from sensorium_media_image.families.qwen2_5_vl import Qwen25VLFamily, QwenImages
+from sensorium_media_image.families.qwen_vl import QwenImages, QwenVLFamily
 
-FAMILIES: list[ModelFamily] = [LlavaFamily(), Qwen25VLFamily()]
+FAMILIES: list[ModelFamily] = [LlavaFamily(), QwenVLFamily()]
 ADAPTERS: list[type[MediaAdapter]] = [LlavaImages, QwenImages]

@@ -9,8 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+from torch import Tensor
+
 from sensorium.decoder_config import DecoderConfig
-from sensorium.errors import ConfigError
+from sensorium.errors import ConfigError, MediaError, RequestError
 from sensorium.models.families import decoder_rules
 from sensorium.plugins import (
     EncoderSpec,
@@ -21,8 +24,10 @@ from sensorium.plugins import (
     WeightMap,
 )
 from sensorium.types import Features, Loaded, MediaPlan
+from sensorium_media_image.arrays import Uint8Array
 from sensorium_media_image.families.decoders import nested_decoder, text_section
 from sensorium_media_image.fields import Section, image_processor
+from sensorium_media_image.options import DEFAULT_MAX_IMAGE_PIXELS
 from sensorium_media_image.resize import centre_crop, resize
 from sensorium_media_image.smart_resize import check_aspect_ratio
 from sensorium_media_image.towers.clip import (
@@ -31,6 +36,7 @@ from sensorium_media_image.towers.clip import (
     clip_weights,
     read_clip_config,
 )
+from sensorium_media_image.towers.normalise import read_normalisation
 
 ARCHITECTURE = "LlavaForConditionalGeneration"
 TOWER = "tower"
@@ -72,7 +78,10 @@ class LlavaFamily(ModelFamily):
 
 
 class LlavaImages(MediaAdapter):
-    """Images for LLaVA-1.5: shorter side to the tower's size, then the middle square."""
+    """Images for LLaVA-1.5: shorter side to the tower's size, then the middle square.
+
+    With ``do_pad`` in the checkpoint's processor, padded to a square before.
+    """
 
     kind = "image"
     architectures = (ARCHITECTURE,)
@@ -87,6 +96,7 @@ class LlavaImages(MediaAdapter):
         super().__init__(context)
         self._tower = read_clip_config(context.config)
         self._keeps_ratio = _keeps_ratio(context.processor, self._tower)
+        self._padding = _padding(context.processor)
         config = Section(context.config, "config.json")
         key = "image_token_id" if "image_token_id" in config.values else "image_token_index"
         image_id = config.integer(key, DEFAULT_IMAGE_TOKEN_ID, at_least=0)
@@ -107,10 +117,31 @@ class LlavaImages(MediaAdapter):
 
         Raises:
             MediaError: one side is more than 200 times the other: of such a strip the crop
-                would keep next to nothing.
+                would keep next to nothing. Or, where images are padded, the square is too large.
         """
         height, width = size
         check_aspect_ratio(height, width)
+        side = max(height, width)
+        if self._padding is not None and side * side > DEFAULT_MAX_IMAGE_PIXELS:
+            raise MediaError(
+                f"it is {width}×{height}, {side * side} pixels once padded to a square; this model "
+                f"takes {DEFAULT_MAX_IMAGE_PIXELS}."
+            )
+        return self._plan
+
+    def plan_embeds(
+        self, num_rows: int, fields: Mapping[str, Tensor], options: Mapping[str, Any]
+    ) -> MediaPlan:
+        """The same as for every image.
+
+        Raises:
+            RequestError: another number of rows than an image has.
+        """
+        if num_rows != self._plan.num_tokens:
+            raise RequestError(
+                f"its embeddings have {num_rows} rows; an image of this model has "
+                f"{self._plan.num_tokens}."
+            )
         return self._plan
 
     def process(
@@ -118,10 +149,11 @@ class LlavaImages(MediaAdapter):
     ) -> Mapping[str, Features]:
         """ "pixels": (size, size, 3) uint8."""
         side = self._tower.image_size
-        height, width = loaded.size
+        pixels = loaded.value if self._padding is None else pad_square(loaded.value, self._padding)
         if not self._keeps_ratio:
-            return {TOWER: {"pixels": resize(loaded.value, side, side)}}
-        resized = resize(loaded.value, *shortest_edge_size(height, width, side))
+            return {TOWER: {"pixels": resize(pixels, side, side)}}
+        height, width = pixels.shape[:2]
+        resized = resize(pixels, *shortest_edge_size(height, width, side))
         return {TOWER: {"pixels": centre_crop(resized, side, side)}}
 
     def worst_case(self, options: Mapping[str, Any]) -> tuple[int, ...]:
@@ -136,13 +168,36 @@ def shortest_edge_size(height: int, width: int, edge: int) -> tuple[int, int]:
     return edge, int(edge * width / height)
 
 
+def pad_square(pixels: Uint8Array, color: tuple[int, int, int]) -> Uint8Array:
+    """(H, W, 3) in the middle of a square of the longer side; half a pixel goes to the far side."""
+    height, width = pixels.shape[:2]
+    if height == width:
+        return pixels
+    side = max(height, width)
+    square = np.empty((side, side, 3), dtype=np.uint8)
+    square[:] = color
+    top, left = (side - height) // 2, (side - width) // 2
+    square[top : top + height, left : left + width] = pixels
+    return square
+
+
+def _padding(processor: Mapping[str, Any]) -> tuple[int, int, int] | None:
+    """The colour that fills up squares: the mean, cut to whole levels. None: no padding."""
+    section = image_processor(processor)
+    if not section.get("do_pad"):
+        return None
+    red, green, blue = (int(255 * mean) for mean in read_normalisation(section).mean)
+    return red, green, blue
+
+
 #: Steps of the published processor, and the values for which they are built.
 _BUILT_STEPS: Mapping[str, tuple[Any, ...]] = {
     "do_resize": (True,),
     "do_rescale": (True,),
     "do_normalize": (True,),
     "do_convert_rgb": (True,),
-    "do_pad": (False,),
+    "do_pad": (False, True),
+    "pad_size": (None,),
     "resample": (3,),
 }
 

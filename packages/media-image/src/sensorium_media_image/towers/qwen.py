@@ -1,4 +1,7 @@
-"""Qwen2.5-VL's tower (Bai et al. 2025): windowed attention at any resolution.
+"""The towers of Qwen2-VL and Qwen2.5-VL: pictures at their own resolution, rotated by place.
+
+    Qwen2-VL (Wang et al. 2024)    LayerNorm, a plain MLP, every patch sees its whole frame
+    Qwen2.5-VL (Bai et al. 2025)   RMSNorm, a gated MLP, most layers see a window
 
 Takes uint8 frames whose sides are multiples of a block of patches, and returns one embedding
 row a block. Frames come in pairs (a single one is paired with itself), so that moving
@@ -7,10 +10,8 @@ pictures can use the same tower. Knows nothing of prompts.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from itertools import accumulate
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,91 +22,14 @@ from sensorium.ops import apply_rope, varlen_attention
 from sensorium.plugins.context import EncoderContext
 from sensorium.plugins.encoder import EncoderOutput, WeightMap, WeightRule
 from sensorium.types import Features
-from sensorium_media_image.fields import Section, image_processor
+from sensorium_media_image.fields import image_processor
+from sensorium_media_image.towers.activations import activation
 from sensorium_media_image.towers.normalise import Normalisation, read_normalisation
+from sensorium_media_image.towers.qwen_config import QwenTowerConfig, read_tower_config
 from sensorium_media_image.towers.windows import Grid, WindowLayout, window_layout
 
-#: The published class writes both into its code.
+#: The published classes write it into their code.
 NORM_EPS = 1e-6
-ROPE_THETA = 10000.0
-
-
-@dataclass(frozen=True, slots=True)
-class QwenTowerConfig:
-    """The tower's shape.
-
-    Attributes:
-        patch_size: side of a patch in pixels; temporal_patch_size: frames it spans.
-        merge_size: patches of a block along each axis, m.
-        window_size: side of a window in pixels.
-        full_layers: layers in which all patches of a frame see each other.
-    """
-
-    hidden_size: int
-    intermediate_size: int
-    num_heads: int
-    num_layers: int
-    out_size: int
-    patch_size: int
-    temporal_patch_size: int
-    merge_size: int
-    window_size: int
-    full_layers: frozenset[int]
-    activation: str
-    rope_theta: float
-
-    @property
-    def window_blocks(self) -> int:
-        """Blocks of a window along each axis."""
-        return self.window_size // self.merge_size // self.patch_size
-
-
-def read_tower_config(config: Mapping[str, Any]) -> QwenTowerConfig:
-    """Reads ``vision_config``; what it leaves out is the published class's default.
-
-    Raises:
-        ConfigError: a value that isn't built, by name.
-    """
-    section = Section(config, "config.json").sub("vision_config")
-    section.require("in_channels", 3)
-    section.require("in_chans", 3)
-    rope = section.sub("rope_parameters")
-    rope.require("rope_type", "axial", "default")
-    tower = QwenTowerConfig(
-        hidden_size=section.integer("hidden_size", 3584),
-        intermediate_size=section.integer("intermediate_size", 3420),
-        num_heads=section.integer("num_heads", 16),
-        num_layers=section.integer("depth", 32),
-        out_size=section.integer("out_hidden_size", 3584),
-        patch_size=section.integer("patch_size", 14),
-        temporal_patch_size=section.integer("temporal_patch_size", 2),
-        merge_size=section.integer("spatial_merge_size", 2),
-        window_size=section.integer("window_size", 112),
-        full_layers=_full_layers(section.values.get("fullatt_block_indexes")),
-        activation=section.text("hidden_act", "silu"),
-        rope_theta=rope.number("rope_theta", ROPE_THETA),
-    )
-    if tower.hidden_size % (4 * tower.num_heads):
-        raise ConfigError(
-            f"{section.name}: hidden_size {tower.hidden_size} is no multiple of four times "
-            f"num_heads {tower.num_heads}, which rotating by rows and columns needs."
-        )
-    if tower.window_blocks < 1:
-        raise ConfigError(
-            f"{section.name}: window_size {tower.window_size} is smaller than a block of "
-            f"{tower.merge_size} patches of {tower.patch_size} pixels."
-        )
-    return tower
-
-
-def _full_layers(value: object) -> frozenset[int]:
-    layers = [7, 15, 23, 31] if value is None else value
-    if not isinstance(layers, Sequence) or not all(isinstance(i, int) for i in layers):
-        raise ConfigError(
-            f"config.json: vision_config: fullatt_block_indexes is {layers!r}; it must be a "
-            "list of layers' numbers."
-        )
-    return frozenset(layers)
 
 
 class QwenTower(nn.Module):
@@ -144,7 +68,8 @@ class QwenTower(nn.Module):
         for item in items:
             rows, grid = patchify(item["pixels"].to(self.patch_embedding.device), config)
             patches.append(rows)
-            layouts.append(window_layout(grid, config.merge_size, config.window_blocks))
+            window_blocks = config.window_blocks or max(grid)  # else the frame is one window
+            layouts.append(window_layout(grid, config.merge_size, window_blocks))
         x = self.embed(torch.cat(patches))
         order = _order(layouts).to(x.device)
         x = x.view(len(order), -1)[order].view(len(x), -1)
@@ -152,7 +77,7 @@ class QwenTower(nn.Module):
         windows = _borders(layout.window_lengths for layout in layouts)
         frames = _borders(layout.frame_lengths for layout in layouts)
         for i, block in enumerate(self.blocks):
-            x = block(x, tables, frames if i in config.full_layers else windows)
+            x = block(x, tables, frames if config.is_full(i) else windows)
         merged = self.merger(x)
         embeds = torch.empty_like(merged)
         embeds[order] = merged
@@ -222,17 +147,18 @@ def _borders(lengths: Iterable[tuple[int, ...]]) -> list[int]:
 
 
 class QwenBlock(nn.Module):
-    """Attention and gated MLP, each behind a norm and added to its input."""
+    """Attention and MLP, each behind a norm and added to its input."""
 
     def __init__(self, config: QwenTowerConfig, dtype: torch.dtype, device: torch.device) -> None:
         super().__init__()
         size = config.hidden_size
         self.num_heads = config.num_heads
-        self.norm1 = RMSNorm(size, NORM_EPS, dtype=dtype, device=device)
+        self.norm1 = _norm(config, dtype, device)
         self.qkv = Linear(size, 3 * size, bias=True, dtype=dtype, device=device)
         self.proj = Linear(size, size, bias=True, dtype=dtype, device=device)
-        self.norm2 = RMSNorm(size, NORM_EPS, dtype=dtype, device=device)
-        self.mlp = GatedMLP(
+        self.norm2 = _norm(config, dtype, device)
+        mlp = GatedMLP if config.gated else PlainMLP
+        self.mlp = mlp(
             size,
             config.intermediate_size,
             config.activation,
@@ -251,13 +177,37 @@ class QwenBlock(nn.Module):
         return out
 
 
+class PlainMLP(nn.Module):
+    """Two linear layers with an activation between them."""
+
+    def __init__(
+        self,
+        size: int,
+        inner_size: int,
+        hidden_act: str,
+        *,
+        bias: bool,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        super().__init__()
+        self.act = activation(hidden_act, "config.json: vision_config: hidden_act")
+        self.fc1 = Linear(size, inner_size, bias=bias, dtype=dtype, device=device)
+        self.fc2 = Linear(inner_size, size, bias=bias, dtype=dtype, device=device)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, size) → (N, size)."""
+        out: Tensor = self.fc2(self.act(self.fc1(x)))
+        return out
+
+
 class Merger(nn.Module):
     """A block's patches side by side, through two linear layers to the decoder's width."""
 
     def __init__(self, config: QwenTowerConfig, dtype: torch.dtype, device: torch.device) -> None:
         super().__init__()
         self.merged_size = config.hidden_size * config.merge_size**2
-        self.ln_q = RMSNorm(config.hidden_size, NORM_EPS, dtype=dtype, device=device)
+        self.ln_q = _norm(config, dtype, device)
         self.fc1 = Linear(self.merged_size, self.merged_size, bias=True, dtype=dtype, device=device)
         self.fc2 = Linear(self.merged_size, config.out_size, bias=True, dtype=dtype, device=device)
 
@@ -268,30 +218,36 @@ class Merger(nn.Module):
         return out
 
 
+def _norm(config: QwenTowerConfig, dtype: torch.dtype, device: torch.device) -> nn.Module:
+    if config.rms_norm:
+        return RMSNorm(config.hidden_size, NORM_EPS, dtype=dtype, device=device)
+    return nn.LayerNorm(config.hidden_size, NORM_EPS, dtype=dtype, device=device)
+
+
 def build_qwen_tower(context: EncoderContext) -> QwenTower:
     """The tower that ``config.json`` describes, its weights yet to come.
 
     Raises:
         ConfigError: its output isn't as wide as the decoder.
     """
-    config = read_tower_config(context.config)
+    config = read_tower_config(context.config, context.architecture)
     if config.out_size != context.decoder.hidden_size:
         raise ConfigError(
-            f"config.json: vision_config: out_hidden_size is {config.out_size}; the decoder's "
+            f"config.json: vision_config: {config.out_name} is {config.out_size}; the decoder's "
             f"hidden_size is {context.decoder.hidden_size}."
         )
     normalisation = read_normalisation(image_processor(context.processor))
     return QwenTower(config, normalisation, context.dtype, context.device)
 
 
-#: Published names (``visual.``) and transformers 5's in memory (``model.visual.``).
+#: Of both: published names (``visual.``) and transformers 5's in memory (``model.visual.``).
 _TOWER = r"(?:model\.)?visual\."
 QWEN_TOWER_WEIGHTS = WeightMap(
     (
         WeightRule(rf"{_TOWER}patch_embed\.proj\.weight", "patch_embedding"),
         WeightRule(rf"{_TOWER}blocks\.(\d+)\.attn\.(\w+\.\w+)", r"blocks.\1.\2"),
         WeightRule(rf"{_TOWER}blocks\.(\d+)\.((?:norm[12]|mlp\.\w+)\.\w+)", r"blocks.\1.\2"),
-        WeightRule(rf"{_TOWER}merger\.ln_q\.weight", "merger.ln_q.weight"),
+        WeightRule(rf"{_TOWER}merger\.ln_q\.(\w+)", r"merger.ln_q.\1"),
         WeightRule(rf"{_TOWER}merger\.mlp\.0\.(\w+)", r"merger.fc1.\1"),
         WeightRule(rf"{_TOWER}merger\.mlp\.2\.(\w+)", r"merger.fc2.\1"),
         # Follows from the config.

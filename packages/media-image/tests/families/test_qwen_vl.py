@@ -1,4 +1,4 @@
-"""Qwen2.5-VL: its config in every spelling, its prompts, its pixels."""
+"""Qwen2-VL and Qwen2.5-VL: their config in every spelling, their prompts, their pixels."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from PIL import Image
 from sensorium.errors import ConfigError, MediaError, RequestError
 from sensorium.plugins import Slot, TokenizedPrompt
 from sensorium.types import PreparedItem
-from sensorium_media_image.families.qwen2_5_vl import Qwen25VLFamily, QwenImages
+from sensorium_media_image.families.qwen_vl import QwenImages, QwenVLFamily
 from sensorium_media_image.manifests import load_manifest
-from sensorium_media_image.towers.qwen2_5 import patchify, read_tower_config
+from sensorium_media_image.towers.qwen import patchify
+from sensorium_media_image.towers.qwen_config import QWEN2_5_VL, QWEN2_VL, read_tower_config
 
-FAMILY = Qwen25VLFamily()
+FAMILY = QwenVLFamily()
 PUBLISHED = load_manifest("qwen2_5_vl_3b")
 
 
@@ -62,7 +63,27 @@ def test_transformers_own_spelling_reads_alike(tmp_path: Path) -> None:
     own = Qwen2_5_VLConfig.from_pretrained(published).to_dict()
     assert "rope_parameters" in own["text_config"]
     assert FAMILY.decoder_config(own) == FAMILY.decoder_config(PUBLISHED.config)
-    assert read_tower_config(own) == read_tower_config(PUBLISHED.config)
+    assert read_tower_config(own, QWEN2_5_VL) == read_tower_config(PUBLISHED.config, QWEN2_5_VL)
+
+
+def test_qwen2_vl_differs_in_its_tower_alone(tmp_path: Path) -> None:
+    from transformers import Qwen2VLConfig
+
+    older = load_manifest("qwen2_vl_2b")
+    decoder = FAMILY.decoder_config(older.config)
+    assert (decoder.hidden_size, decoder.intermediate_size) == (1536, 8960)
+    assert (decoder.num_layers, decoder.num_heads, decoder.num_kv_heads) == (28, 12, 2)
+    assert (decoder.vocab_size, decoder.max_positions, decoder.tied) == (151936, 32768, True)
+    assert decoder.rope.sections == (16, 24, 24)
+    published = tmp_path / "config.json"
+    published.write_text(json.dumps(older.config))
+    own = Qwen2VLConfig.from_pretrained(published).to_dict()
+    assert FAMILY.decoder_config(own) == decoder
+    assert read_tower_config(own, QWEN2_VL) == read_tower_config(older.config, QWEN2_VL)
+    adapter = QwenImages(model_context(FAMILY, older.config, older.preprocessor_config))
+    options = adapter.options({})
+    assert options == published_adapter().options({})
+    assert adapter.plan((480, 640), options) == published_adapter().plan((480, 640), options)
 
 
 def test_what_a_config_omits_is_the_published_default() -> None:
@@ -251,7 +272,7 @@ def own_patches(pixels: np.ndarray) -> tuple[torch.Tensor, tuple[int, int, int]]
     options = adapter.options({})
     features = adapter.process(loaded(pixels), adapter.plan(pixels.shape[:2], options), options)
     assert features["tower"]["pixels"].dtype == torch.uint8
-    return patchify(features["tower"]["pixels"], read_tower_config(PUBLISHED.config))
+    return patchify(features["tower"]["pixels"], read_tower_config(PUBLISHED.config, QWEN2_5_VL))
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -283,3 +304,78 @@ def test_pixels_are_those_of_transformers_torchvision_backend(size: tuple[int, i
     patches, grid = own_patches(pixels)
     assert list(grid) == batch["image_grid_thw"][0].tolist()
     assert torch.equal(patches.float(), batch["pixel_values"].float())
+
+
+def test_a_thousand_sizes_take_the_grids_of_transformers() -> None:
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
+        Qwen2VLImageProcessorPil,
+    )
+
+    processor = Qwen2VLImageProcessorPil(**PUBLISHED.preprocessor_config)
+    adapter = published_adapter()
+    rng = random.Random(11)
+    bounds = [(3136, 12845056), (56 * 56, 1003520), (100, 784), (200704, 200704), (1, 10**9)]
+    for _ in range(1000):
+        height = round(2 ** rng.uniform(0, 13))
+        width = min(round(height * 2 ** rng.uniform(-7.6, 7.6)) or 1, 10000)
+        smallest, largest = rng.choice(bounds)
+        bound = {"min_pixels": smallest, "max_pixels": largest}
+        given = size_kwargs(rng, smallest, largest)
+        if max(height, width) > 200 * min(height, width):
+            continue
+        plan = adapter.plan((height, width), adapter.options(given))
+        expected = processor.get_number_of_image_patches(height, width, bound)
+        assert plan.num_tokens * 4 == expected, (height, width, given)
+        assert plan.grid[0] * plan.grid[1] * plan.grid[2] == plan.num_tokens
+
+
+def size_kwargs(rng: random.Random, smallest: int, largest: int) -> dict[str, Any]:
+    """The bounds in one of the two spellings."""
+    if rng.random() < 0.5:
+        return {"min_pixels": smallest, "max_pixels": largest}
+    return {"size": {"shortest_edge": smallest, "longest_edge": largest}}
+
+
+@pytest.mark.parametrize("size", [(28, 280), (480, 640), (1080, 1920), (999, 35)])
+def test_grids_are_those_that_transformers_makes(size: tuple[int, int]) -> None:
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
+        Qwen2VLImageProcessorPil,
+    )
+
+    processor = Qwen2VLImageProcessorPil(**PUBLISHED.preprocessor_config)
+    batch = processor(Image.fromarray(random_image(*size, seed=3)), return_tensors="np")
+    adapter = published_adapter()
+    time, rows, columns = adapter.plan(size, adapter.options({})).grid
+    assert [time, 2 * rows, 2 * columns] == batch["image_grid_thw"][0].tolist()
+
+
+# --- embeddings -------------------------------------------------------------------------
+
+
+def test_embeddings_are_planned_as_the_image_of_their_grid() -> None:
+    adapter = published_adapter()
+    assert adapter.embeds_fields == ("image_grid_thw",)
+    plan = adapter.plan((480, 640), adapter.options({}))
+    _, rows, columns = plan.grid
+    grid = torch.tensor([1, 2 * rows, 2 * columns])
+    assert adapter.plan_embeds(plan.num_tokens, {"image_grid_thw": grid}, {}) == plan
+
+
+@pytest.mark.parametrize(
+    ("grid", "num_rows", "message"),
+    [
+        ([1, 4, 6], 5, r"is \[1, 4, 6\], which takes 6 embedding rows; 5 were given"),
+        ([1, 4, 6], 7, "takes 6 embedding rows; 7 were given"),
+        ([2, 4, 6], 12, "must be \\[1, rows, columns\\]"),
+        ([1, 3, 6], 4, "multiples of 2"),
+        ([1, 0, 6], 0, "must be"),
+        ([1, -2, -6], 3, "must be"),
+        ([1, 4], 2, "must be"),
+        ([[1, 4, 6]], 6, "must be"),
+        (1, 1, "must be"),
+        ([1, 2**40, 2**40], 6, "must be"),
+    ],
+)
+def test_embeddings_that_fit_no_image(grid: Any, num_rows: int, message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        published_adapter().plan_embeds(num_rows, {"image_grid_thw": torch.tensor(grid)}, {})

@@ -1,10 +1,15 @@
-"""Qwen2.5-VL (Bai et al. 2025): images at their own resolution, positions on three axes."""
+"""Qwen2-VL (Wang et al. 2024) and Qwen2.5-VL (Bai et al. 2025).
+
+Images at their own resolution, positions on three axes. The two differ in their towers alone.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
+
+from torch import Tensor
 
 from sensorium.decoder_config import DecoderConfig
 from sensorium.errors import ConfigError, RequestError
@@ -25,22 +30,25 @@ from sensorium_media_image.families.mrope import AXES, mrope_positions
 from sensorium_media_image.fields import Section, image_processor
 from sensorium_media_image.resize import resize
 from sensorium_media_image.smart_resize import largest_size, smart_resize
-from sensorium_media_image.towers.qwen2_5 import (
-    QWEN_TOWER_WEIGHTS,
+from sensorium_media_image.towers.qwen import QWEN_TOWER_WEIGHTS, build_qwen_tower
+from sensorium_media_image.towers.qwen_config import (
+    QWEN2_5_VL,
+    QWEN2_VL,
     QwenTowerConfig,
-    build_qwen_tower,
     read_tower_config,
 )
 
-ARCHITECTURE = "Qwen2_5_VLForConditionalGeneration"
+ARCHITECTURES = (QWEN2_VL, QWEN2_5_VL)
 TOWER = "tower"
 PLACEHOLDER = "<|image_pad|>"
 IN_CONTEXT = "<|vision_start|><|image_pad|><|vision_end|>"
 DEFAULT_IMAGE_TOKEN_ID = 151655
+#: Patches along one side of an image at most, in a grid that a caller gives.
+MOST_PATCHES = 2**20
 #: Plans kept by an adapter; the token ids of a large image take about 100 kB.
 CACHED_PLANS = 64
 
-#: What the published class fills in where ``config.json`` is silent.
+#: What both published classes fill in where ``config.json`` is silent.
 DECODER_DEFAULTS: Mapping[str, Any] = {
     "vocab_size": 152064,
     "hidden_size": 8192,
@@ -71,10 +79,10 @@ TEMPLATE = (
 )
 
 
-class Qwen25VLFamily(ModelFamily):
-    """Qwen2.5-VL of any size."""
+class QwenVLFamily(ModelFamily):
+    """Qwen2-VL and Qwen2.5-VL of any size."""
 
-    architectures = (ARCHITECTURE,)
+    architectures = ARCHITECTURES
     position_axes = AXES
     encoders = (EncoderSpec(TOWER, build_qwen_tower, QWEN_TOWER_WEIGHTS),)
     chat_template = TEMPLATE
@@ -111,16 +119,17 @@ class Qwen25VLFamily(ModelFamily):
 
 
 class QwenImages(MediaAdapter):
-    """Images for Qwen2.5-VL: resized to whole blocks of patches, a token a block.
+    """Images for both: resized to whole blocks of patches, a token a block.
 
     Options: ``min_pixels`` and ``max_pixels``, the area of the resized image; or both as
     ``size`` {"shortest_edge", "longest_edge"}, which name the same two areas.
     """
 
     kind = "image"
-    architectures = (ARCHITECTURE,)
+    architectures = ARCHITECTURES
     encoders = (TOWER,)
     option_names = frozenset({"min_pixels", "max_pixels", "size"})
+    embeds_fields = ("image_grid_thw",)
 
     def __init__(self, context: ModelContext) -> None:
         """Reads what the checkpoint says of its pixels.
@@ -129,7 +138,7 @@ class QwenImages(MediaAdapter):
             ConfigError: a step or a size that isn't built, by name.
         """
         super().__init__(context)
-        self._tower = read_tower_config(context.config)
+        self._tower = read_tower_config(context.config, context.architecture)
         self._factor = self._tower.patch_size * self._tower.merge_size
         self._bounds = _checkpoint_bounds(context.processor, self._tower)
         config = Section(context.config, "config.json")
@@ -172,13 +181,42 @@ class QwenImages(MediaAdapter):
 
     def _make_plan(self, height: int, width: int, min_pixels: int, max_pixels: int) -> MediaPlan:
         resized = smart_resize(height, width, self._factor, min_pixels, max_pixels)
-        rows, columns = resized[0] // self._factor, resized[1] // self._factor
+        return self._grid_plan(resized[0] // self._factor, resized[1] // self._factor)
+
+    def _grid_plan(self, rows: int, columns: int) -> MediaPlan:
         num_tokens = rows * columns
         return MediaPlan(
             num_tokens=num_tokens,
             token_ids=(self._image_id,) * num_tokens,
             grid=(1, rows, columns),
         )
+
+    def plan_embeds(
+        self, num_rows: int, fields: Mapping[str, Tensor], options: Mapping[str, Any]
+    ) -> MediaPlan:
+        """A token a row; ``image_grid_thw`` (3,) says how they lie, in patches before merging.
+
+        Raises:
+            RequestError: a grid that is none of an image, or that has another number of rows.
+        """
+        given = fields["image_grid_thw"].tolist()
+        merge = self._tower.merge_size
+        if (
+            not (isinstance(given, list) and len(given) == 3 and given[0] == 1)
+            or not all(0 < side <= MOST_PATCHES for side in given[1:])
+            or any(side % merge for side in given[1:])
+        ):
+            raise RequestError(
+                f"image_grid_thw is {given}; it must be [1, rows, columns] with rows and columns "
+                f"of patches that are multiples of {merge}."
+            )
+        _, rows, columns = (side // merge for side in given)
+        if rows * columns != num_rows:
+            raise RequestError(
+                f"image_grid_thw is {given}, which takes {rows * columns} embedding rows; "
+                f"{num_rows} were given."
+            )
+        return self._grid_plan(rows, columns)
 
     def process(
         self, loaded: Loaded, plan: MediaPlan, options: Mapping[str, Any]
