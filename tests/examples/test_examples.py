@@ -13,7 +13,9 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 ANSWERS = {
     "single_and_batch": 3,
     "rgba_background": 3,
-    "chat_pil": 1,
+    "chat_parts": 1,
+    "image_embeddings": 1,
+    "stable_uuids": 3,
     "frames_as_images": 1,
     "async_stream": 2,
 }
@@ -42,7 +44,10 @@ def test_on_the_embedded_model(name: str) -> None:
     assert len(answers) >= ANSWERS[name]
 
 
-@pytest.mark.parametrize("name", ["single_and_batch", "rgba_background", "chat_pil"])
+@pytest.mark.parametrize(
+    "name",
+    ["single_and_batch", "rgba_background", "chat_parts", "image_embeddings", "stable_uuids"],
+)
 def test_on_llava(name: str, llava: Path) -> None:
     """The family that the examples were written for, here with random weights."""
     run(name, str(llava))
