@@ -22,6 +22,7 @@ LEVELS = [
     ["runner"],
     ["engine"],
     ["llm", "cli"],
+    ["testing"],
     ["__main__"],
 ]
 LEVEL_OF = {name: level for level, names in enumerate(LEVELS) for name in names}

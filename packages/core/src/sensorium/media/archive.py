@@ -221,10 +221,8 @@ def _check_geometry(described: _Description) -> None:
 def _tensor(described: _Description, numbers: bytes) -> Tensor:
     dtype: torch.dtype = described.dtype
     flat = torch.frombuffer(bytearray(numbers), dtype=dtype, count=len(numbers) // dtype.itemsize)
-    # The stride of a dimension of one says nothing, and may be anything.
-    steps = zip(described.size, described.stride, strict=True)
-    stride = tuple(0 if n == 1 else step for n, step in steps)
-    dense = flat.as_strided(described.size, stride, described.offset).contiguous()
+    dense = flat.as_strided(described.size, described.stride, described.offset).contiguous()
+    # A dimension of one may have come with any stride; whoever looks at bytes expects the usual.
     return dense.flatten().view(described.size)
 
 

@@ -1,0 +1,348 @@
+"""``MediaAdapterContract``: what every ``MediaAdapter`` and the encoders it feeds must keep to."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from sensorium.errors import MediaError, RequestError
+from sensorium.media.keys import item_key
+from sensorium.plugins.adapter import MediaAdapter
+from sensorium.plugins.encoder import Encoder, EncoderOutput
+from sensorium.plugins.kind import MediaKind
+from sensorium.plugins.prompt import Slot, TokenizedPrompt
+from sensorium.plugins.returns import check_adapters
+from sensorium.testing.media import load, missing, pairs, same, snapshot
+from sensorium.types import Features, Loaded, MediaPlan
+
+if TYPE_CHECKING:
+    import torch
+
+Options = Mapping[str, Any]
+#: Sides that random sizes are drawn from, besides the small ones.
+LARGEST_SIDE = 3000
+
+
+class MediaAdapterContract:
+    """Derive ``class TestMyAdapter(MediaAdapterContract)`` and define the first four methods.
+
+    Attributes:
+        tolerance: how far an item's rows may move by its batch mates, relative to the largest.
+        num_random_sizes: sizes to plan beside the author's.
+    """
+
+    tolerance: ClassVar[float] = 1e-4
+    num_random_sizes: ClassVar[int] = 200
+
+    # --- what the author says ----------------------------------------------------------
+
+    def make_kind(self) -> MediaKind:
+        """The kind that the adapter takes."""
+        raise missing(self, "make_kind()", "an instance of the kind that the adapter takes")
+
+    def make_adapter(self) -> MediaAdapter:
+        """A new instance, for a small checkpoint."""
+        raise missing(self, "make_adapter()", "a new instance for a small checkpoint")
+
+    def make_encoders(self) -> Mapping[str, Encoder]:
+        """The adapter's encoders by name, with weights of any kind, in float32 on the CPU."""
+        raise missing(self, "make_encoders()", "encoder name → module")
+
+    def values(self) -> Sequence[Any]:
+        """Two or more values of the kind, of different sizes, small enough to encode."""
+        raise missing(self, "values()", "values of the kind, of different sizes")
+
+    def option_settings(self) -> Sequence[Options]:
+        """``mm_processor_kwargs`` to try, {} among them."""
+        return ({},)
+
+    def sizes(self) -> Sequence[tuple[int, ...]]:
+        """Sizes to plan; whatever is hard about this family belongs here."""
+        return ()
+
+    def num_dimensions(self) -> int:
+        """Of a size, for random ones; 0: only ``sizes()`` are tried."""
+        return len(self.make_kind().size_names)
+
+    # --- what must hold ----------------------------------------------------------------
+
+    def test_the_class_is_one_that_can_be_registered(self) -> None:
+        adapter = self.make_adapter()
+        check_adapters([type(adapter)])
+        assert adapter.kind == self.make_kind().name, "the adapter takes another kind"
+        assert set(self.make_encoders()) == set(adapter.encoders), "make_encoders() makes others"
+
+    def test_the_placeholder_stands_once_in_its_context(self) -> None:
+        for index in (0, 1, 7):
+            placeholder = self.make_adapter().placeholder(index)
+            assert placeholder.text, "a placeholder needs a text"
+            assert placeholder.in_context.count(placeholder.text) == 1, (
+                f"in_context {placeholder.in_context!r} must hold {placeholder.text!r} once"
+            )
+
+    def test_plans_follow_from_size_and_options_alone(self) -> None:
+        one, other = self.make_adapter(), self.make_adapter()
+        for kwargs in self.option_settings():
+            options = one.options(kwargs)
+            sizes = list(self._plannable(one, options))
+            assert sizes, "none of the sizes tried can be planned"
+            plans = [one.plan(size, options) for size in sizes]
+            backwards = [other.plan(size, options) for size in reversed(sizes)]
+            assert plans == backwards[::-1], "a plan depends on what was planned before it"
+
+    def test_a_size_is_planned_or_refused_as_media(self) -> None:
+        adapter = self.make_adapter()
+        for kwargs in self.option_settings():
+            options = adapter.options(kwargs)
+            for size in self._all_sizes():
+                self._plan(adapter, size, options)
+
+    def test_what_changes_the_result_changes_the_key(self) -> None:
+        adapter, loaded = self.make_adapter(), self._loaded()
+        resolved = [adapter.options(kwargs) for kwargs in self.option_settings()]
+        results = [[_processed(adapter, one, options) for one in loaded] for options in resolved]
+        for i, j in pairs(resolved):
+            if not same(results[i], results[j]):
+                assert _key(adapter, resolved[i]) != _key(adapter, resolved[j]), (
+                    f"{dict(self.option_settings()[i])} and {dict(self.option_settings()[j])} give "
+                    "different results under one key: options() must return what made them differ"
+                )
+
+    def test_version_and_salt_are_in_the_key(self) -> None:
+        adapter = self.make_adapter()
+        options = adapter.options({})
+        raised = type(type(adapter).__name__, (type(adapter),), {"version": adapter.version + 1})
+        raised.__module__ = type(adapter).__module__
+        newer: MediaAdapter = raised(adapter.context)
+        keys = {_key(adapter, options), _key(newer, options), _key(adapter, options, salt="a")}
+        assert len(keys) == 3, "version or salt don't count in the key"
+
+    def test_processing_repeats_itself_and_leaves_the_item_alone(self) -> None:
+        adapter = self.make_adapter()
+        for kwargs in self.option_settings():
+            options = adapter.options(kwargs)
+            for i, loaded in enumerate(self._loaded()):
+                before = snapshot(loaded)
+                first = snapshot(_processed(adapter, loaded, options)[1])
+                assert same(loaded, before), f"process wrote into value {i}, which is the caller's"
+                again = _processed(self.make_adapter(), loaded, options)[1]
+                assert same(first, again), f"value {i} is processed differently the second time"
+
+    def test_features_are_those_of_its_encoders(self) -> None:
+        import torch
+
+        adapter = self.make_adapter()
+        for loaded in self._loaded():
+            _, features = _processed(adapter, loaded, adapter.options({}))
+            assert sorted(features) == sorted(adapter.encoders), (
+                f"features are for {sorted(features)}; the encoders are {sorted(adapter.encoders)}"
+            )
+            for named in features.values():
+                for name, tensor in named.items():
+                    assert isinstance(tensor, torch.Tensor), f"the feature {name} is no tensor"
+                    assert tensor.is_cpu, f"the feature {name} isn't in host memory"
+
+    def test_features_survive_the_flat_buffer(self) -> None:
+        from sensorium.media.packing import pack, unpack
+
+        adapter = self.make_adapter()
+        for loaded in self._loaded():
+            _, features = _processed(adapter, loaded, adapter.options({}))
+            packed = pack(features)
+            unpacked = unpack(packed.header, packed.buffer)
+            plain = {encoder: dict(named) for encoder, named in features.items()}
+            assert same(plain, unpacked), "features changed in a flat buffer"
+
+    def test_the_encoders_return_as_many_rows_as_planned(self) -> None:
+        adapter, encoders = self.make_adapter(), self.make_encoders()
+        for kwargs in self.option_settings():
+            options = adapter.options(kwargs)
+            for loaded in self._loaded():
+                plan, features = _processed(adapter, loaded, options)
+                outputs = [_encode(encoders[n], [features[n]])[0] for n in adapter.encoders]
+                num_rows = sum(len(output.embeds) for output in outputs)
+                assert num_rows == plan.num_tokens, (
+                    f"size {loaded.size} is planned with {plan.num_tokens} tokens, and its "
+                    f"encoders return {num_rows} rows"
+                )
+                for output in outputs:
+                    _check_output(output, adapter.context.decoder.hidden_size)
+
+    def test_an_item_does_not_depend_on_its_batch_mates(self) -> None:
+        adapter, encoders = self.make_adapter(), self.make_encoders()
+        options = adapter.options({})
+        features = [_processed(adapter, loaded, options)[1] for loaded in self._loaded()]
+        for name in adapter.encoders:
+            batch = [named[name] for named in features]
+            alone = [_encode(encoders[name], [one])[0] for one in batch]
+            together = _encode(encoders[name], batch)
+            backwards = _encode(encoders[name], batch[::-1])[::-1]
+            for i, expected in enumerate(alone):
+                for output in (together[i], backwards[i]):
+                    self._check_near(output.embeds, expected.embeds, f"{name}: value {i}")
+                    if expected.deep is not None:
+                        assert output.deep is not None, f"{name}: value {i} lost its levels"
+                        self._check_near(output.deep, expected.deep, f"{name}: value {i}'s levels")
+
+    def test_composed_prompts_hold_what_was_planned(self) -> None:
+        from sensorium.plugins.compose import walk_slots
+        from sensorium.testing.compositions import check_composition
+        from sensorium.types import PreparedItem
+
+        adapter = self.make_adapter()
+        options = adapter.options({})
+        items = [
+            PreparedItem(adapter.kind, i, bytes([i]) * 32, *_processed(adapter, loaded, options))
+            for i, loaded in enumerate(self._loaded())
+        ]
+        ids = (0,) * (2 * len(items) + 1)
+        slots = tuple(Slot(adapter.kind, i, 2 * i + 1, 1) for i in range(len(items)))
+        composition = walk_slots(TokenizedPrompt(ids, slots), items, {adapter.kind: adapter})
+        vocab_size = adapter.context.decoder.vocab_size
+        check_composition(composition, items, axes=1, vocab_size=vocab_size)
+
+    def test_the_worst_case_is_the_worst(self) -> None:
+        adapter = self.make_adapter()
+        for kwargs in self.option_settings():
+            options = adapter.options(kwargs)
+            worst = adapter.worst_case(options)
+            most = adapter.plan(worst, options).num_tokens
+            for size in self._all_sizes():
+                plan = self._plan(adapter, size, options)
+                assert plan is None or plan.num_tokens <= most, (
+                    f"worst_case says {worst} with {most} tokens; {size} takes "
+                    f"{plan.num_tokens if plan else 0}"
+                )
+
+    def test_a_blank_item_of_the_worst_case_can_be_made(self) -> None:
+        """Or none of any size: then memory profiling leaves the kind out."""
+        adapter, kind = self.make_adapter(), self.make_kind()
+        options = adapter.options({})
+        worst = adapter.worst_case(options)
+        blank = kind.blank(worst)
+        if blank is None:
+            assert kind.blank(self._loaded()[0].size) is None, "blank() knows some sizes only"
+            return
+        assert blank.size == worst, f"the blank item has the size {blank.size}, not {worst}"
+        plan, features = _processed(adapter, blank, options)
+        assert plan.num_tokens > 0, "the worst case takes no tokens"
+        assert features, "the worst case has no features"
+
+    def test_embeddings_are_planned_as_the_item_or_not_at_all(self) -> None:
+        import torch
+
+        adapter = self.make_adapter()
+        options = adapter.options({})
+        for loaded in self._loaded():
+            plan = adapter.plan(loaded.size, options)
+            fields = self.embeds_fields_of(loaded, plan)
+            if fields is None:
+                zeros = {name: torch.zeros(3, dtype=torch.int64) for name in adapter.embeds_fields}
+                _refuses_embeds(adapter, plan.num_tokens, zeros, options, "any embeddings")
+                continue
+            assert set(fields) == set(adapter.embeds_fields), "embeds_fields_of() gives others"
+            planned = adapter.plan_embeds(plan.num_tokens, fields, options)
+            assert planned == plan, (
+                "embeddings are planned differently from the item they stand for"
+            )
+            for num_rows in (plan.num_tokens - 1, plan.num_tokens + 1, 10**9):
+                _refuses_embeds(adapter, num_rows, fields, options, f"{num_rows} rows")
+            for name, field in fields.items():
+                for bad in (-field, field * 0, field.reshape(-1)[:0], field[None], field * 2**40):
+                    wrong = {**fields, name: bad}
+                    what = f"{name} = {bad.tolist()}"
+                    _refuses_embeds(adapter, plan.num_tokens, wrong, options, what)
+
+    def embeds_fields_of(
+        self, loaded: Loaded, plan: MediaPlan
+    ) -> Mapping[str, torch.Tensor] | None:
+        """The fields that embeddings of this item come with; None: the adapter takes none."""
+        return None
+
+    # --- helpers -----------------------------------------------------------------------
+
+    def _loaded(self) -> list[Loaded]:
+        kind, values = self.make_kind(), list(self.values())
+        assert len(values) >= 2, "values() must give two values at least"
+        return [load(kind, value) for value in values]
+
+    def _all_sizes(self) -> Iterator[tuple[int, ...]]:
+        yield from self.sizes()
+        yield from (loaded.size for loaded in self._loaded())
+        rng, dimensions = random.Random(7), self.num_dimensions()
+        for i in range(self.num_random_sizes if dimensions else 0):
+            largest = 12 if i % 4 == 0 else LARGEST_SIDE
+            yield tuple(rng.randint(1, largest) for _ in range(dimensions))
+
+    def _plannable(self, adapter: MediaAdapter, options: Options) -> Iterator[tuple[int, ...]]:
+        for size in self._all_sizes():
+            if self._plan(adapter, size, options) is not None:
+                yield size
+
+    def _plan(
+        self, adapter: MediaAdapter, size: tuple[int, ...], options: Options
+    ) -> MediaPlan | None:
+        try:
+            return adapter.plan(size, options)
+        except MediaError:
+            return None
+        except Exception as error:
+            raise AssertionError(
+                f"planning {size} raised {type(error).__name__}; a size is refused by a MediaError"
+            ) from error
+
+    def _check_near(self, ours: torch.Tensor, expected: torch.Tensor, what: str) -> None:
+        assert ours.shape == expected.shape, f"{what} has another shape among batch mates"
+        moved = float((ours - expected).abs().max())
+        allowed = self.tolerance * max(1.0, float(expected.abs().max()))
+        assert moved <= allowed, f"{what} moves by {moved:.2g} among batch mates"
+
+
+def _processed(
+    adapter: MediaAdapter, loaded: Loaded, options: Options
+) -> tuple[MediaPlan, Mapping[str, Features]]:
+    plan = adapter.plan(loaded.size, options)
+    return plan, adapter.process(loaded, plan, options)
+
+
+def _key(adapter: MediaAdapter, options: Options, salt: str = "") -> bytes:
+    return item_key(
+        salt=salt, adapter=adapter, io_options={}, processor_options=options, content=b"same"
+    )
+
+
+def _encode(encoder: Encoder, items: Sequence[Features]) -> list[EncoderOutput]:
+    import torch
+
+    with torch.inference_mode():
+        outputs = list(encoder(items))
+    assert len(outputs) == len(items), f"{len(outputs)} outputs came of {len(items)} items"
+    return outputs
+
+
+def _check_output(output: EncoderOutput, hidden_size: int) -> None:
+    shape = tuple(output.embeds.shape)
+    assert len(shape) == 2, f"an embedding has the shape {shape}; it must be (tokens, hidden)"
+    assert shape[1] == hidden_size, f"a row has {shape[1]} numbers; the decoder has {hidden_size}"
+    assert bool(output.embeds.isfinite().all()), "an embedding holds values that aren't finite"
+    if output.deep is not None:
+        assert tuple(output.deep.shape[1:]) == shape, "levels must be (levels, tokens, hidden)"
+
+
+def _refuses_embeds(
+    adapter: MediaAdapter,
+    num_rows: int,
+    fields: Mapping[str, torch.Tensor],
+    options: Options,
+    what: str,
+) -> None:
+    try:
+        adapter.plan_embeds(num_rows, fields, options)
+    except RequestError:
+        return
+    except Exception as error:
+        raise AssertionError(
+            f"plan_embeds raised {type(error).__name__} at {what}; it must be a RequestError"
+        ) from error
+    raise AssertionError(f"plan_embeds took {what}, which fit no item")

@@ -1,0 +1,100 @@
+"""What the contracts share: an author's values → sources, and what may be done with them."""
+
+from __future__ import annotations
+
+import copy
+import resource
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from sensorium.errors import RequestError
+from sensorium.media.process import fetch
+from sensorium.plugins.kind import MediaKind
+from sensorium.types import Loaded, Source
+
+
+def missing(owner: object, name: str, what: str) -> NotImplementedError:
+    """The error for something that the author has to say and hasn't."""
+    return NotImplementedError(f"{type(owner).__name__} must define {name}: {what}.")
+
+
+def sources_of(kind: MediaKind, value: Any) -> tuple[Source, ...]:
+    """The fetched sources of one value, as ``multi_modal_data`` takes it."""
+    items = kind.split(value)
+    assert len(items) == 1, f"split made {len(items)} items of one value"
+    return fetch(kind, items[0].sources)
+
+
+def load(kind: MediaKind, value: Any) -> Loaded:
+    """One value, loaded."""
+    return kind.load(sources_of(kind, value))
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two loaded values, features or parts of them are equal, dtype and shape included."""
+    import numpy as np
+    import torch
+
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        if one.dtype != other.dtype or one.shape != other.shape:
+            return False
+        if one.is_floating_point():
+            return torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)
+        return torch.equal(one, other)
+    if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
+        return one.dtype == other.dtype and np.array_equal(
+            one, other, equal_nan=one.dtype.kind == "f"
+        )
+    if isinstance(one, Loaded) and isinstance(other, Loaded):
+        return one.size == other.size and same(one.value, other.value)
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
+        return len(one) == len(other) and all(map(same, one, other))
+    return type(one) is type(other) and bool(one == other)
+
+
+def snapshot(value: Any) -> Any:
+    """A copy to compare with later."""
+    return copy.deepcopy(value)
+
+
+@contextmanager
+def refused(what: str) -> Iterator[None]:
+    """Passes if the block raises ``RequestError`` (as ``MediaError`` and ``LimitError`` are)."""
+    try:
+        yield
+    except RequestError as error:
+        if not str(error):
+            raise AssertionError(f"{what} was refused without a sentence") from error
+    except Exception as error:
+        raise AssertionError(
+            f"{what} raised {type(error).__name__}; only MediaError and LimitError may leave a kind"
+        ) from error
+    else:
+        raise AssertionError(f"{what} was accepted")
+
+
+@contextmanager
+def within_budget(what: str, *, max_seconds: float, max_bytes: int) -> Iterator[None]:
+    """Fails if the block takes longer, or lets the process's memory grow by more."""
+    begun, before = time.monotonic(), _peak_bytes()
+    yield
+    taken, grown = time.monotonic() - begun, _peak_bytes() - before
+    assert taken <= max_seconds, f"{what} took {taken:.1f} s; {max_seconds:.1f} s are allowed"
+    assert grown <= max_bytes, f"{what} took {grown} bytes; {max_bytes} are allowed"
+
+
+def _peak_bytes() -> int:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def pairs(values: Sequence[Any]) -> Iterator[tuple[int, int]]:
+    """All pairs of places in ``values``."""
+    for i in range(len(values)):
+        for j in range(i + 1, len(values)):
+            yield i, j
