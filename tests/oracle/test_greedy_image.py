@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from family_helpers import loaded, make_adapter, open_folder, random_image
+from family_helpers import loaded, make_adapter, open_folder, random_image, raw_patches
 from greedy import Comparison
 from tiny_checkpoints import LLAVA_IMAGE_ID, QWEN_IDS, make_llava, make_qwen2vl, make_qwen25vl
 from transformers import AutoModelForImageTextToText
@@ -23,7 +23,6 @@ from sensorium import LLM, SamplingParams
 from sensorium_media_image.families.llava import LlavaFamily, LlavaImages
 from sensorium_media_image.families.qwen_vl import QwenImages, QwenVLFamily
 from sensorium_media_image.towers.normalise import Normalisation
-from sensorium_media_image.towers.qwen import patchify
 from sensorium_media_image.towers.qwen_config import read_tower_config
 
 GREEDY = SamplingParams(temperature=0.0, repetition_penalty=1.0, max_tokens=12, ignore_eos=True)
@@ -124,7 +123,7 @@ class Reference:
             values = [((item.float() - mean) / std).permute(2, 0, 1) for item in items]
             return {"pixel_values": torch.stack(values)}
         config = read_tower_config(self.checkpoint.config, self.checkpoint.architecture)
-        rows, grids = zip(*(patchify(item, config) for item in items), strict=True)
+        rows, grids = zip(*(raw_patches(item, config) for item in items), strict=True)
         values = torch.cat(rows).view(-1, 3, rows[0].shape[1] // 3).float()
         normalised = ((values - mean[:, None]) / std[:, None]).flatten(1)
         return {"pixel_values": normalised, "image_grid_thw": torch.tensor(grids)}

@@ -94,7 +94,75 @@ def split_without_numbers(kind: MediaKind) -> None:
     kind.split = lambda value: [replace(item, index=0) for item in split(value)]
 
 
+def list_of_one_is_another_item(kind: MediaKind) -> None:
+    split = kind.split
+
+    def scaled(value: Any) -> Any:
+        return split([2 * value[0]] if isinstance(value, list) and len(value) == 1 else value)
+
+    kind.split = scaled
+
+
+def part_that_is_another_item(kind: MediaKind) -> None:
+    parse_part = kind.parse_part
+    kind.parse_part = lambda part_type, value: parse_part(
+        part_type, None if value is None else 2 * value
+    )
+
+
+def part_without_a_value_with_data(kind: MediaKind) -> None:
+    parse_part = kind.parse_part
+    kind.parse_part = lambda part_type, value: parse_part(
+        part_type, np.ones((1, 6)) if value is None else value
+    )
+
+
+def two_derived_items_of_one_name(kind: MediaKind) -> None:
+    load = kind.load
+    kind.load = lambda sources: replace(load(sources), derived=load(sources).derived * 2)
+
+
+def digest_of_any_value(kind: MediaKind) -> None:
+    kind.digest = lambda sources: Digest("x").add(sources[0].value.astype(np.float32)).digest()
+
+
 KIND_MUTANTS = [
+    Mutant(
+        strangers.TestPlay,
+        list_of_one_is_another_item,
+        "test_a_value_alone_is_a_list_of_one",
+        "another item in a list",
+    ),
+    Mutant(
+        strangers.TestPlay,
+        part_that_is_another_item,
+        "test_chat_parts_are_the_items_that_split_makes",
+        "gives another item",
+    ),
+    Mutant(
+        strangers.TestPlay,
+        part_without_a_value_with_data,
+        "test_a_part_without_a_value_is_an_item_without_data",
+        "without a value has data",
+    ),
+    Mutant(
+        strangers.TestPlay,
+        two_derived_items_of_one_name,
+        "test_what_is_found_inside_is_told_apart",
+        "are both called",
+    ),
+    Mutant(
+        strangers.TestPlay,
+        load_that_takes_anything,
+        "test_what_is_of_no_form_is_refused",
+        "was accepted",
+    ),
+    Mutant(
+        strangers.TestPlay,
+        digest_of_any_value,
+        "test_naming_a_hostile_value_raises_nothing_foreign",
+        "digest raised AttributeError",
+    ),
     Mutant(
         strangers.TestPlay,
         digest_without_dtype,
@@ -418,6 +486,23 @@ def test_an_image_digest_that_forgets_is_caught(digest: Any, words: str) -> None
     Pictures().test_shape_and_type_count_in_the_digest()
     with pytest.raises(AssertionError, match=words):
         Mistaken().test_shape_and_type_count_in_the_digest()
+
+
+class HashedImages(ImageKind):
+    """Names a picture by Python's hash, which another process draws anew."""
+
+    def digest(self, sources: Sequence[Any]) -> bytes:
+        return Digest("x").add(hash(value_of(sources).tobytes())).digest()
+
+
+def test_a_digest_of_this_process_alone_is_caught() -> None:
+    class Mistaken(Pictures):
+        def make_kind(self, options: Mapping[str, Any]) -> MediaKind:
+            return HashedImages(options)
+
+    Pictures().test_the_digest_is_the_same_in_another_process()
+    with pytest.raises(AssertionError, match="another digest in another process"):
+        Mistaken().test_the_digest_is_the_same_in_another_process()
 
 
 class Qwen(MediaAdapterContract):

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -100,7 +101,10 @@ class TestScent(MediaKindContract):
         yield one, other
 
     def hostile(self) -> Iterable[Any]:
-        return [np.zeros(7), np.zeros((8, 1)), "roses", 5]
+        return [np.zeros(7), np.zeros((8, 1)), np.array(["rose"] * 8), "roses", 5]
+
+    def parts(self) -> Sequence[tuple[str, Any, Any]]:
+        return [("scent", scent.tolist(), scent) for scent in self.values()]
 
 
 class TestScentAdapter(MediaAdapterContract):
@@ -168,6 +172,11 @@ class TestPlay(MediaKindContract):
         yield np.full((2, self.columns), np.nan)
         yield "Hamlet"
 
+    def parts(self) -> Sequence[tuple[str, Any, Any]]:
+        return [
+            (part_type, one, one) for part_type in self.kind.part_types for one in self.values()
+        ]
+
 
 class TestScore(TestPlay):
     name, columns = "Score", 3
@@ -231,9 +240,12 @@ def test_the_documents_example_is_a_contract_that_passes(tmp_path: Path) -> None
     exec(code, names)  # the page's own code
     contract = names["TestScent"]()
     checks = [name for name in dir(contract) if name.startswith("test_")]
-    assert len(checks) > 10
+    ran = 0
     for name in checks:
-        getattr(contract, name)()
+        with suppress(pytest.skip.Exception):  # a check for which the page gives no values
+            getattr(contract, name)()
+            ran += 1
+    assert ran > 10
 
 
 def test_the_plugin_of_pytest_imports_nothing_heavy() -> None:

@@ -117,3 +117,13 @@ def one_axis_resizes() -> Iterator[None]:
         yield
     finally:
         Image.Image.resize = original  # type: ignore[method-assign]
+
+
+def raw_patches(pixels: torch.Tensor, config: Any) -> tuple[torch.Tensor, tuple[int, int, int]]:
+    """A Qwen tower's patches of (frames, height, width, 3), not normalised, and their grid."""
+    from sensorium_media_image.patches import normalised_patches
+
+    frames, height, width, _ = pixels.shape
+    grid = (-(-frames // config.temporal_patch_size), height // 14, width // 14)
+    zeros = torch.zeros(3)
+    return normalised_patches([pixels], config.patches, zeros, zeros + 1), grid

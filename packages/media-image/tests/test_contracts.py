@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -86,6 +87,16 @@ class TestImageKind(MediaKindContract):
 
     def loading_options(self) -> Sequence[Mapping[str, Any]]:
         return [{"rgba_background_color": (1, 2, 3)}]
+
+    def parts(self) -> Sequence[tuple[str, Any, Any]]:
+        pixels = picture(6, 9, 0)
+        data = encode(pixels, "PNG")
+        url = f"data:image/png;base64,{base64.b64encode(data).decode()}"
+        return [
+            ("image_url", {"url": url}, data),
+            ("image_url", url, data),
+            ("image_pil", Image.fromarray(pixels), Image.fromarray(pixels)),
+        ]
 
 
 class _ImageAdapterContract(MediaAdapterContract):

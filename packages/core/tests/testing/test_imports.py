@@ -1,5 +1,6 @@
 """Having Sensorium installed costs another project's pytest next to nothing."""
 
+import os
 import subprocess
 import sys
 import tomllib
@@ -41,14 +42,18 @@ def test_pytest_is_needed_for_testing_alone() -> None:
     assert not [line for line in project["dependencies"] if "pytest" in line]
 
 
-@pytest.mark.parametrize("flag", [(), ("-p", "sensorium.testing.pytest_plugin")])
-def test_a_strangers_tests_run_beside_it(flag: tuple[str, ...], tmp_path: Path) -> None:
+@pytest.mark.parametrize("installed", [True, False])
+def test_a_strangers_tests_run_beside_it(installed: bool, tmp_path: Path) -> None:
+    """By its entry point, and where pytest is told to look for none, by its name."""
     (tmp_path / "test_stranger.py").write_text(
         "import sys\n\ndef test_light():\n    assert 'torch' not in sys.modules\n"
     )
+    by_name = () if installed else ("-p", "sensorium.testing.pytest_plugin")
+    autoload = {} if installed else {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-c", "/dev/null", *flag, str(tmp_path)],
+        [sys.executable, "-m", "pytest", "-q", "-c", "/dev/null", *by_name, str(tmp_path)],
         cwd=tmp_path,
+        env={**os.environ, **autoload},
         capture_output=True,
         text=True,
         check=False,

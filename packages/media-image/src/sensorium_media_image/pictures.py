@@ -1,4 +1,4 @@
-"""Pillow's part: opening, decoding, upright turning, and colours → RGB.
+"""Opening, decoding, upright turning, and colours → RGB: Pillow's part, and the way round it.
 
 Everything a picture may come as ends as RGB, 8 bits a channel:
 
@@ -12,6 +12,10 @@ Everything a picture may come as ends as RGB, 8 bits a channel:
 ``Image.open`` isn't used: its size check is a setting of the whole process, which belongs to
 the application. ``headers`` has read the format and held the size against our budget before a
 format's own class opens the bytes here.
+
+JPEG's pixels come from libjpeg-turbo without a detour (``jpeg``) where that gives what Pillow
+would. Everything else is Pillow's, and is converted and copied out of it in strips that fit
+the processor's cache, so that no second whole picture is made on the way.
 """
 
 from __future__ import annotations
@@ -33,8 +37,12 @@ from PIL.WebPImagePlugin import WebPImageFile
 from sensorium.errors import MediaError
 from sensorium_media_image.arrays import Uint8Array, to_levels
 from sensorium_media_image.headers import Header
+from sensorium_media_image.jpeg import MODES as JPEG_MODES
+from sensorium_media_image.jpeg import decode_jpeg
 
 ORIENTATION_TAG = 0x0112
+#: What a strip takes in Pillow's memory at four bytes a pixel.
+STRIP_BYTES = 2**20
 
 _OPENERS: dict[str, Callable[[io.BytesIO], ImageFile]] = {
     "JPEG": JpegImageFile,
@@ -73,6 +81,10 @@ def decode_encoded(data: bytes, header: Header, background: tuple[int, int, int]
     """
     picture = open_encoded(data, header)
     try:
+        if header.format == "JPEG" and picture.mode in JPEG_MODES:
+            rgb = decode_jpeg(data, header.height, header.width)
+            if rgb is not None:
+                return turned(rgb, orientation(picture))
         picture.load()
         return to_rgb(picture, orientation(picture), background)
     except MediaError:
@@ -142,16 +154,59 @@ def to_rgb(picture: Image.Image, exif: int, background: tuple[int, int, int]) ->
         rgb = _grey16_to_rgb(picture, background)
     elif picture.mode in ("I", "F"):
         rgb = grey_to_rgb(to_levels(np.asarray(picture)))
-    elif picture.has_transparency_data:
-        rgb = np.array(_over(picture, background))
     else:
-        rgb = np.array(picture if picture.mode == "RGB" else picture.convert("RGB"))
-    return np.ascontiguousarray(_turned(rgb, exif))
+        rgb = _strips_to_rgb(picture, background)
+    return turned(rgb, exif)
 
 
 def grey_to_rgb(levels: Uint8Array) -> Uint8Array:
-    """(height, width) → (height, width, 3)."""
-    return np.repeat(levels[:, :, None], 3, axis=2)
+    """(height, width) → (height, width, 3), contiguous and writable."""
+    rgb = np.empty((*levels.shape, 3), dtype=np.uint8)
+    _fill(rgb, levels)
+    return rgb
+
+
+def turned(rgb: Uint8Array, exif: int) -> Uint8Array:
+    """Applies an EXIF orientation: 2 … 4 flip, 5 … 8 swap height and width.
+
+    Returns:
+        (height, width, 3), contiguous; ``rgb`` itself if it is upright.
+    """
+    if exif == 1:
+        return rgb
+    pixels = rgb.view("V3")[:, :, 0]  # moved as a whole, in half the time
+    if exif >= 5:
+        pixels = pixels.swapaxes(0, 1)
+    if exif in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if exif in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    height, width = pixels.shape
+    return np.ascontiguousarray(pixels).view(np.uint8).reshape(height, width, 3)
+
+
+def _strips_to_rgb(picture: Image.Image, background: tuple[int, int, int]) -> Uint8Array:
+    width, height = picture.size
+    rgb = np.empty((height, width, 3), dtype=np.uint8)
+    num_rows = max(1, STRIP_BYTES // (4 * width))
+    for top in range(0, height, num_rows):
+        bottom = min(top + num_rows, height)
+        strip = picture.crop((0, top, width, bottom))
+        if strip.has_transparency_data:
+            strip = _over(strip, background)
+        elif strip.mode not in ("L", "RGB"):
+            strip = strip.convert("RGB")
+        _fill(rgb[top:bottom], np.asarray(strip))
+    return rgb
+
+
+def _fill(rgb: Uint8Array, levels: Uint8Array) -> None:
+    """Copies RGB, or grey into all three channels."""
+    if levels.ndim == 3:
+        rgb[:] = levels
+        return
+    for channel in range(3):  # one after the other is faster than all at once
+        rgb[:, :, channel] = levels
 
 
 def _over(picture: Image.Image, background: tuple[int, int, int]) -> Image.Image:
@@ -169,17 +224,6 @@ def _grey16_to_rgb(picture: Image.Image, background: tuple[int, int, int]) -> Ui
     key: Any = picture.info.get("transparency")
     if key is not None:  # the one sample value that is transparent
         rgb[samples == key] = background
-    return rgb
-
-
-def _turned(rgb: Uint8Array, exif: int) -> Uint8Array:
-    """Applies an EXIF orientation: 2 … 4 flip, 5 … 8 swap height and width."""
-    if exif >= 5:
-        rgb = rgb.swapaxes(0, 1)
-    if exif in (3, 4, 7, 8):
-        rgb = rgb[::-1]
-    if exif in (2, 3, 6, 7):
-        rgb = rgb[:, ::-1]
     return rgb
 
 

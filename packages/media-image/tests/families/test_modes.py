@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from family_helpers import make_adapter, one_axis_resizes, open_folder, random_image
+from family_helpers import make_adapter, one_axis_resizes, open_folder, random_image, raw_patches
 from PIL import Image
 from tiny_checkpoints import make_llava, make_qwen2vl, make_qwen25vl
 
@@ -17,7 +17,6 @@ from sensorium.types import BytesSource
 from sensorium_media_image.families.llava import LlavaFamily, LlavaImages
 from sensorium_media_image.families.qwen_vl import QwenImages, QwenVLFamily
 from sensorium_media_image.kind import ImageKind
-from sensorium_media_image.towers.qwen import patchify
 
 KIND = ImageKind({})
 MODES = {
@@ -56,7 +55,7 @@ def features(adapter: MediaAdapter, data: bytes) -> np.ndarray[Any, Any]:
     options = adapter.options({})
     pixels = adapter.process(image, adapter.plan(image.size, options), options)["tower"]["pixels"]
     if isinstance(adapter, QwenImages):
-        return patchify(pixels, adapter._tower)[0].numpy()
+        return raw_patches(pixels, adapter._tower)[0].numpy()
     return pixels.permute(2, 0, 1).numpy()
 
 

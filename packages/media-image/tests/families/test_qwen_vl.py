@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from family_helpers import loaded, model_context, one_axis_resizes, random_image
+from family_helpers import loaded, model_context, one_axis_resizes, random_image, raw_patches
 from PIL import Image
 
 from sensorium.errors import ConfigError, MediaError, RequestError
@@ -18,7 +18,6 @@ from sensorium.plugins import Slot, TokenizedPrompt
 from sensorium.types import PreparedItem
 from sensorium_media_image.families.qwen_vl import QwenImages, QwenVLFamily
 from sensorium_media_image.manifests import load_manifest
-from sensorium_media_image.towers.qwen import patchify
 from sensorium_media_image.towers.qwen_config import QWEN2_5_VL, QWEN2_VL, read_tower_config
 
 FAMILY = QwenVLFamily()
@@ -272,7 +271,7 @@ def own_patches(pixels: np.ndarray) -> tuple[torch.Tensor, tuple[int, int, int]]
     options = adapter.options({})
     features = adapter.process(loaded(pixels), adapter.plan(pixels.shape[:2], options), options)
     assert features["tower"]["pixels"].dtype == torch.uint8
-    return patchify(features["tower"]["pixels"], read_tower_config(PUBLISHED.config, QWEN2_5_VL))
+    return raw_patches(features["tower"]["pixels"], read_tower_config(PUBLISHED.config, QWEN2_5_VL))
 
 
 @pytest.mark.parametrize("size", SIZES)

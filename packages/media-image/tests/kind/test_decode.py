@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 
 from sensorium.errors import MediaError
 from sensorium.types import BytesSource, ValueSource
+from sensorium_media_image import pictures
 from sensorium_media_image.kind import ImageKind
 
 Encode = Callable[..., bytes]
@@ -99,6 +100,26 @@ def test_modes_that_pillow_converts(noise: Image.Image, load: Load, mode: str) -
     np.testing.assert_array_equal(load(value), np.asarray(value.convert("RGB")))
 
 
+@pytest.mark.parametrize(
+    "mode", ["1", "L", "P", "RGB", "CMYK", "LA", "La", "PA", "RGBA", "RGBa", "RGBX", "I;16", "F"]
+)
+@pytest.mark.parametrize("key", [None, 7])
+def test_strips_do_not_show(
+    rgba: Image.Image, load: Load, monkeypatch: pytest.MonkeyPatch, mode: str, key: int | None
+) -> None:
+    """Whatever is converted row by row is what is converted as a whole."""
+    way = {"LA": ["LA"], "La": ["LA", "La"], "PA": ["P", "PA"], "RGBa": ["RGBa"]}
+    value = rgba
+    for step in way.get(mode, ["RGB", "L", mode] if mode in ("1", "I;16", "F") else [mode]):
+        value = value.convert(step)
+    if key is not None:
+        value.info["transparency"] = (key,) * 3 if mode == "RGB" else key
+    whole = load(value, rgba_background_color=BLUE)
+    for strip_bytes in (1, 4 * 16 * 5):
+        monkeypatch.setattr(pictures, "STRIP_BYTES", strip_bytes)
+        np.testing.assert_array_equal(load(value, rgba_background_color=BLUE), whole)
+
+
 FILES = {
     "JPEG": ["RGB", "L", "CMYK"],
     "PNG": ["RGB", "L", "P", "1"],
@@ -148,11 +169,11 @@ def test_wide_modes_follow_the_rule_of_arrays(load: Load) -> None:
 
 
 def test_a_mode_without_conversion(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(mode: str) -> None:
+    def refuse(self: Image.Image, mode: str) -> None:
         raise ValueError(f"conversion to {mode} at 0x7fff1234 not supported")
 
     picture = Image.new("CMYK", (2, 2))
-    monkeypatch.setattr(picture, "convert", refuse)
+    monkeypatch.setattr(Image.Image, "convert", refuse)
     with pytest.raises(MediaError, match=r"^a PIL image of mode CMYK can't be turned into RGB\.$"):
         load(picture)
 

@@ -7,10 +7,12 @@ from typing import Any, ClassVar
 
 import pytest
 
-from sensorium.errors import ConfigError
+from sensorium.errors import ConfigError, RequestError
+from sensorium.media.process import fetch
 from sensorium.plugins.kind import MediaKind
 from sensorium.plugins.returns import check_kinds
 from sensorium.testing.media import (
+    given,
     load,
     missing,
     pairs,
@@ -20,6 +22,7 @@ from sensorium.testing.media import (
     sources_of,
     within_budget,
 )
+from sensorium.testing.other_process import CannotTravelError, digests_elsewhere
 from sensorium.types import BytesSource
 
 
@@ -63,6 +66,13 @@ class MediaKindContract:
         """``media_io_kwargs`` of which each changes what ``load`` makes of some value."""
         return ()
 
+    def parts(self) -> Sequence[tuple[str, Any, Any]]:
+        """(part type, its value, the same item as ``multi_modal_data`` takes it).
+
+        One at least for each of the kind's ``part_types``, unless it takes embeddings alone.
+        """
+        return ()
+
     # --- what must hold ----------------------------------------------------------------
 
     @property
@@ -89,6 +99,37 @@ class MediaKindContract:
         )
         assert [item.index for item in kind.split(values[0])] == [0]
 
+    def test_a_value_alone_is_a_list_of_one(self) -> None:
+        kind = self.kind
+        for i, value in enumerate(self.values()):
+            alone, listed = (kind.digest(sources_of(kind, v)) for v in (value, [value]))
+            assert alone == listed, f"value {i} is another item in a list than alone"
+
+    def test_chat_parts_are_the_items_that_split_makes(self) -> None:
+        kind = self.kind
+        for part_type, part, value in given(self.parts(), "parts"):
+            assert part_type in kind.part_types, f"{part_type} is none of the kind's part_types"
+            item = kind.parse_part(part_type, part)
+            assert (item.kind, item.index) == (kind.name, 0), "a part's item has a wrong name"
+            digest = kind.digest(fetch(kind, item.sources))
+            assert digest == kind.digest(sources_of(kind, value)), (
+                f"the part {part_type} gives another item than the same value in split"
+            )
+
+    def test_a_part_without_a_value_is_an_item_without_data(self) -> None:
+        for part_type in given(self.kind.part_types, "part_types"):
+            item = self.kind.parse_part(part_type, None)
+            assert not item.has_data, f"the part {part_type} without a value has data"
+
+    def test_what_is_found_inside_is_told_apart(self) -> None:
+        kind = self.kind
+        for value in self.values():
+            derived = load(kind, value).derived
+            names = [(item.kind, item.name) for item in derived]
+            assert len(set(names)) == len(names), f"two derived items are both called {names[0]}"
+            for item in derived:
+                assert not item.loaded.derived, f"the derived {item.name} has derived items itself"
+
     def test_equal_bytes_have_equal_digests(self) -> None:
         for i, value in enumerate(self.values()):
             digests = {
@@ -97,6 +138,17 @@ class MediaKindContract:
             }
             assert len(digests) == 1, f"value {i} has another digest the second time"
             assert len(digests.pop()) == 32, "a digest has 32 bytes"
+
+    def test_the_digest_is_the_same_in_another_process(self) -> None:
+        """Keys outlive a process; ``hash`` and ``id`` don't."""
+        kind = self.kind
+        several = [sources_of(kind, value) for value in self.values()]
+        try:
+            elsewhere = digests_elsewhere(type(kind), several)
+        except CannotTravelError as error:
+            pytest.skip(f"another process can't have it: {error}")
+        for i, (here, there) in enumerate(zip(map(kind.digest, several), elsewhere, strict=True)):
+            assert here == there, f"value {i} has another digest in another process"
 
     def test_different_values_have_different_digests(self) -> None:
         kind, values = self.kind, list(self.values())
@@ -112,7 +164,7 @@ class MediaKindContract:
 
     def test_shape_and_type_count_in_the_digest(self) -> None:
         kind = self.kind
-        for i, (one, other) in enumerate(self.lookalikes()):
+        for i, (one, other) in enumerate(given(self.lookalikes(), "lookalikes")):
             first, second = (kind.digest(sources_of(kind, value)) for value in (one, other))
             assert first != second, f"the digest can't tell pair {i} of lookalikes() apart"
 
@@ -126,7 +178,7 @@ class MediaKindContract:
     def test_the_digest_decodes_nothing(self) -> None:
         """So a file has one however damaged it is."""
         kind = self.kind
-        for data in self.encoded():
+        for data in given(self.encoded(), "encoded"):
             cut = data[: len(data) // 2]
             digests = {kind.digest([BytesSource(part)]) for part in (data, cut)}
             assert len(digests) == 2, "a file and its first half have the same digest"
@@ -153,7 +205,7 @@ class MediaKindContract:
             assert before == after, f"loading changed value {i}, which is the caller's"
 
     def test_options_that_change_loading_are_in_the_key(self) -> None:
-        for options in self.loading_options():
+        for options in given(self.loading_options(), "loading_options"):
             plain, changed = self.kind, self.make_kind(options)
             differs = any(not same(load(plain, v), load(changed, v)) for v in self.values())
             assert differs, f"{dict(options)} changes nothing that load makes of values()"
@@ -163,18 +215,36 @@ class MediaKindContract:
 
     def test_files_that_are_cut_off_are_refused(self) -> None:
         kind = self.kind
-        for i, data in enumerate(self.encoded()):
+        for i, data in enumerate(given(self.encoded(), "encoded")):
             for share in (0.02, 0.3, 0.6, 0.9):
                 self._refused(kind, data[: int(share * len(data))], f"file {i} cut at {share:.0%}")
 
     def test_empty_and_meaningless_files_are_refused(self) -> None:
-        if self.encoded():
-            for data in (b"", b"\0", b"\xff" * 4096, b"no file of any kind"):
-                self._refused(self.kind, data, f"the {len(data)} bytes {data[:8]!r}")
+        given(self.encoded(), "encoded")
+        for data in (b"", b"\0", b"\xff" * 4096, b"no file of any kind"):
+            self._refused(self.kind, data, f"the {len(data)} bytes {data[:8]!r}")
+
+    def test_what_is_of_no_form_is_refused(self) -> None:
+        for value in (object(), {"no key has this name": 1}, lambda: None, {1, 2}, 1j):
+            self._refused(self.kind, value, f"a {type(value).__name__}")
 
     def test_hostile_values_are_refused(self) -> None:
-        for i, value in enumerate(self.hostile()):
+        for i, value in enumerate(given(self.hostile(), "hostile")):
             self._refused(self.kind, value, f"value {i} of hostile()")
+
+    def test_naming_a_hostile_value_raises_nothing_foreign(self) -> None:
+        """``digest`` runs before ``probe``: it too is reached by whatever a caller sends."""
+        kind = self.kind
+        for i, value in enumerate(given([*self.hostile(), object(), {1, 2}], "hostile")):
+            try:
+                kind.digest(sources_of(kind, value))
+            except RequestError:
+                continue
+            except Exception as error:
+                raise AssertionError(
+                    f"digest raised {type(error).__name__} at hostile value {i}; only MediaError "
+                    "and LimitError may leave a kind"
+                ) from error
 
     def _refused(self, kind: MediaKind, value: Any, what: str) -> None:
         with (

@@ -23,10 +23,11 @@ from sensorium.plugins.context import EncoderContext
 from sensorium.plugins.encoder import EncoderOutput, WeightMap, WeightRule
 from sensorium.types import Features
 from sensorium_media_image.fields import image_processor
+from sensorium_media_image.patches import normalised_patches
 from sensorium_media_image.towers.activations import activation
 from sensorium_media_image.towers.normalise import Normalisation, read_normalisation
 from sensorium_media_image.towers.qwen_config import QwenTowerConfig, read_tower_config
-from sensorium_media_image.towers.windows import Grid, WindowLayout, window_layout
+from sensorium_media_image.towers.windows import WindowLayout, window_layout
 
 #: The published classes write it into their code.
 NORM_EPS = 1e-6
@@ -64,13 +65,9 @@ class QwenTower(nn.Module):
         if not items:
             return []
         config = self.config
-        patches, layouts = [], []
-        for item in items:
-            rows, grid = patchify(item["pixels"].to(self.patch_embedding.device), config)
-            patches.append(rows)
-            window_blocks = config.window_blocks or max(grid)  # else the frame is one window
-            layouts.append(window_layout(grid, config.merge_size, window_blocks))
-        x = self.embed(torch.cat(patches))
+        pixels = [item["pixels"].to(self.patch_embedding.device) for item in items]
+        layouts = [self._layout(frames) for frames in pixels]
+        x = self.embed(pixels)
         order = _order(layouts).to(x.device)
         x = x.view(len(order), -1)[order].view(len(x), -1)
         tables = self.rope_tables(layouts)
@@ -84,15 +81,20 @@ class QwenTower(nn.Module):
         counts = [len(layout.blocks) for layout in layouts]
         return [EncoderOutput(part) for part in torch.split(embeds, counts)]
 
-    def embed(self, patches: Tensor) -> Tensor:
-        """(N, 3·T·P·P) uint8, elements by channel → (N, hidden)."""
+    def embed(self, pixels: Sequence[Tensor]) -> Tensor:
+        """Items (frames, height, width, 3) uint8 → (N, hidden), blocks together."""
         weight = self.patch_embedding
-        per_channel = patches.shape[1] // 3
-        mean, std = self.normalisation.constants(weight.device)
-        values = (patches.float() - mean.repeat_interleave(per_channel)) / std.repeat_interleave(
-            per_channel
-        )
-        return nn.functional.linear(values.to(weight.dtype), weight.flatten(1))
+        constants = self.normalisation.constants(weight.device)
+        patches = normalised_patches(pixels, self.config.patches, *constants)
+        return nn.functional.linear(patches.to(weight.dtype), weight.flatten(1))
+
+    def _layout(self, pixels: Tensor) -> WindowLayout:
+        config = self.config
+        frames, height, width, _ = pixels.shape
+        span, size = config.temporal_patch_size, config.patch_size
+        grid = (-(-frames // span), height // size, width // size)
+        window_blocks = config.window_blocks or max(grid)  # without windows the frame is one
+        return window_layout(grid, config.merge_size, window_blocks)
 
     def rope_tables(self, layouts: Sequence[WindowLayout]) -> tuple[Tensor, Tensor]:
         """Cosines and sines (N, 1, head_size/2) float32: the first half turns by rows, the
@@ -106,30 +108,6 @@ class QwenTower(nn.Module):
         angles = torch.stack((rows, columns), dim=1)[..., None].float() * frequencies
         angles = angles.flatten(1)[:, None]
         return angles.cos(), angles.sin()
-
-
-def patchify(pixels: Tensor, config: QwenTowerConfig) -> tuple[Tensor, Grid]:
-    """Cuts frames into patches, blocks together, without leaving uint8.
-
-    An odd last frame is paired with itself, as the published processor does.
-
-    Args:
-        pixels: (frames, height, width, 3).
-
-    Returns:
-        (N, 3·T·P·P), elements by channel, frame, row, column; and the grid of patches.
-    """
-    span, merge, size = config.temporal_patch_size, config.merge_size, config.patch_size
-    short = -len(pixels) % span
-    if short:
-        pixels = torch.cat((pixels, pixels[-1:].expand(short, -1, -1, -1)))
-    frames, height, width, channels = pixels.shape
-    grid = (frames // span, height // size, width // size)
-    split = pixels.reshape(
-        grid[0], span, grid[1] // merge, merge, size, grid[2] // merge, merge, size, channels
-    )
-    blocks_first = split.permute(0, 2, 5, 3, 6, 8, 1, 4, 7)
-    return blocks_first.reshape(grid[0] * grid[1] * grid[2], -1), grid
 
 
 def _order(layouts: Sequence[WindowLayout]) -> Tensor:

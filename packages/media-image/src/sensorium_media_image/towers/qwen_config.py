@@ -12,6 +12,7 @@ from typing import Any
 
 from sensorium.errors import ConfigError
 from sensorium_media_image.fields import Section
+from sensorium_media_image.patches import PatchShape
 
 QWEN2_VL = "Qwen2VLForConditionalGeneration"
 QWEN2_5_VL = "Qwen2_5_VLForConditionalGeneration"
@@ -53,6 +54,11 @@ class QwenTowerConfig:
     def window_blocks(self) -> int:
         """Blocks of a window along each axis."""
         return self.window_size // self.merge_size // self.patch_size
+
+    @property
+    def patches(self) -> PatchShape:
+        """How frames are cut."""
+        return PatchShape(self.patch_size, self.merge_size, self.temporal_patch_size)
 
     def is_full(self, layer: int) -> bool:
         """Whether all patches of a frame see each other in this layer."""

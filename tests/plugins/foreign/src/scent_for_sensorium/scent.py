@@ -34,15 +34,16 @@ class Scent(MediaKind):
         return MediaItem("scent", 0, () if value is None else (ValueSource(value),))
 
     def probe(self, sources):
-        if np.shape(sources[0].value) != (NUM_SENSORS,):
-            raise MediaError(f"a scent is {NUM_SENSORS} numbers, one for each sensor.")
-        return Probe((NUM_SENSORS,), 4 * NUM_SENSORS)
+        return Probe(self.load(sources).size, 4 * NUM_SENSORS)
 
     def load(self, sources):
-        return Loaded(np.asarray(sources[0].value, np.float32), (NUM_SENSORS,))
+        readings = np.asarray(sources[0].value)
+        if readings.shape != (NUM_SENSORS,) or readings.dtype.kind not in "fiu":
+            raise MediaError(f"a scent is {NUM_SENSORS} numbers, one for each sensor.")
+        return Loaded(readings.astype(np.float32), readings.shape)
 
     def digest(self, sources):
-        return Digest("scent").add(np.asarray(sources[0].value, np.float32)).digest()
+        return Digest("scent").add(self.load(sources).value).digest()
 
 
 class Nose(torch.nn.Module):
