@@ -43,6 +43,9 @@ from sensorium_media_image.jpeg import decode_jpeg
 ORIENTATION_TAG = 0x0112
 #: What a strip takes in Pillow's memory at four bytes a pixel.
 STRIP_BYTES = 2**20
+#: Pillow decodes blocks of 64 KiB by default, and each of them gives the interpreter lock away and
+#: waits to have it back: with many threads that costs more than the decoding.
+WHOLE_FILE = 2**30
 
 _OPENERS: dict[str, Callable[[io.BytesIO], ImageFile]] = {
     "JPEG": JpegImageFile,
@@ -70,6 +73,7 @@ def open_encoded(data: bytes, header: Header) -> Image.Image:
         raise _damaged(header.format) from None
     if picture.size != (header.width, header.height):
         raise _damaged(header.format)  # a second header that the budget hasn't seen
+    picture.decodermaxblock = WHOLE_FILE
     return picture
 
 
@@ -154,6 +158,8 @@ def to_rgb(picture: Image.Image, exif: int, background: tuple[int, int, int]) ->
         rgb = _grey16_to_rgb(picture, background)
     elif picture.mode in ("I", "F"):
         rgb = grey_to_rgb(to_levels(np.asarray(picture)))
+    elif picture.mode == "L" and not picture.has_transparency_data:
+        rgb = grey_to_rgb(np.asarray(picture))
     else:
         rgb = _strips_to_rgb(picture, background)
     return turned(rgb, exif)
@@ -162,7 +168,8 @@ def to_rgb(picture: Image.Image, exif: int, background: tuple[int, int, int]) ->
 def grey_to_rgb(levels: Uint8Array) -> Uint8Array:
     """(height, width) → (height, width, 3), contiguous and writable."""
     rgb = np.empty((*levels.shape, 3), dtype=np.uint8)
-    _fill(rgb, levels)
+    for channel in range(3):  # one after the other is faster than all at once
+        rgb[:, :, channel] = levels
     return rgb
 
 
@@ -194,19 +201,10 @@ def _strips_to_rgb(picture: Image.Image, background: tuple[int, int, int]) -> Ui
         strip = picture.crop((0, top, width, bottom))
         if strip.has_transparency_data:
             strip = _over(strip, background)
-        elif strip.mode not in ("L", "RGB"):
+        elif strip.mode != "RGB":
             strip = strip.convert("RGB")
-        _fill(rgb[top:bottom], np.asarray(strip))
+        rgb[top:bottom] = np.asarray(strip)
     return rgb
-
-
-def _fill(rgb: Uint8Array, levels: Uint8Array) -> None:
-    """Copies RGB, or grey into all three channels."""
-    if levels.ndim == 3:
-        rgb[:] = levels
-        return
-    for channel in range(3):  # one after the other is faster than all at once
-        rgb[:, :, channel] = levels
 
 
 def _over(picture: Image.Image, background: tuple[int, int, int]) -> Image.Image:
