@@ -10,12 +10,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sensorium.errors import ConfigError
 from sensorium.ops import (
     AttentionBatch,
     AttentionSpec,
     ReferenceAttention,
-    choose_attention,
+    Segments,
     varlen_attention,
 )
 from sensorium.ops import reference as reference_module
@@ -100,16 +99,26 @@ class Case:
             max_query_len=max((n for n, _ in lengths), default=0),
             max_seq_len=max((t for _, t in lengths), default=0),
             lengths=tuple(lengths),
-            non_causal=tuple(ranges) if ranges else (),
+            reach=None if ranges is None else self._reach(lengths, ranges).to(device),
         )
+
+    @staticmethod
+    def _reach(
+        lengths: list[tuple[int, int]], ranges: list[tuple[tuple[int, int], ...]]
+    ) -> torch.Tensor:
+        rows = []
+        for (query_len, total), own in zip(lengths, ranges, strict=True):
+            for i in range(total - query_len, total):
+                around = [r for r in own if r[0] <= i < r[1]] + [(i, i + 1)]
+                rows.append((min(a for a, _ in around), max(z for _, z in around)))
+        return torch.tensor(rows, dtype=torch.int32).reshape(-1, 2)
 
     @staticmethod
     def _rounded(values: Array, dtype: torch.dtype) -> Array:
         return np.asarray(torch.tensor(values).to(dtype).double().numpy())
 
     def check(self, tolerance: float = 1e-5) -> None:
-        backend = ReferenceAttention()
-        out = backend.paged_attention(self.q, self.kv, self.batch, self.spec)
+        out = ReferenceAttention().paged_attention(self.q, self.kv, self.batch, self.spec)
         assert out.dtype == self.q.dtype
         assert out.shape == self.q.shape
         np.testing.assert_allclose(
@@ -201,7 +210,7 @@ def test_new_keys_and_values_go_to_their_slots() -> None:
     st.booleans(),
 )
 def test_varlen_attention_stays_inside_sequences(
-    sizes: list[int], causal: bool, scale: float | None, as_tensor: bool
+    sizes: list[int], causal: bool, scale: float | None, made_once: bool
 ) -> None:
     rng = np.random.default_rng(0)
     borders = np.cumsum([0, *sizes])
@@ -213,26 +222,7 @@ def test_varlen_attention_stays_inside_sequences(
         q, k, v, spec, lambda i, j: sequence[i] == sequence[j] and (j <= i or not causal)
     )
     queries, keys, values = (torch.tensor(x, dtype=torch.float32) for x in (q, k, v))
-    cuts = torch.tensor(borders) if as_tensor else borders.tolist()
+    cuts = borders.tolist()
+    cuts = Segments(cuts, queries.device) if made_once else cuts
     out = varlen_attention(queries, keys, values, cuts, scale=scale, causal=causal)
     np.testing.assert_allclose(out.numpy(), expected, rtol=1e-5, atol=1e-5)
-
-
-def test_the_backend_is_chosen_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    specs = {AttentionSpec(1.0, 3, 2.0, non_causal=True)}
-    monkeypatch.delenv("SENSORIUM_ATTENTION", raising=False)
-    assert choose_attention(specs).name == "reference"
-    monkeypatch.setenv("SENSORIUM_ATTENTION", "reference")
-    assert choose_attention(specs).name == "reference"
-    monkeypatch.setenv("SENSORIUM_ATTENTION", "flash")
-    with pytest.raises(ConfigError, match="'flash', which isn't built yet; built: reference"):
-        choose_attention(specs)
-    monkeypatch.setenv("SENSORIUM_ATTENTION", "fast")
-    with pytest.raises(ConfigError, match="allowed are reference, paged, flash"):
-        choose_attention(specs)
-
-
-def test_a_backend_that_lacks_something_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ReferenceAttention, "lacks", lambda self, spec: "soft caps")
-    with pytest.raises(ConfigError, match="reference lacks soft caps"):
-        choose_attention({AttentionSpec(1.0)})

@@ -31,7 +31,7 @@ def test_pairs_are_turned_by_position_times_frequency() -> None:
     expected = np.concatenate([turned.real, turned.imag], axis=-1)
     rope = Rope(RopeConfig(theta=1e4), 8, CPU)
     cos, sin = rope.tables(torch.tensor(positions)[None], torch.float32)
-    result = apply_rope(torch.tensor(x, dtype=torch.float32), cos, sin)
+    result = apply_rope(torch.tensor(x, dtype=torch.float32), cos[:, None], sin[:, None])
     np.testing.assert_allclose(result.numpy(), expected, atol=1e-3)
 
 
@@ -50,7 +50,7 @@ def test_positions_on_three_axes_equal_transformers() -> None:
     rope = Rope(RopeConfig(theta=1e6, sections=tuple(sections)), 16, CPU)
     cos, sin = rope.tables(positions, torch.float32)
     for given, wanted in zip((q, k), expected, strict=True):
-        result = apply_rope(given[0].transpose(0, 1), cos, sin)
+        result = apply_rope(given[0].transpose(0, 1), cos[:, None], sin[:, None])
         torch.testing.assert_close(result.transpose(0, 1)[None], wanted, rtol=0, atol=0)
 
 

@@ -10,17 +10,17 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from sensorium.decoder_config import DecoderConfig
 from sensorium.models.layers import Embedding, FusedLinear, GatedMLP, Linear, RMSNorm
 from sensorium.ops import (
     AttentionBackend,
     AttentionBatch,
+    AttentionLayout,
     AttentionSpec,
     Rope,
-    apply_rope,
     choose_attention,
+    linear,
 )
 
 
@@ -48,6 +48,7 @@ class Decoder(nn.Module):
     """Embedding, layers, norm and output matrix; parameters empty until they are loaded.
 
     Args:
+        page_size: tokens of a page of the KV cache.
         non_causal: whether batches may hold non-causal ranges.
 
     Raises:
@@ -61,18 +62,20 @@ class Decoder(nn.Module):
         *,
         dtype: torch.dtype,
         device: torch.device,
+        page_size: int = 16,
         non_causal: bool = False,
     ) -> None:
         super().__init__()
         self.config = config
         self.dtype = dtype
         specs = attention_specs(config, non_causal=non_causal)
-        self.attention = choose_attention(set(specs))
+        layout = AttentionLayout(device, dtype, config.head_size, page_size)
+        self.attention = choose_attention(dict.fromkeys(specs), layout)
         self.rope = Rope(config.rope, config.head_size, device)
         vocab_size, size = config.vocab_size, config.hidden_size
         self.embed_tokens = Embedding(vocab_size, size, dtype=dtype, device=device)
         self.layers = nn.ModuleList(
-            Layer(config, spec, self.attention, dtype, device) for spec in specs
+            Layer(config, spec, self.attention.of[spec], dtype, device) for spec in specs
         )
         self.norm = RMSNorm(size, config.norm_eps, dtype=dtype, device=device)
         self.lm_head: Linear | None = None
@@ -94,7 +97,7 @@ class Decoder(nn.Module):
         """One pass over N tokens of all sequences of ``batch``.
 
         Args:
-            hidden: (N, hidden) token or media embeddings.
+            hidden: (N, hidden) token or media embeddings; it may be changed in place.
             positions: (axes, N) int64.
             kv_cache: (num_layers, 2, num_pages, page_size, num_kv_heads, head_size); the
                 tokens' keys and values are written into it.
@@ -103,16 +106,18 @@ class Decoder(nn.Module):
             (N, hidden): the last layer's output, normalised.
         """
         cos, sin = self.rope.tables(positions, self.dtype)
+        residual: Tensor | None = None
         for i, layer in enumerate(self.layers):
-            hidden = layer(hidden, cos, sin, kv_cache[i], batch)
+            hidden, residual = layer(hidden, residual, cos, sin, kv_cache[i], batch)
             if deep is not None and i < len(deep.values):
                 hidden = hidden.index_add(0, deep.rows, deep.values[i])
-        return self.norm(hidden)  # type: ignore[no-any-return]
+        normed, _ = self.norm.add(hidden, residual)
+        return normed
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(S, hidden) of ``forward`` → (S, vocab_size) float32."""
         head = self.embed_tokens if self.lm_head is None else self.lm_head
-        return F.linear(hidden, head.weight).float()
+        return linear(hidden, head.weight).float()
 
 
 class Layer(nn.Module):
@@ -141,11 +146,23 @@ class Layer(nn.Module):
         )
 
     def forward(
-        self, hidden: Tensor, cos: Tensor, sin: Tensor, kv: Tensor, batch: AttentionBatch
-    ) -> Tensor:
-        """(N, hidden) → (N, hidden)."""
-        hidden = hidden + self.self_attn(self.input_layernorm(hidden), cos, sin, kv, batch)
-        return hidden + self.mlp(self.post_attention_layernorm(hidden))  # type: ignore[no-any-return]
+        self,
+        x: Tensor,
+        residual: Tensor | None,
+        cos: Tensor,
+        sin: Tensor,
+        kv: Tensor,
+        batch: AttentionBatch,
+    ) -> tuple[Tensor, Tensor]:
+        """What the layer before gave, and gives: two (N, hidden) whose sum is its output.
+
+        The sum is left to the next norm, which adds and norms in one pass. ``residual`` is None
+        before the first layer.
+        """
+        x, residual = self.input_layernorm.add(x, residual)
+        x = self.self_attn(x, cos, sin, kv, batch)
+        x, residual = self.post_attention_layernorm.add(x, residual)
+        return self.mlp(x), residual
 
 
 class SelfAttention(nn.Module):
@@ -181,7 +198,6 @@ class SelfAttention(nn.Module):
     ) -> Tensor:
         """(N, hidden) → (N, hidden); stores the new keys and values first."""
         q, k, v = (part.unflatten(-1, (-1, self._head_size)) for part in self.qkv_proj(x))
-        q, k = apply_rope(q, cos, sin), apply_rope(k, cos, sin)
-        self._attention.store_kv(k, v, kv, batch.slot_mapping)
+        q = self._attention.rope_store_kv(q, k, v, cos, sin, kv, batch.slot_mapping)
         out = self._attention.paged_attention(q, kv, batch, self._spec)
         return self.o_proj(out.flatten(1))  # type: ignore[no-any-return]

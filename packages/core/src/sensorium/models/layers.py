@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sensorium.errors import ConfigError
-from sensorium.ops import rms_norm
+from sensorium.ops import add_rms_norm, linear, rms_norm, silu_mul
 
 #: ``hidden_act`` → function; another is added by one line.
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
@@ -59,8 +59,11 @@ class FusedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """(…, in_size) → one (…, size) for each part."""
-        out = F.linear(x, self.weight, self.bias)
-        return torch.split(out, list(self.parts.values()), dim=-1)
+        return torch.split(self.joined(x), list(self.parts.values()), dim=-1)
+
+    def joined(self, x: Tensor) -> Tensor:
+        """(…, in_size) → (…, sum of the sizes)."""
+        return linear(x, self.weight, self.bias)
 
 
 class Linear(nn.Module):
@@ -75,7 +78,7 @@ class Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, in_size) → (…, out_size)."""
-        return F.linear(x, self.weight, self.bias)
+        return linear(x, self.weight, self.bias)
 
 
 class Embedding(nn.Module):
@@ -104,6 +107,15 @@ class RMSNorm(nn.Module):
         """(…, size) → (…, size)."""
         return rms_norm(x, self.weight, self.eps)
 
+    def add(self, x: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The norm of x + residual (of x, without one), and that sum: (N, size) each.
+
+        ``residual`` may be changed in place.
+        """
+        if residual is None:
+            return rms_norm(x, self.weight, self.eps), x
+        return add_rms_norm(x, residual, self.weight, self.eps)
+
 
 class GatedMLP(nn.Module):
     """down(activation(gate(x)) · up(x)) (Shazeer 2020)."""
@@ -126,6 +138,8 @@ class GatedMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, size) → (…, size)."""
+        if self._act is F.silu:
+            return self.down_proj(silu_mul(self.gate_up_proj.joined(x)))  # type: ignore[no-any-return]
         gate, up = self.gate_up_proj(x)
         return self.down_proj(self._act(gate) * up)  # type: ignore[no-any-return]
 

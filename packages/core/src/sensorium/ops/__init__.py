@@ -1,20 +1,39 @@
-"""The operations that decoders and towers are made of, in plain torch."""
+"""The operations of a decoder, in plain torch and by the compiled extension where it serves.
 
-from sensorium.ops.attention import AttentionBackend, AttentionBatch, AttentionSpec
-from sensorium.ops.choose import choose_attention
-from sensorium.ops.norms import rms_norm
-from sensorium.ops.reference import ReferenceAttention, varlen_attention
+The extension's own side is in ``extension.py``; what correct means is in ``reference.py``.
+"""
+
+from sensorium.ops.attention import (
+    AttentionBackend,
+    AttentionBatch,
+    AttentionLayout,
+    AttentionSpec,
+)
+from sensorium.ops.choose import AttentionChoice, choose_attention
+from sensorium.ops.gated import silu_mul
+from sensorium.ops.linear import linear
+from sensorium.ops.norms import add_rms_norm, rms_norm
+from sensorium.ops.paged import PagedAttention
+from sensorium.ops.reference import ReferenceAttention
 from sensorium.ops.rope import Rope, apply_rope, inverse_frequencies
+from sensorium.ops.varlen import Segments, varlen_attention
 
 __all__ = [
     "AttentionBackend",
     "AttentionBatch",
+    "AttentionChoice",
+    "AttentionLayout",
     "AttentionSpec",
+    "PagedAttention",
     "ReferenceAttention",
     "Rope",
+    "Segments",
+    "add_rms_norm",
     "apply_rope",
     "choose_attention",
     "inverse_frequencies",
+    "linear",
     "rms_norm",
+    "silu_mul",
     "varlen_attention",
 ]

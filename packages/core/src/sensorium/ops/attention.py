@@ -13,10 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
+import torch
 from torch import Tensor
-
-#: Half-open ranges of token indices of one sequence.
-Ranges = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +35,22 @@ class AttentionSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class AttentionLayout:
+    """What all layers' attention is computed on.
+
+    Attributes:
+        device, dtype: of queries, keys and values.
+        head_size: elements of a head.
+        page_size: tokens of a page.
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+    head_size: int
+    page_size: int
+
+
+@dataclass(frozen=True, slots=True)
 class AttentionBatch:
     """B sequences whose N new tokens (queries) lie one behind another.
 
@@ -51,8 +65,13 @@ class AttentionBatch:
         slot_mapping: (N,) int64: flat slots where the new tokens' keys and values go.
         max_query_len, max_seq_len: the largest of each, 0 without sequences.
         lengths: (query, total) of each sequence on the host.
-        non_causal: for each sequence the ranges whose tokens see each other in both
-            directions, whatever the window; () if there is none in the whole batch.
+        reach: (N, 2) int32 where some tokens see each other in both directions, whatever
+            the window: the run of keys [first, last), in tokens of the sequence, that is the
+            union of the non-causal ranges a query lies in, and holds the query itself; a
+            query in none has its own place alone. None: there is no such range in the batch.
+
+    What a query sees is one run of keys: those that causality and the window leave, and its
+    reach, have the query itself in common.
     """
 
     query_start: Tensor
@@ -62,7 +81,7 @@ class AttentionBatch:
     max_query_len: int
     max_seq_len: int
     lengths: tuple[tuple[int, int], ...]
-    non_causal: tuple[Ranges, ...] = ()
+    reach: Tensor | None = None
 
 
 class AttentionBackend(Protocol):
@@ -70,8 +89,8 @@ class AttentionBackend(Protocol):
 
     name: ClassVar[str]
 
-    def lacks(self, spec: AttentionSpec) -> str | None:
-        """What of ``spec`` it can't do, in words; None if it can do all of it."""
+    def lacks(self, spec: AttentionSpec, layout: AttentionLayout) -> str | None:
+        """What of ``spec`` or ``layout`` it can't do, in words; None if it can do all of it."""
 
     def store_kv(self, k: Tensor, v: Tensor, kv: Tensor, slot_mapping: Tensor) -> None:
         """Writes new keys and values into one layer's cache.
@@ -80,6 +99,28 @@ class AttentionBackend(Protocol):
             k, v: (N, num_kv_heads, head_size).
             kv: one layer's cache.
             slot_mapping: (N,) int64.
+        """
+
+    def rope_store_kv(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        kv: Tensor,
+        slot_mapping: Tensor,
+    ) -> Tensor:
+        """Turns queries and keys by their positions and stores keys and values.
+
+        Args:
+            q: (N, num_heads, head_size); it may be changed in place.
+            k, v: (N, num_kv_heads, head_size).
+            cos, sin: (N, rotary_size / 2) of ``Rope.tables``, in ``q``'s dtype.
+            kv, slot_mapping: as for ``store_kv``.
+
+        Returns:
+            The turned queries, shaped as ``q``.
         """
 
     def paged_attention(

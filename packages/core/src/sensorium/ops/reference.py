@@ -14,7 +14,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from sensorium.ops.attention import AttentionBatch, AttentionSpec, Ranges
+from sensorium.ops.attention import AttentionBatch, AttentionLayout, AttentionSpec
+from sensorium.ops.rope import apply_rope
 
 #: Scores held at once at most (256 MiB of float32).
 MAX_SCORES = 2**26
@@ -27,7 +28,7 @@ class ReferenceAttention:
 
     name: ClassVar[str] = "reference"
 
-    def lacks(self, spec: AttentionSpec) -> str | None:
+    def lacks(self, spec: AttentionSpec, layout: AttentionLayout) -> str | None:
         """None, always."""
         return None
 
@@ -36,26 +37,41 @@ class ReferenceAttention:
         kv[0].flatten(0, 1).index_copy_(0, slot_mapping, k)
         kv[1].flatten(0, 1).index_copy_(0, slot_mapping, v)
 
+    def rope_store_kv(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        kv: Tensor,
+        slot_mapping: Tensor,
+    ) -> Tensor:
+        """As ``AttentionBackend.rope_store_kv``."""
+        cos, sin = cos[:, None], sin[:, None]
+        self.store_kv(apply_rope(k, cos, sin), v, kv, slot_mapping)
+        return apply_rope(q, cos, sin)
+
     def paged_attention(
         self, q: Tensor, kv: Tensor, batch: AttentionBatch, spec: AttentionSpec
     ) -> Tensor:
         """As ``AttentionBackend.paged_attention``.
 
         Sequences with one query each are gathered into padded groups; the others are
-        computed one by one. A lone query is its sequence's last token, so a range could only
+        computed one by one. A lone query is its sequence's last token, so its reach could only
         show it keys that a window hides: then it counts among the others.
         """
         out = torch.empty_like(q)
         decoding = []
         row = 0
         for b, (query_len, seq_len) in enumerate(batch.lengths):
-            ranges = batch.non_causal[b] if batch.non_causal else ()
-            if query_len == 1 and not (ranges and spec.window):
+            if query_len == 1 and (batch.reach is None or spec.window is None):
                 decoding.append((seq_len, b, row))
             elif query_len:
                 keys, values = _gather(kv, batch.page_table[b : b + 1], seq_len)
                 queries = slice(row, row + query_len)
-                mask = causal_mask(query_len, seq_len, spec.window, ranges, q.device)
+                reach = None if batch.reach is None else batch.reach[queries]
+                mask = causal_mask(query_len, seq_len, spec.window, reach, q.device)
                 out[queries] = _attend_blocked(q[None, queries], keys, values, mask, spec)[0]
             row += query_len
         for group in _groups(sorted(decoding)):
@@ -63,37 +79,21 @@ class ReferenceAttention:
         return out
 
 
-def varlen_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    cu_seqlens: Tensor | Sequence[int],
-    *,
-    scale: float | None = None,
-    causal: bool = False,
+def varlen_reference(
+    q: Tensor, k: Tensor, v: Tensor, borders: Sequence[int], *, scale: float, causal: bool
 ) -> Tensor:
-    """Attention inside each of several sequences that lie one behind another.
+    """``varlen_attention`` in plain torch.
 
     Sequences of one length are computed together, so that many small windows cost few calls.
 
     Args:
-        q: (N, num_heads, head_size).
-        k, v: (N, num_kv_heads, head_size); num_heads is a multiple of num_kv_heads.
-        cu_seqlens: borders 0 … N, ascending; a list saves a device a synchronisation.
-        scale: factor of the scores; None: head_size^-1/2.
-        causal: whether tokens see only those before them (and themselves).
-
-    Returns:
-        (N, num_heads, head_size) in ``q``'s dtype.
+        borders: 0 … N, ascending.
     """
-    borders = cu_seqlens.tolist() if isinstance(cu_seqlens, Tensor) else list(cu_seqlens)
-    assert borders[0] == 0, "cu_seqlens starts with 0"
-    assert borders[-1] == len(q), "cu_seqlens ends with the number of tokens"
     starts_by_length: dict[int, list[int]] = defaultdict(list)
     for start, stop in itertools.pairwise(borders):
         if stop > start:
             starts_by_length[stop - start].append(start)
-    spec = AttentionSpec(scale=q.shape[-1] ** -0.5 if scale is None else scale)
+    spec = AttentionSpec(scale)
     out = torch.empty_like(q)
     for length, starts in starts_by_length.items():
         offsets = torch.arange(length, device=q.device)
@@ -151,20 +151,20 @@ def _gather(kv: Tensor, page_table: Tensor, length: int) -> tuple[Tensor, Tensor
 
 
 def causal_mask(
-    query_len: int, seq_len: int, window: int | None, ranges: Ranges, device: torch.device
+    query_len: int, seq_len: int, window: int | None, reach: Tensor | None, device: torch.device
 ) -> Tensor:
     """Which keys each of the last ``query_len`` tokens sees: (query_len, seq_len), bool.
 
-    A query sees the keys up to its own, the last ``window`` of them, and all keys of every
-    range that it lies in.
+    A query sees the keys up to its own, the last ``window`` of them, and all keys in its
+    ``reach``, (query_len, 2).
     """
     key = torch.arange(seq_len, device=device)
     query = torch.arange(seq_len - query_len, seq_len, device=device)[:, None]
     mask = key <= query
     if window is not None:
         mask &= key > query - window
-    for start, stop in ranges:
-        mask |= (query >= start) & (query < stop) & (key >= start) & (key < stop)
+    if reach is not None:
+        mask |= (key >= reach[:, :1]) & (key < reach[:, 1:])
     return mask
 
 

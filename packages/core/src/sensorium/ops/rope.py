@@ -44,7 +44,7 @@ class Rope:
             self._axes = axes.repeat_interleave(torch.tensor(config.sections, device=device))
 
     def tables(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Cosines and sines for positions (axes, N): each (N, 1, head_size/2) in ``dtype``."""
+        """Cosines and sines for positions (axes, N): each (N, head_size/2) in ``dtype``."""
         if self._axes is None:
             assert len(positions) == 1, "positions on several axes need rope sections"
             at = positions[0, :, None]
@@ -53,21 +53,23 @@ class Rope:
                 positions = positions.expand(int(self._axes[-1]) + 1, -1)
             at = positions[self._axes].T
         angles = at.float() * self._frequencies
-        return angles.cos().to(dtype)[:, None], angles.sin().to(dtype)[:, None]
+        return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
 def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turns the pairs (i, i + size/2) of the last dimension.
+    """Turns the pairs (i, i + turned/2) of the first ``turned`` elements of the last dimension.
 
     Args:
         x: (..., size).
-        cos, sin: broadcast to (..., size/2).
+        cos, sin: broadcast to (..., turned/2); elements behind ``turned`` stay as they are.
 
     Returns:
         (..., size) in the dtype that ``x`` and the tables promote to.
     """
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+    half = cos.shape[-1]
+    first, second, rest = torch.split(x, [half, half, x.shape[-1] - 2 * half], dim=-1)
+    turned = (first * cos - second * sin, second * cos + first * sin)
+    return torch.cat((*turned, rest) if rest.shape[-1] else turned, dim=-1)
 
 
 def inverse_frequencies(config: RopeConfig, head_size: int) -> Tensor:

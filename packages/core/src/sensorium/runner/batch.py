@@ -139,10 +139,6 @@ def _attention(
         table[i, : num_pages[i]] = chunk.pages[: num_pages[i]]
     query_start = np.zeros(len(chunks) + 1, dtype=np.int32)
     np.cumsum([query for query, _ in lengths], out=query_start[1:])
-    ranges = tuple(
-        tuple((s.offset, s.end) for s in requests[c.request_id].request.spans if s.non_causal)
-        for c in chunks
-    )
     return AttentionBatch(
         query_start=_on(query_start, device),
         seq_lens=_on(np.array([total for _, total in lengths], dtype=np.int32), device),
@@ -151,18 +147,30 @@ def _attention(
         max_query_len=max(query for query, _ in lengths),
         max_seq_len=max(total for _, total in lengths),
         lengths=lengths,
-        non_causal=_reached(ranges, lengths) if any(ranges) else (),
+        reach=_reach(chunks, requests, device),
     )
 
 
-def _reached(
-    ranges: tuple[tuple[tuple[int, int], ...], ...], lengths: tuple[tuple[int, int], ...]
-) -> tuple[tuple[tuple[int, int], ...], ...]:
-    """Only ranges that lie within what is computed so far; atomic ones are never cut."""
-    return tuple(
-        tuple(r for r in own if r[1] <= total)
-        for own, (_, total) in zip(ranges, lengths, strict=True)
-    )
+def _reach(
+    chunks: Sequence[Chunk], requests: Mapping[str, RunningRequest], device: torch.device
+) -> Tensor | None:
+    """``AttentionBatch.reach``, or None if no chunk touches a non-causal span.
+
+    A span counts once all of it is computed; non-causal ones are atomic and never cut.
+    """
+    parts, found = [], False
+    for chunk in chunks:
+        index = np.arange(chunk.start, chunk.stop, dtype=np.int32)
+        reach = np.stack([index, index + 1], axis=1)
+        for span in requests[chunk.request_id].request.spans:
+            if not span.non_causal or span.end > chunk.stop or span.end <= chunk.start:
+                continue
+            inside = (index >= span.offset) & (index < span.end)
+            reach[inside, 0] = np.minimum(reach[inside, 0], span.offset)
+            reach[inside, 1] = np.maximum(reach[inside, 1], span.end)
+            found = True
+        parts.append(reach)
+    return _on(np.concatenate(parts), device) if found else None
 
 
 def _on(values: np.ndarray, device: torch.device) -> Tensor:

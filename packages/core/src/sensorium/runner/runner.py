@@ -80,7 +80,11 @@ class Runner:
         context = memory.wanted_context(config, decoder)
         non_causal = any(adapter.non_causal for adapter in adapters.values())
         self._decoder = Decoder(
-            decoder, dtype=self.dtype, device=self.device, non_causal=non_causal
+            decoder,
+            dtype=self.dtype,
+            device=self.device,
+            page_size=config.page_size,
+            non_causal=non_causal,
         ).eval()
         used = sorted({name for adapter in adapters.values() for name in adapter.encoders})
         contexts = {
@@ -131,7 +135,7 @@ class Runner:
             self.num_pages,
             config.page_size,
             self.max_model_len,
-            self._decoder.attention.name,
+            self._decoder.attention.describe(),
         )
 
     # --- a step -----------------------------------------------------------------------

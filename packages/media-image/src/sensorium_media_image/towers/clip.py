@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from sensorium.errors import ConfigError
 from sensorium.models.layers import Embedding, FusedLinear, Linear
-from sensorium.ops import varlen_attention
+from sensorium.ops import Segments, varlen_attention
 from sensorium.plugins.context import EncoderContext
 from sensorium.plugins.encoder import EncoderOutput, WeightMap, WeightRule
 from sensorium.types import Features
@@ -168,10 +168,10 @@ class ClipTower(nn.Module):
             return []
         x = self.embed(torch.stack([item["pixels"] for item in items]))
         batch, length, _ = x.shape
-        borders = [length * i for i in range(batch + 1)]
+        segments = Segments([length * i for i in range(batch + 1)], x.device)
         rows = x.flatten(0, 1)
         for layer in self.layers:
-            rows = layer(rows, borders)
+            rows = layer(rows, segments)
         x = rows.view(batch, length, -1)
         if not self.config.keep_class:
             x = x[:, 1:]
@@ -217,11 +217,11 @@ class ClipLayer(nn.Module):
         self.fc2 = Linear(inner, size, bias=True, dtype=dtype, device=device)
         self.activation = activation(config.activation, "config.json: vision_config: hidden_act")
 
-    def forward(self, x: Tensor, borders: list[int]) -> Tensor:
-        """(N, hidden), items between ``borders`` → the same shape."""
+    def forward(self, x: Tensor, segments: Segments) -> Tensor:
+        """(N, hidden), each item a segment → the same shape."""
         parts = self.qkv_proj(self.layer_norm1(x))
         q, k, v = (part.reshape(len(x), self.num_heads, -1) for part in parts)
-        x = x + self.out_proj(varlen_attention(q, k, v, borders).flatten(1))
+        x = x + self.out_proj(varlen_attention(q, k, v, segments).flatten(1))
         out: Tensor = x + self.fc2(self.activation(self.fc1(self.layer_norm2(x))))
         return out
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from sensorium.errors import ConfigError
 from sensorium.models.layers import GatedMLP, Linear, RMSNorm
-from sensorium.ops import apply_rope, varlen_attention
+from sensorium.ops import Segments, apply_rope, varlen_attention
 from sensorium.plugins.context import EncoderContext
 from sensorium.plugins.encoder import EncoderOutput, WeightMap, WeightRule
 from sensorium.types import Features
@@ -71,8 +71,8 @@ class QwenTower(nn.Module):
         order = _order(layouts).to(x.device)
         x = x.view(len(order), -1)[order].view(len(x), -1)
         tables = self.rope_tables(layouts)
-        windows = _borders(layout.window_lengths for layout in layouts)
-        frames = _borders(layout.frame_lengths for layout in layouts)
+        windows = Segments(_borders(layout.window_lengths for layout in layouts), x.device)
+        frames = Segments(_borders(layout.frame_lengths for layout in layouts), x.device)
         for i, block in enumerate(self.blocks):
             x = block(x, tables, frames if config.is_full(i) else windows)
         merged = self.merger(x)
@@ -145,12 +145,12 @@ class QwenBlock(nn.Module):
             device=device,
         )
 
-    def forward(self, x: Tensor, tables: tuple[Tensor, Tensor], borders: list[int]) -> Tensor:
-        """(N, hidden), attention inside each segment between ``borders`` → the same shape."""
+    def forward(self, x: Tensor, tables: tuple[Tensor, Tensor], segments: Segments) -> Tensor:
+        """(N, hidden), attention inside each segment → the same shape."""
         q, k, v = self.qkv(self.norm1(x)).view(len(x), 3, self.num_heads, -1).unbind(1)
         q = apply_rope(q.float(), *tables).to(v.dtype)
         k = apply_rope(k.float(), *tables).to(v.dtype)
-        x = x + self.proj(varlen_attention(q, k, v, borders).flatten(1))
+        x = x + self.proj(varlen_attention(q, k, v, segments).flatten(1))
         out: Tensor = x + self.mlp(self.norm2(x))
         return out
 
