@@ -20,6 +20,7 @@ nox.options.sessions = ["lint", "types", "tests"]
 
 ROOT = Path(__file__).resolve().parent
 PACKAGES = sorted(file.parent for file in ROOT.glob("packages/*/pyproject.toml"))
+EXTENSION = ROOT / "packages" / "core" / "src" / "sensorium" / "_extension"
 CONSTRAINTS = ROOT / "constraints" / "dev.txt"
 REQUIREMENTS = ROOT / "requirements" / "dev.txt"
 DIST = ROOT / "dist"
@@ -30,6 +31,7 @@ PYTHON = str(ENVIRONMENT / "bin" / "python")
 
 # The machine that the `gpu` session packs for: CPython 3.12 on x86-64 Linux with a recent glibc.
 GPU_PYTHON = "3.12"
+GPU_ARCHS = os.environ.get("SENSORIUM_CUDA_ARCHS", "80 90a")
 GPU_GLIBC_MINORS = (39, 35, 34, 31, 28, 27, 26, 24, 17)
 
 
@@ -98,7 +100,7 @@ def bench(session: nox.Session) -> None:
 def gpu(session: nox.Session) -> None:
     """Pack wheels, missing dependencies and tests into .gpu/ for a machine with a CUDA GPU."""
     _set_up(session)
-    _build_wheels(session)
+    _build_wheels(session, SENSORIUM_BUILD_EXT="cuda", SENSORIUM_CUDA_ARCHS=GPU_ARCHS)
     shutil.rmtree(GPU, ignore_errors=True)
     wheel_folder = GPU / "wheels"
     shutil.copytree(DIST, wheel_folder)
@@ -129,13 +131,16 @@ def _set_up(session: nox.Session) -> None:
         session.error(f"no virtual environment is active; run `python3 dev.py {session.name}`")
     sources = [CONSTRAINTS, REQUIREMENTS, ROOT / "pyproject.toml"]
     sources += [package / "pyproject.toml" for package in PACKAGES]
+    sources += [ROOT / "packages" / "core" / "hatch_build.py"]
     digest = hashlib.sha256(f"{ROOT} {sys.version}".encode())
     for source in sources:
         digest.update(source.read_bytes())
     stamp = ENVIRONMENT / "sensorium-setup.sha256"
     if stamp.exists() and stamp.read_text() == digest.hexdigest():
+        # What has changed in csrc/ is compiled again, in place.
+        session.run(PYTHON, "csrc/build.py", str(EXTENSION), silent=True)
         return
-    session.log(f"setting up {ENVIRONMENT} (a minute or more: torch is large)")
+    session.log(f"setting up {ENVIRONMENT} (minutes: torch is large, the extension is compiled)")
     install = [PYTHON, "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
     install += ["-c", str(CONSTRAINTS)]
     session.run(*install, "-r", str(REQUIREMENTS))
@@ -149,13 +154,14 @@ def _pytest(session: nox.Session, marks: str) -> None:
     session.run(PYTHON, "-m", "pytest", "-m", marks, *session.posargs)
 
 
-def _build_wheels(session: nox.Session, *, also_sdist: bool = False) -> None:
+def _build_wheels(session: nox.Session, *, also_sdist: bool = False, **variables: str) -> None:
     """Build into a fresh dist/, in the shared environment (no build isolation)."""
     shutil.rmtree(DIST, ignore_errors=True)
     targets = ["-t", "wheel", *(["-t", "sdist"] if also_sdist else [])]
     for folder in [ROOT, *PACKAGES]:
         with session.chdir(folder):
-            session.run(PYTHON, "-m", "hatchling", "build", *targets, "-d", str(DIST), silent=True)
+            build = [PYTHON, "-m", "hatchling", "build", *targets, "-d", str(DIST)]
+            session.run(*build, silent=True, env=variables)
     session.log(f"built: {', '.join(sorted(file.name for file in DIST.iterdir()))}")
 
 

@@ -18,6 +18,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from sensorium.ops import fakes
+
 #: What forces an attention backend; "reference" switches off all of the extension.
 VARIABLE = "SENSORIUM_ATTENTION"
 FOLDER = Path(__file__).resolve().parent.parent / "_extension"
@@ -68,7 +70,7 @@ def load() -> Loaded:
             elif device_type == "cpu":
                 library.sensorium_cpu_level.restype = ctypes.c_char_p
                 level = library.sensorium_cpu_level().decode()
-                from sensorium.ops import fakes  # noqa: F401  (registers; the ops exist now)
+                fakes.register()
     return Loaded(lacks, level)
 
 

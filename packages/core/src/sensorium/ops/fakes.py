@@ -1,4 +1,4 @@
-"""The shapes of the extension's ops, for tracing without data. Importing registers them."""
+"""The shapes of the extension's ops, for tracing without data."""
 
 from __future__ import annotations
 
@@ -36,5 +36,8 @@ FAKES: Mapping[str, Callable[..., Tensor | None]] = {
     "linear": _product,
 }
 
-for _name, _fake in FAKES.items():
-    torch.library.register_fake(f"sensorium::{_name}", _fake)
+
+def register() -> None:
+    """Tells torch, once the ops exist."""
+    for name, fake in FAKES.items():
+        torch.library.register_fake(f"sensorium::{name}", fake)

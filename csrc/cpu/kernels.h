@@ -1,0 +1,59 @@
+// The CPU's kernels: what is called for one piece of work. Pieces are independent of each other and
+// may run on any thread; who deals them out is the caller's matter.
+#pragma once
+
+#include <cstdint>
+
+#include "attention.h"
+#include "elementwise.h"
+
+namespace sensorium {
+
+// y = x · weightᵀ + bias for few rows.
+struct Linear {
+  const void* x;  // (rows, in_size)
+  int64_t x_row_stride;
+  const void* weight;  // (out_size, in_size)
+  int64_t weight_row_stride;
+  const void* bias;  // (out_size), or null
+  void* out;         // (rows, out_size), contiguous
+  int32_t rows, in_size, out_size;
+  DType dtype;
+};
+
+// How one call of attention is cut into pieces: (sequence, key head, block of queries, split of the
+// keys), in this order, the last the fastest. With more than one split the pieces leave partial
+// sums in `partials`, and `merge` makes the result of them.
+struct AttentionPlan {
+  int32_t block_queries;  // queries of a block; with the heads of a group they are a tile's rows
+  int32_t num_blocks;     // of the longest sequence
+  int32_t num_splits;
+  int64_t num_pieces;
+  int64_t scratch_floats;   // that a thread needs
+  int64_t partial_floats;   // that the call needs
+};
+
+constexpr int kMaxSplits = 64;
+
+AttentionPlan plan_attention(const Attention& attention, int num_threads);
+
+// The kernels of one instruction set.
+struct CpuKernels {
+  const char* level;
+  int32_t linear_block;  // outputs of one piece
+  void (*attention_piece)(const Attention&, const AttentionPlan&, int64_t piece, float* scratch,
+                          float* partials);
+  void (*attention_merge)(const Attention&, const AttentionPlan&, int64_t first_row,
+                          int64_t last_row, const float* partials);
+  void (*rope_store)(const RopeStore&, int64_t first_token, int64_t last_token);
+  void (*rms_norm)(const RmsNorm&, int64_t first_row, int64_t last_row);
+  void (*silu_mul)(const SiluMul&, int64_t first_row, int64_t last_row);
+  void (*linear)(const Linear&, int64_t first_output, int64_t last_output);
+};
+
+// The best that this processor runs, or what was forced.
+const CpuKernels& cpu_kernels();
+// Whether the processor and the library have this level; then it is used from now on.
+bool force_cpu_level(const char* level);
+
+}  // namespace sensorium

@@ -1,0 +1,125 @@
+// Vectors of floats, as wide as the flags that the file is compiled with allow: 16 with AVX-512, 8
+// with AVX2, else 4, which compilers map to whatever there is (SSE2, NEON). All of it lies in a
+// namespace of its own for each set of flags, so that the linker never merges code of two.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#ifndef SENSORIUM_ISA
+#error "SENSORIUM_ISA names the instruction set that the file is compiled for"
+#endif
+
+namespace sensorium::SENSORIUM_ISA {
+
+#if defined(__AVX512F__)
+constexpr int kWidth = 16;
+#elif defined(__AVX2__)
+constexpr int kWidth = 8;
+#else
+constexpr int kWidth = 4;
+#endif
+
+typedef float Vec __attribute__((vector_size(4 * kWidth)));
+typedef int32_t VecInt __attribute__((vector_size(4 * kWidth)));
+typedef uint32_t VecBits __attribute__((vector_size(4 * kWidth)));
+typedef uint16_t VecHalf __attribute__((vector_size(2 * kWidth)));
+
+struct BFloat16 {
+  uint16_t bits;
+};
+
+template <class To, class From>
+inline To bits_of(const From& from) {
+  static_assert(sizeof(To) == sizeof(From));
+  To to;
+  std::memcpy(&to, &from, sizeof to);
+  return to;
+}
+
+inline float to_float(float x) { return x; }
+inline float to_float(BFloat16 x) { return bits_of<float>(uint32_t{x.bits} << 16); }
+
+inline void put(float* to, float x) { *to = x; }
+// Rounds to nearest, ties to even; a NaN stays one.
+inline void put(BFloat16* to, float x) {
+  const uint32_t bits = bits_of<uint32_t>(x);
+  const uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  to->bits = static_cast<uint16_t>(x != x ? (bits >> 16) | 0x40 : rounded);
+}
+// A float rounded to T and back.
+inline float rounded(float x, const float*) { return x; }
+inline float rounded(float x, const BFloat16*) {
+  BFloat16 half;
+  put(&half, x);
+  return to_float(half);
+}
+
+inline Vec splat(float x) { return x - Vec{}; }
+
+inline Vec load(const float* from) {
+  Vec x;
+  std::memcpy(&x, from, sizeof x);
+  return x;
+}
+inline Vec load(const BFloat16* from) {
+  VecHalf half;
+  std::memcpy(&half, from, sizeof half);
+  return bits_of<Vec>(__builtin_convertvector(half, VecBits) << 16);
+}
+inline void store(float* to, Vec x) { std::memcpy(to, &x, sizeof x); }
+inline void store(BFloat16* to, Vec x) {
+  const VecBits bits = bits_of<VecBits>(x);
+  const VecBits even = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  const VecBits nan = (bits >> 16) | 0x40;
+  const VecHalf half = __builtin_convertvector(x != x ? nan : even, VecHalf);
+  std::memcpy(to, &half, sizeof half);
+}
+
+inline Vec max(Vec a, Vec b) { return a > b ? a : b; }
+
+inline float sum(Vec x) {
+  float lanes[kWidth];
+  store(lanes, x);
+  for (int n = kWidth / 2; n > 0; n /= 2) {
+    for (int i = 0; i < n; ++i) lanes[i] += lanes[i + n];
+  }
+  return lanes[0];
+}
+inline float largest(Vec x) {
+  float lanes[kWidth];
+  store(lanes, x);
+  for (int n = kWidth / 2; n > 0; n /= 2) {
+    for (int i = 0; i < n; ++i) lanes[i] = lanes[i] > lanes[i + n] ? lanes[i] : lanes[i + n];
+  }
+  return lanes[0];
+}
+
+// e^x within 2 units in the last place; 0 below -87 (where floats become subnormal), x ≤ 88.
+// x = n·ln 2 + r with |r| ≤ ln 2 / 2; e^r by a polynomial (Cephes' expf), 2^n by its exponent bits.
+inline Vec exp(Vec x) {
+  const Vec bounded = max(x, splat(-87.0f));
+  const Vec magic = splat(12582912.0f);  // 1.5 · 2^23: adding it rounds to an integer
+  const Vec shifted = bounded * 1.44269504f + magic;
+  const VecInt n = bits_of<VecInt>(shifted) - bits_of<VecInt>(magic);
+  const Vec whole = shifted - magic;
+  const Vec r = bounded - whole * 0.693359375f - whole * -2.12194440e-4f;
+  Vec p = splat(1.9875691500e-4f);
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * r * r + r + 1.0f;
+  const Vec scale = bits_of<Vec>((n + 127) << 23);
+  return x < -87.0f ? Vec{} : p * scale;
+}
+
+// tanh x = 1 - 2 / (e^2x + 1): an absolute error of about one unit in the last place of 1.
+inline Vec tanh(Vec x) {
+  const Vec twice = 2.0f * x;
+  const Vec bounded = twice > 80.0f ? splat(80.0f) : twice;
+  return 1.0f - 2.0f / (exp(bounded) + 1.0f);
+}
+
+}  // namespace sensorium::SENSORIUM_ISA

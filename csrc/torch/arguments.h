@@ -1,0 +1,240 @@
+// From tensors to the plain structs that the kernels take, contracts checked on the way. The same
+// for both devices.
+#pragma once
+
+#include <optional>
+
+#include "elementwise.h"
+#include "torch/checks.h"
+
+namespace sensorium {
+
+inline int32_t narrow(int64_t value) { return static_cast<int32_t>(value); }
+
+// What both forms of attention have in common: q (N, heads, size) and its partners.
+inline void fill_queries(Attention& a, const Contract& c, const Tensor& q, const Tensor& out) {
+  c.dims(q, "q", 3);
+  c.dense(q, "q", 2);
+  a.dtype = c.dtype(q, "q");
+  a.q = q.const_data_ptr();
+  a.q_row_stride = q.stride(0);
+  a.q_head_stride = q.stride(1);
+  a.out = out.mutable_data_ptr();
+  a.num_queries = narrow(q.size(0));
+  a.num_heads = narrow(q.size(1));
+  a.head_size = narrow(q.size(2));
+  c.require(a.head_size >= 1 && a.num_heads >= 1, "q", "has no heads, or heads of size 0");
+}
+
+inline void fill_heads(Attention& a, const Contract& c, const char* argument, int64_t kv_heads) {
+  c.require(kv_heads >= 1 && a.num_heads % kv_heads == 0, argument, "has ", kv_heads,
+            " key heads; the ", a.num_heads, " query heads must be a multiple of them");
+  a.num_kv_heads = narrow(kv_heads);
+}
+
+inline Attention paged_arguments(const Tensor& q, const Tensor& kv, const Tensor& query_start,
+                                 const Tensor& seq_lens, const Tensor& page_table,
+                                 const std::optional<Tensor>& reach, int64_t max_query_len,
+                                 int64_t max_seq_len, double scale, int64_t window,
+                                 double soft_cap, const Tensor& out) {
+  const Contract c("paged_attention");
+  Attention a{};
+  fill_queries(a, c, q, out);
+  c.dims(kv, "kv", 5);
+  c.like(kv, "kv", q);
+  c.contiguous(kv, "kv");
+  c.size(kv, "kv", 0, 2);
+  c.size(kv, "kv", 4, a.head_size);
+  fill_heads(a, c, "kv", kv.size(3));
+  a.page_size = narrow(kv.size(2));
+  a.k_head_stride = a.v_head_stride = a.head_size;
+  a.k_row_stride = a.v_row_stride = kv.size(3) * a.head_size;
+  a.k_page_stride = a.v_page_stride = kv.size(2) * a.k_row_stride;
+  const char* first = static_cast<const char*>(kv.const_data_ptr());
+  a.k = first;
+  a.v = first + kv.numel() / 2 * kv.element_size();
+
+  c.dims(query_start, "query_start", 1);
+  c.indices(query_start, "query_start", ScalarType::Int, q);
+  c.dims(seq_lens, "seq_lens", 1);
+  c.indices(seq_lens, "seq_lens", ScalarType::Int, q);
+  a.batch = narrow(seq_lens.size(0));
+  c.size(query_start, "query_start", 0, a.batch + 1);
+  c.dims(page_table, "page_table", 2);
+  c.beside(page_table, "page_table", q);
+  c.type(page_table, "page_table", ScalarType::Int);
+  c.dense(page_table, "page_table", 1);
+  c.size(page_table, "page_table", 0, a.batch);
+  const int64_t room = page_table.size(1) * a.page_size;
+  c.require(max_seq_len >= 0 && max_seq_len <= room, "max_seq_len", "is ", max_seq_len,
+            "; the page table has room for ", room, " tokens");
+  c.require(max_query_len >= 0 && max_query_len <= max_seq_len, "max_query_len", "is ",
+            max_query_len, "; it must lie between 0 and max_seq_len, ", max_seq_len);
+  a.query_start = static_cast<const int32_t*>(query_start.const_data_ptr());
+  a.seq_lens = static_cast<const int32_t*>(seq_lens.const_data_ptr());
+  a.page_table = static_cast<const int32_t*>(page_table.const_data_ptr());
+  a.page_table_stride = page_table.stride(0);
+  if (reach) {
+    c.dims(*reach, "reach", 2);
+    c.indices(*reach, "reach", ScalarType::Int, q);
+    c.size(*reach, "reach", 0, a.num_queries);
+    c.size(*reach, "reach", 1, 2);
+    a.reach = static_cast<const int32_t*>(reach->const_data_ptr());
+  }
+  c.require(window >= 0, "window", "is ", window, "; it must be 0 (none) or more");
+  c.require(soft_cap >= 0, "soft_cap", "is ", soft_cap, "; it must be 0 (none) or more");
+  a.max_query_len = narrow(max_query_len);
+  a.max_seq_len = narrow(max_seq_len);
+  a.scale = static_cast<float>(scale);
+  a.window = narrow(window);
+  a.soft_cap = static_cast<float>(soft_cap);
+  a.causal = true;
+  return a;
+}
+
+inline Attention varlen_arguments(const Tensor& q, const Tensor& k, const Tensor& v,
+                                  const Tensor& cu_seqlens, int64_t max_len, double scale,
+                                  bool causal, const Tensor& out) {
+  const Contract c("varlen_attention");
+  Attention a{};
+  fill_queries(a, c, q, out);
+  const std::pair<const Tensor*, const char*> pair[] = {{&k, "k"}, {&v, "v"}};
+  for (const auto& [x, argument] : pair) {
+    c.dims(*x, argument, 3);
+    c.like(*x, argument, q);
+    c.dense(*x, argument, 2);
+    c.size(*x, argument, 0, a.num_queries);
+    c.size(*x, argument, 1, k.size(1));
+    c.size(*x, argument, 2, a.head_size);
+  }
+  fill_heads(a, c, "k", k.size(1));
+  a.k = k.const_data_ptr();
+  a.k_row_stride = k.stride(0);
+  a.k_head_stride = k.stride(1);
+  a.v = v.const_data_ptr();
+  a.v_row_stride = v.stride(0);
+  a.v_head_stride = v.stride(1);
+  a.page_size = 1;
+  c.dims(cu_seqlens, "cu_seqlens", 1);
+  c.indices(cu_seqlens, "cu_seqlens", ScalarType::Int, q);
+  c.require(cu_seqlens.size(0) >= 1, "cu_seqlens", "is empty; it must hold at least a 0");
+  a.query_start = static_cast<const int32_t*>(cu_seqlens.const_data_ptr());
+  a.batch = narrow(cu_seqlens.size(0) - 1);
+  c.require(max_len >= 0 && max_len <= a.num_queries, "max_len", "is ", max_len,
+            "; it must lie between 0 and the number of tokens, ", a.num_queries);
+  a.max_query_len = a.max_seq_len = narrow(max_len);
+  a.scale = static_cast<float>(scale);
+  a.causal = causal;
+  return a;
+}
+
+// k, v (N, kv heads, size) into kv (2, pages, page size, kv heads, size); with q and the tables
+// turned on the way.
+inline RopeStore store_arguments(const char* op, const std::optional<Tensor>& q, const Tensor& k,
+                                 const Tensor& v, const std::optional<Tensor>& cos,
+                                 const std::optional<Tensor>& sin, const Tensor& kv,
+                                 const Tensor& slot_mapping) {
+  const Contract c(op);
+  RopeStore s{};
+  c.dims(k, "k", 3);
+  c.dense(k, "k", 2);
+  s.dtype = c.dtype(k, "k");
+  s.num_tokens = narrow(k.size(0));
+  s.num_kv_heads = narrow(k.size(1));
+  s.head_size = narrow(k.size(2));
+  s.k = k.const_data_ptr();
+  s.k_row_stride = k.stride(0);
+  s.k_head_stride = k.stride(1);
+  c.dims(v, "v", 3);
+  c.like(v, "v", k);
+  c.dense(v, "v", 2);
+  for (int64_t dim = 0; dim < 3; ++dim) c.size(v, "v", dim, k.size(dim));
+  s.v = v.const_data_ptr();
+  s.v_row_stride = v.stride(0);
+  s.v_head_stride = v.stride(1);
+  if (q) {
+    c.dims(*q, "q", 3);
+    c.like(*q, "q", k);
+    c.dense(*q, "q", 2);
+    c.size(*q, "q", 0, s.num_tokens);
+    c.size(*q, "q", 2, s.head_size);
+    s.q = q->mutable_data_ptr();
+    s.q_row_stride = q->stride(0);
+    s.q_head_stride = q->stride(1);
+    s.num_heads = narrow(q->size(1));
+    const std::pair<const Tensor*, const char*> pair[] = {{&*cos, "cos"}, {&*sin, "sin"}};
+    for (const auto& [x, argument] : pair) {
+      c.dims(*x, argument, 2);
+      c.like(*x, argument, k);
+      c.contiguous(*x, argument);
+      c.size(*x, argument, 0, s.num_tokens);
+      c.size(*x, argument, 1, cos->size(1));
+    }
+    s.rotary_size = narrow(2 * cos->size(1));
+    c.require(s.rotary_size <= s.head_size, "cos", "turns ", s.rotary_size,
+              " elements of heads of size ", s.head_size);
+    s.cos = cos->const_data_ptr();
+    s.sin = sin->const_data_ptr();
+  }
+  c.dims(kv, "kv", 5);
+  c.like(kv, "kv", k);
+  c.contiguous(kv, "kv");
+  c.size(kv, "kv", 0, 2);
+  c.size(kv, "kv", 3, s.num_kv_heads);
+  c.size(kv, "kv", 4, s.head_size);
+  char* first = static_cast<char*>(kv.mutable_data_ptr());
+  s.keys = first;
+  s.values = first + kv.numel() / 2 * kv.element_size();
+  c.dims(slot_mapping, "slot_mapping", 1);
+  c.indices(slot_mapping, "slot_mapping", ScalarType::Long, k);
+  c.size(slot_mapping, "slot_mapping", 0, s.num_tokens);
+  s.slots = static_cast<const int64_t*>(slot_mapping.const_data_ptr());
+  return s;
+}
+
+inline RmsNorm norm_arguments(const char* op, const Tensor& x, const std::optional<Tensor>& residual,
+                              const Tensor& weight, double eps, const Tensor& out) {
+  const Contract c(op);
+  RmsNorm n{};
+  c.dims(x, "x", 2);
+  c.dense(x, "x", 1);
+  n.dtype = c.dtype(x, "x");
+  n.rows = narrow(x.size(0));
+  n.size = narrow(x.size(1));
+  c.dims(weight, "weight", 1);
+  c.like(weight, "weight", x);
+  c.contiguous(weight, "weight");
+  c.size(weight, "weight", 0, n.size);
+  if (residual) {
+    c.dims(*residual, "residual", 2);
+    c.like(*residual, "residual", x);
+    c.contiguous(*residual, "residual");
+    c.size(*residual, "residual", 0, n.rows);
+    c.size(*residual, "residual", 1, n.size);
+    n.residual = residual->const_data_ptr();
+    n.residual_out = residual->mutable_data_ptr();
+  }
+  n.x = x.const_data_ptr();
+  n.x_row_stride = x.stride(0);
+  n.weight = weight.const_data_ptr();
+  n.out = out.mutable_data_ptr();
+  n.eps = static_cast<float>(eps);
+  return n;
+}
+
+inline SiluMul silu_arguments(const Tensor& x, const Tensor& out) {
+  const Contract c("silu_mul");
+  SiluMul s{};
+  c.dims(x, "x", 2);
+  c.dense(x, "x", 1);
+  c.require(x.size(1) % 2 == 0, "x", "has ", x.size(1), " columns; they must be even in number");
+  s.dtype = c.dtype(x, "x");
+  s.x = x.const_data_ptr();
+  s.x_row_stride = x.stride(0);
+  s.out = out.mutable_data_ptr();
+  s.rows = narrow(x.size(0));
+  s.size = narrow(x.size(1) / 2);
+  return s;
+}
+
+}  // namespace sensorium

@@ -1,0 +1,148 @@
+// The ops on CUDA: contracts, the current stream, scratch memory, and a launch.
+#include <cuda_runtime.h>
+
+#include <mutex>
+#include <unordered_map>
+
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+
+#include "cuda/kernels.h"
+#include "torch/arguments.h"
+
+namespace sensorium {
+namespace {
+
+// Where an op runs: its tensors' device made current, torch's stream on it.
+class Launch {
+ public:
+  Launch(const char* op, const Tensor& x)
+      : contract_(op), guard_(x.get_device_index()), device_(x.get_device_index()) {
+    void* stream = nullptr;
+    const bool good = aoti_torch_get_current_cuda_stream(device_, &stream) == AOTI_TORCH_SUCCESS;
+    contract_.require(good, "(stream)", "torch gives no current stream");
+    stream_ = static_cast<cudaStream_t>(stream);
+  }
+
+  cudaStream_t stream() const { return stream_; }
+
+  int num_sms() const {
+    static std::mutex mutex;
+    static std::unordered_map<int, int> known;
+    const std::lock_guard lock(mutex);
+    auto [at, is_new] = known.try_emplace(device_, 0);
+    if (is_new) {
+      check(cudaDeviceGetAttribute(&at->second, cudaDevAttrMultiProcessorCount, device_));
+    }
+    return at->second;
+  }
+
+  void check(cudaError_t error) const {
+    contract_.require(error == cudaSuccess, "(launch)", "failed: ", cudaGetErrorString(error));
+  }
+
+ private:
+  Contract contract_;
+  torch::stable::accelerator::DeviceGuard guard_;
+  int device_;
+  cudaStream_t stream_ = nullptr;
+};
+
+Tensor run_attention(const char* op, Attention& a, const Tensor& q, const Tensor& out) {
+  const char* why = nullptr;
+  const Contract contract(op);
+  contract.require(attention_fits(a, &why), "(arguments)", why == nullptr ? "don't fit" : why);
+  if (a.num_queries == 0) return out;
+  const Launch launch(op, q);
+  const int64_t bytes = attention_workspace_bytes(a, launch.num_sms());
+  const Tensor workspace = torch::stable::new_empty(q, {bytes}, ScalarType::Byte);
+  launch.check(attention(a, workspace.mutable_data_ptr(), launch.num_sms(), launch.stream()));
+  return out;
+}
+
+Tensor paged_attention_cuda(Tensor q, Tensor kv, Tensor query_start, Tensor seq_lens,
+                            Tensor page_table, std::optional<Tensor> reach, int64_t max_query_len,
+                            int64_t max_seq_len, double scale, int64_t window, double soft_cap) {
+  const Tensor out = torch::stable::new_empty(q, q.sizes());
+  Attention a = paged_arguments(q, kv, query_start, seq_lens, page_table, reach, max_query_len,
+                                max_seq_len, scale, window, soft_cap, out);
+  return run_attention("paged_attention", a, q, out);
+}
+
+Tensor varlen_attention_cuda(Tensor q, Tensor k, Tensor v, Tensor cu_seqlens, int64_t max_len,
+                             double scale, bool causal) {
+  const Tensor out = torch::stable::new_empty(q, q.sizes());
+  Attention a = varlen_arguments(q, k, v, cu_seqlens, max_len, scale, causal, out);
+  return run_attention("varlen_attention", a, q, out);
+}
+
+void store_kv_cuda(Tensor k, Tensor v, Tensor kv, Tensor slot_mapping) {
+  const RopeStore s = store_arguments("store_kv", {}, k, v, {}, {}, kv, slot_mapping);
+  if (s.num_tokens == 0) return;
+  const Launch launch("store_kv", k);
+  launch.check(rope_store(s, launch.stream()));
+}
+
+void rope_store_kv_cuda(Tensor q, Tensor k, Tensor v, Tensor cos, Tensor sin, Tensor kv,
+                        Tensor slot_mapping) {
+  const RopeStore s = store_arguments("rope_store_kv", q, k, v, cos, sin, kv, slot_mapping);
+  if (s.num_tokens == 0) return;
+  const Launch launch("rope_store_kv", q);
+  launch.check(rope_store(s, launch.stream()));
+}
+
+Tensor rms_norm_cuda(Tensor x, Tensor weight, double eps) {
+  const Tensor out = torch::stable::new_empty(x, x.sizes());
+  const RmsNorm n = norm_arguments("rms_norm", x, {}, weight, eps, out);
+  if (n.rows == 0) return out;
+  const Launch launch("rms_norm", x);
+  launch.check(rms_norm(n, launch.stream()));
+  return out;
+}
+
+Tensor add_rms_norm_cuda(Tensor x, Tensor residual, Tensor weight, double eps) {
+  const Tensor out = torch::stable::new_empty(x, x.sizes());
+  const RmsNorm n = norm_arguments("add_rms_norm", x, residual, weight, eps, out);
+  if (n.rows == 0) return out;
+  const Launch launch("add_rms_norm", x);
+  launch.check(rms_norm(n, launch.stream()));
+  return out;
+}
+
+Tensor silu_mul_cuda(Tensor x) {
+  const Contract c("silu_mul");
+  c.dims(x, "x", 2);
+  const Tensor out = torch::stable::new_empty(x, {x.size(0), x.size(1) / 2});
+  const SiluMul s = silu_arguments(x, out);
+  if (s.rows == 0 || s.size == 0) return out;
+  const Launch launch("silu_mul", x);
+  launch.check(silu_mul(s, launch.stream()));
+  return out;
+}
+
+}  // namespace
+}  // namespace sensorium
+
+STABLE_TORCH_LIBRARY_IMPL(sensorium, CUDA, m) {
+  m.impl("paged_attention", TORCH_BOX(&sensorium::paged_attention_cuda));
+  m.impl("varlen_attention", TORCH_BOX(&sensorium::varlen_attention_cuda));
+  m.impl("store_kv", TORCH_BOX(&sensorium::store_kv_cuda));
+  m.impl("rope_store_kv", TORCH_BOX(&sensorium::rope_store_kv_cuda));
+  m.impl("rms_norm", TORCH_BOX(&sensorium::rms_norm_cuda));
+  m.impl("add_rms_norm", TORCH_BOX(&sensorium::add_rms_norm_cuda));
+  m.impl("silu_mul", TORCH_BOX(&sensorium::silu_mul_cuda));
+}
+
+// Whether a kernel of this library can run on a device: 0, or the cudaError_t that stands against
+// it (no code for its compute capability, a driver too old for the runtime or for the PTX).
+extern "C" __attribute__((visibility("default"))) int sensorium_cuda_error(int device) {
+  int before = 0;
+  cudaError_t error = cudaGetDevice(&before);
+  if (error == cudaSuccess) error = cudaSetDevice(device);
+  if (error == cudaSuccess) error = sensorium::probe();
+  cudaSetDevice(before);
+  cudaGetLastError();
+  return static_cast<int>(error);
+}
