@@ -62,6 +62,7 @@ LEVELS: Mapping[str, tuple[str, ...]] = {
 CPU_KERNELS = ("cpu/attention.cpp", "cpu/elementwise.cpp", "cpu/linear.cpp")
 CPU_PLAIN = ("cpu/dispatch.cpp", "torch/cpu_library.cpp")
 CUDA_SOURCES = (
+    "cuda/attention.cu",
     "cuda/attention_decode.cu",
     "cuda/attention_prefill.cu",
     "cuda/elementwise.cu",
