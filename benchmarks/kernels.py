@@ -1,6 +1,7 @@
 """The extension's ops against torch's best way of doing the same, beside their bounds.
 
-    python benchmarks/kernels.py [--device cpu|cuda] [--repeats 5] [--only decode] [--json FILE]
+    python benchmarks/kernels.py [--device cpu|cuda] [--repeats 5] [--only decode] [--general]
+                                 [--json FILE]
 
 Each line: the op and its shape; microseconds of ours and of torch's (medians; on CUDA of replays
 of a captured graph, so that launches cost both the same); torch's over ours; the bound, which is
@@ -12,6 +13,7 @@ gather them and to call its attention; on CUDA that is its FlashAttention-2.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import statistics
 import time
@@ -69,9 +71,9 @@ class Clock:
 
     def __init__(self, device: str, dtype: torch.dtype, repeats: int) -> None:
         self.device, self.repeats = device, repeats
-        size = 2**30 if device == "cuda" else 2**27
-        source, target = (torch.ones(size, dtype=torch.uint8, device=device) for _ in range(2))
-        self.copy = 2 * size / (self(lambda: target.copy_(source)) * 1e-6)
+        size = 2**30 if device == "cuda" else 2**27  # bytes, far more than any cache
+        source, target = (torch.ones(size // 4, device=device) for _ in range(2))
+        self.copy = 2 * size / (self(lambda: torch.neg(source, out=target)) * 1e-6)
         side = 8192 if device == "cuda" else 1024
         a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
         self.matrix = 2 * side**3 / (self(lambda: a @ b) * 1e-6)
@@ -329,6 +331,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--general", action="store_true", help="no kernels for Hopper alone")
     parser.add_argument("--only", default="", help="lines whose name holds this")
     parser.add_argument("--json", type=Path, help="keeps every figure")
     options = parser.parse_args()
@@ -336,6 +339,9 @@ def main() -> None:
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     if lack := extension.lack(device, dtype):
         raise SystemExit(f"there is nothing to measure: {lack}")
+    if options.general:
+        path = extension.FOLDER / extension.LIBRARIES["cuda"]
+        ctypes.CDLL(str(path)).sensorium_cuda_general(1)
     with torch.inference_mode():
         where = Clock(device.type, dtype, options.repeats)
         name = torch.cuda.get_device_name() if device.type == "cuda" else extension.load().cpu_level

@@ -68,6 +68,8 @@ CUDA_SOURCES = (
     "cuda/elementwise.cu",
     "torch/cuda_library.cu",
 )
+#: Instructions that only Hopper has: compiled for it alone.
+HOPPER_SOURCES = ("cuda/attention_prefill_sm90.cu",)
 #: Machine code for each, and PTX of the last plain one for what comes later.
 CUDA_ARCHS = ("80", "86", "89", "90", "100", "120")
 
@@ -208,9 +210,17 @@ def _build_cpu(library: Path, objects: Path, scratch: Path, known: str | None) -
 
 def _build_cuda(library: Path, objects: Path, scratch: Path, known: str | None) -> str:
     """As ``_build_cpu``."""
-    flags = [*COMMON, "-DUSE_CUDA", "-Xcompiler", ",".join(HOST[:2]), *_includes(), *_gencodes()]
-    jobs = [["nvcc", *flags, "-c", str(HERE / source)] for source in CUDA_SOURCES]
-    built = _compile_all(jobs, list(CUDA_SOURCES), objects)
+    archs = os.environ.get("SENSORIUM_CUDA_ARCHS", "").split() or list(CUDA_ARCHS)
+    flags = [*COMMON, "-DUSE_CUDA", "-Xcompiler", ",".join(HOST[:2]), *_includes()]
+    hopper = HOPPER_SOURCES if any(arch.startswith("90") for arch in archs) else ()
+    if hopper:
+        flags.append("-DSENSORIUM_SM90A")
+    sources = [*CUDA_SOURCES, *hopper]
+    jobs = []
+    for source in sources:
+        gencodes = _gencodes(["90a"] if source in hopper else archs)
+        jobs.append(["nvcc", *flags, *gencodes, "-c", str(HERE / source)])
+    built = _compile_all(jobs, sources, objects)
     # A CPU build of torch lacks libtorch_cuda.so: an empty stand-in gives the linker its name.
     stub = scratch / "libtorch_cuda.so"
     source = scratch / "stub.c"
@@ -282,8 +292,7 @@ def _level_macros() -> list[str]:
     return [f"-DSENSORIUM_HAS_{level.upper()}" for level in _levels()]
 
 
-def _gencodes() -> list[str]:
-    archs = os.environ.get("SENSORIUM_CUDA_ARCHS", "").split() or list(CUDA_ARCHS)
+def _gencodes(archs: Sequence[str]) -> list[str]:
     flags = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in archs]
     plain = [arch for arch in archs if arch.isdigit()]
     if plain:

@@ -1,4 +1,6 @@
 // Which kernels one call of attention takes.
+#include <atomic>
+
 #include "cuda/attention.cuh"
 #include "cuda/kernels.h"
 
@@ -6,6 +8,8 @@ namespace sensorium {
 namespace {
 
 constexpr int kMaxGrid = 65535;  // blocks in a launch's second and third dimension
+
+std::atomic<bool> only_general{false};
 
 bool aligned(const void* pointer, int64_t row_stride, int64_t head_stride, int64_t page_stride) {
   // Pieces of 16 bytes, 8 elements.
@@ -42,21 +46,30 @@ bool attention_fits(const Attention& a, const char** why) {
   return false;
 }
 
-int64_t attention_workspace_bytes(const Attention& a, int num_sms) {
+int64_t attention_workspace_bytes(const Attention& a, const Device& device) {
   if (!decodes(a)) return 0;
-  const int64_t splits = cuda::decode_splits(a, num_sms);
+  const int64_t splits = cuda::decode_splits(a, device.num_sms);
   return splits > 1 ? splits * a.num_queries * a.num_heads * (a.head_size + 1) * 4 : 0;
 }
 
-cudaError_t attention(const Attention& a, void* workspace, int num_sms, cudaStream_t stream) {
+cudaError_t attention(const Attention& a, void* workspace, const Device& device,
+                      cudaStream_t stream) {
   if (a.num_queries == 0 || a.batch == 0 || a.max_query_len == 0) return cudaSuccess;
   cudaError_t error = cudaSuccess;
   if (decodes(a)) {
-    error = cuda::decode(a, cuda::decode_splits(a, num_sms), static_cast<float*>(workspace), stream);
+    const int splits = cuda::decode_splits(a, device.num_sms);
+    error = cuda::decode(a, splits, static_cast<float*>(workspace), stream);
   }
-  if (error == cudaSuccess && prefills(a)) error = cuda::prefill(a, decodes(a), stream);
-  return error;
+  if (error != cudaSuccess || !prefills(a)) return error;
+#ifdef SENSORIUM_SM90A
+  if (device.is_hopper && !only_general && cuda::has_prefill_sm90(a)) {
+    return cuda::prefill_sm90(a, decodes(a), stream);
+  }
+#endif
+  return cuda::prefill(a, decodes(a), stream);
 }
+
+void use_general_kernels(bool only) { only_general = only; }
 
 cudaError_t probe() { return cuda::probe_decode(); }
 

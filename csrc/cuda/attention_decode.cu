@@ -19,6 +19,8 @@ namespace {
 
 constexpr int kWarps = 4;
 constexpr int kRows = 16;
+constexpr int kMergeThreads = 512;
+constexpr int kMaxSplits = 128;
 
 template <int D>
 struct Shape {
@@ -154,7 +156,7 @@ __global__ void __launch_bounds__(kWarps * 32) decode_kernel(const Attention a, 
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const float now = fmaxf(most[i], quad_max(here[i]));  // a page holds at least one key
-      factor[i] = exp2f(most[i] - now);
+      factor[i] = power_of_2(most[i] - now);
       most[i] = now;
       sum[i] *= factor[i];
     }
@@ -162,7 +164,7 @@ __global__ void __launch_bounds__(kWarps * 32) decode_kernel(const Attention a, 
     for (int tile = 0; tile < 2; ++tile) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        s[tile][i] = exp2f(s[tile][i] - most[i / 2]);
+        s[tile][i] = power_of_2(s[tile][i] - most[i / 2]);
         sum[i / 2] += s[tile][i];
       }
     }
@@ -213,7 +215,7 @@ __global__ void __launch_bounds__(kWarps * 32) decode_kernel(const Attention a, 
 #pragma unroll
     for (int w = 0; w < kWarps; ++w) {
       const int at = w * kRows + head;
-      const float weight = exp2f(stats[2 * at] - top);  // 0 for a warp without pages
+      const float weight = power_of_2(stats[2 * at] - top);  // 0 for a warp without pages
       total += weight * stats[2 * at + 1];
       value += weight * sums[at * D + column];
     }
@@ -228,12 +230,13 @@ __global__ void __launch_bounds__(kWarps * 32) decode_kernel(const Attention a, 
   }
 }
 
-// One warp a query row and head.
+// A block a query row and head; its threads are groups of D, each with its share of the splits.
 template <class T, int D>
-__global__ void merge_kernel(const Attention a, Partials partials, int num_splits) {
-  const int64_t at = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
-  const int lane = threadIdx.x % 32;
-  if (at >= partials.rows) return;
+__global__ void __launch_bounds__(kMergeThreads)
+    merge_kernel(const Attention a, Partials partials, int num_splits) {
+  constexpr int kGroups = kMergeThreads / D;
+  __shared__ float weights[kMaxSplits], sums[kGroups][D];
+  const int64_t at = blockIdx.x;
   // Rows of sequences with more queries are another kernel's; their partial sums are undefined.
   const int row = static_cast<int>(at / a.num_heads);
   int low = 0, high = a.batch;  // the sequence b with query_start[b] <= row < query_start[b + 1]
@@ -243,27 +246,40 @@ __global__ void merge_kernel(const Attention a, Partials partials, int num_split
   }
   if (a.query_start[low + 1] - a.query_start[low] != 1) return;
 
-  float top = -INFINITY;
-  for (int split = lane; split < num_splits; split += 32) {
-    top = fmaxf(top, partials.log_sum[partials.at(split, at)]);
-  }
-#pragma unroll
-  for (int i = 16; i > 0; i /= 2) top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, i));
-  float total = 0.0f, out[(D + 31) / 32] = {};
-  for (int split = 0; split < num_splits; ++split) {
-    const int64_t part = partials.at(split, at);
-    const float log_sum = partials.log_sum[part];
-    if (log_sum == -INFINITY) continue;
-    const float weight = exp2f(log_sum - top);
-    total += weight;
-#pragma unroll
-    for (int i = 0; i < (D + 31) / 32; ++i) {
-      if (i * 32 + lane < D) out[i] += weight * partials.out[part * D + i * 32 + lane];
+  if (threadIdx.x < 32) {  // one warp turns logarithms to weights that add up to 1
+    float top = -INFINITY, total = 0.0f;
+    for (int split = threadIdx.x; split < num_splits; split += 32) {
+      weights[split] = partials.log_sum[partials.at(split, at)];
+      top = fmaxf(top, weights[split]);
     }
-  }
 #pragma unroll
-  for (int i = 0; i < (D + 31) / 32; ++i) {
-    if (i * 32 + lane < D) put(static_cast<T*>(a.out) + at * D + i * 32 + lane, out[i] / total);
+    for (int i = 16; i > 0; i /= 2) top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, i));
+    for (int split = threadIdx.x; split < num_splits; split += 32) {
+      weights[split] = power_of_2(weights[split] - top);
+      total += weights[split];
+    }
+#pragma unroll
+    for (int i = 16; i > 0; i /= 2) total += __shfl_xor_sync(0xffffffffu, total, i);
+    for (int split = threadIdx.x; split < num_splits; split += 32) weights[split] /= total;
+  }
+  __syncthreads();
+  const int group = threadIdx.x / D, column = threadIdx.x % D;
+  if (group < kGroups) {
+    float sum = 0.0f;
+#pragma unroll 8
+    for (int split = group; split < num_splits; split += kGroups) {
+      // A split without keys left nothing: whatever lies there must not count.
+      const float value = partials.out[partials.at(split, at) * D + column];
+      sum += weights[split] > 0.0f ? weights[split] * value : 0.0f;
+    }
+    sums[group][column] = sum;
+  }
+  __syncthreads();
+  if (threadIdx.x < D) {
+    float sum = 0.0f;
+#pragma unroll
+    for (int i = 0; i < kGroups; ++i) sum += sums[i][threadIdx.x];
+    put(static_cast<T*>(a.out) + at * D + threadIdx.x, sum);
   }
 }
 
@@ -279,7 +295,7 @@ int decode_splits(const Attention& a, int num_sms) {
   const int64_t slots = 2 * static_cast<int64_t>(num_sms);  // two blocks run on a multiprocessor
   const int64_t pages = (a.max_seq_len + kPage - 1) / kPage;
   // A split of fewer than two pages a warp isn't worth its merge.
-  const int64_t most = std::min<int64_t>(std::max<int64_t>(1, pages / (2 * kWarps)), 128);
+  const int64_t most = std::min<int64_t>(std::max<int64_t>(1, pages / (2 * kWarps)), kMaxSplits);
   if (blocks < slots) return static_cast<int>(std::clamp<int64_t>(slots / blocks, 1, most));
   // More than one wave: the fewest splits that fill the last wave well.
   for (int splits = 1; splits <= std::min<int64_t>(most, 4); ++splits) {
@@ -303,8 +319,8 @@ cudaError_t decode(const Attention& a, int num_splits, float* workspace, cudaStr
     const dim3 grid(num_splits, tiles_of(a), a.batch);
     decode_kernel<T, D><<<grid, kWarps * 32, kBytes, stream>>>(a, partials);
     if (num_splits > 1) {
-      const int blocks = static_cast<int>((partials.rows + kWarps - 1) / kWarps);
-      merge_kernel<T, D><<<blocks, kWarps * 32, 0, stream>>>(a, partials, num_splits);
+      const int blocks = static_cast<int>(partials.rows);
+      merge_kernel<T, D><<<blocks, kMergeThreads, 0, stream>>>(a, partials, num_splits);
     }
     error = cudaGetLastError();
   });

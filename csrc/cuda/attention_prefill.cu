@@ -24,6 +24,7 @@ struct Shape {
   static constexpr int kTiles = D <= 128 ? 2 : 1;  // of 16 rows, a warp
   static constexpr int kRows = kWarps * 16 * kTiles;
   static constexpr int kKeys = D <= 128 ? 64 : 32;  // of a step
+  static constexpr int kShare = kKeys / kWarps;     // that a warp copies; of one page
   static constexpr int kStride = D + kPad;
   static constexpr int kBytes = (kRows + 2 * kKeys) * kStride * 2;
 };
@@ -33,40 +34,32 @@ struct Runs {
   Run any, all;
 };
 
-// Rows of 16-byte pieces from global to shared memory; the row's address comes from `row_at`.
-template <int D, int Rows, class At>
-__device__ inline void copy_rows(uint32_t to, const At& row_at) {
+// Pieces of 16 bytes of `Rows` rows of queries; rows from `count` on become zeros.
+template <class T, int D, int Rows>
+__device__ inline void copy_queries(const T* from, int64_t row_stride, int count, uint32_t to) {
   constexpr int kChunks = D / 8;
-  static_assert(Rows * kChunks % kThreads == 0);
 #pragma unroll
   for (int i = 0; i < Rows * kChunks / kThreads; ++i) {
     const int chunk = i * kThreads + threadIdx.x, row = chunk / kChunks;
     const int column = chunk % kChunks * 8;
-    const auto [from, wanted] = row_at(row);
-    copy_async(to + (row * Shape<D>::kStride + column) * 2, from + column, wanted);
+    const bool wanted = row < count;
+    const T* at = from + (wanted ? row : 0) * row_stride + column;
+    copy_async(to + (row * Shape<D>::kStride + column) * 2, at, wanted);
   }
 }
 
-template <class T>
-struct Row {
-  const T* from;
-  bool wanted;
-};
-
-// Where token i of sequence b lies; beyond `last`, the first token's place, not wanted.
-template <class T>
-__device__ inline Row<T> row_of(const Attention& a, const void* base, int64_t page_stride,
-                                int64_t row_stride, int64_t head_offset, int b, int i, int last) {
-  const bool wanted = i < last;
-  const int token = wanted ? i : 0;
-  int64_t at = head_offset;
-  if (a.page_table != nullptr) {
-    const int64_t page = a.page_table[b * a.page_table_stride + token / kPage];
-    at += page * page_stride + token % kPage * row_stride;
-  } else {
-    at += (static_cast<int64_t>(a.query_start[b]) + token) * row_stride;
+// One warp's share of a step's keys (or values): rows that lie one behind another, in one page or
+// side by side, from `from` on. Rows from `count` on become zeros.
+template <class T, int D>
+__device__ inline void copy_share(const T* from, int64_t row_stride, int count, uint32_t to) {
+  constexpr int kChunks = D / 8, kShare = Shape<D>::kShare;
+#pragma unroll
+  for (int i = 0; i < kShare * kChunks / 32; ++i) {
+    const int chunk = i * 32 + threadIdx.x % 32, row = chunk / kChunks;
+    const int column = chunk % kChunks * 8;
+    copy_async(to + (row * Shape<D>::kStride + column) * 2, from + row * row_stride + column,
+               row < count);
   }
-  return {static_cast<const T*>(base) + at, wanted};
 }
 
 // Every thread looks at one row (or none); the block agrees.
@@ -116,24 +109,38 @@ __global__ void __launch_bounds__(kThreads) prefill_kernel(const Attention a, bo
   const uint32_t queries = shared_address(memory);
   const uint32_t keys = queries + S::kRows * S::kStride * 2;
   const uint32_t values = keys + kKeys * S::kStride * 2;
-  const int64_t k_head = kv_head * a.k_head_stride, v_head = kv_head * a.v_head_stride;
-  const auto copy_keys = [&](int from) {
-    copy_rows<D, kKeys>(keys, [&](int i) {
-      return row_of<T>(a, a.k, a.k_page_stride, a.k_row_stride, k_head, b, from + i, runs.any.last);
-    });
+  // Each warp copies its share of a step's keys and values. In pages: page and slot of its first
+  // token; side by side: its row. The page of the next step is looked up a step ahead.
+  const bool paged = a.page_table != nullptr;
+  const T* k = static_cast<const T*>(a.k) + kv_head * a.k_head_stride;
+  const T* v = static_cast<const T*>(a.v) + kv_head * a.v_head_stride;
+  const int32_t* pages = paged ? a.page_table + b * a.page_table_stride : nullptr;
+  const int share = warp * S::kShare, last_token = runs.any.last - 1;
+  const auto page_at = [&](int from) {
+    const int token = min(from + share, last_token);  // beyond the last there is no page
+    return paged ? pages[token / kPage] : token / kPage;
   };
-  const auto copy_values = [&](int from) {
-    copy_rows<D, kKeys>(values, [&](int i) {
-      return row_of<T>(a, a.v, a.v_page_stride, a.v_row_stride, v_head, b, from + i, runs.any.last);
-    });
+  if (!paged) {
+    k += start * a.k_row_stride;
+    v += start * a.v_row_stride;
+  }
+  const int64_t k_page = paged ? a.k_page_stride : kPage * a.k_row_stride;
+  const int64_t v_page = paged ? a.v_page_stride : kPage * a.v_row_stride;
+  const int slot = share % kPage;
+  const uint32_t to_share = share * S::kStride * 2;
+  const auto copy_keys = [&](int from, int page) {
+    copy_share<T, D>(k + page * k_page + slot * a.k_row_stride, a.k_row_stride,
+                     runs.any.last - from - share, keys + to_share);
+  };
+  const auto copy_values = [&](int from, int page) {
+    copy_share<T, D>(v + page * v_page + slot * a.v_row_stride, a.v_row_stride,
+                     runs.any.last - from - share, values + to_share);
   };
   const int begin = runs.any.first / kKeys * kKeys;
-  copy_rows<D, S::kRows>(queries, [&](int i) {
-    const T* from = static_cast<const T*>(a.q) + head * a.q_head_stride;
-    const bool wanted = i < count;
-    return Row<T>{from + (row + (wanted ? i : 0)) * a.q_row_stride, wanted};
-  });
-  copy_keys(begin);
+  const T* q = static_cast<const T*>(a.q) + row * a.q_row_stride + head * a.q_head_stride;
+  copy_queries<T, D, S::kRows>(q, a.q_row_stride, count, queries);
+  int page = page_at(begin);
+  copy_keys(begin, page);
   commit_copies();
 
   const int r0 = lane / 4, c0 = lane % 4 * 2;
@@ -156,17 +163,18 @@ __global__ void __launch_bounds__(kThreads) prefill_kernel(const Attention a, bo
   for (int from = begin; from < runs.any.last; from += kKeys) {
     await_copies<0>();
     __syncthreads();  // these keys are there, and nobody reads the values before any more
-    copy_values(from);
+    copy_values(from, page);
     commit_copies();
+    page = page_at(from + kKeys);
 
     float s[kTiles][kKeys / 8][4] = {};
 #pragma unroll
     for (int step = 0; step < D / 16; ++step) {
-      uint32_t q[kTiles][4];
+      uint32_t query[kTiles][4];
 #pragma unroll
       for (int tile = 0; tile < kTiles; ++tile) {
         const int at = (query_row + tile * 16) * S::kStride + step * 16 + query_column;
-        load_matrices(q[tile], queries + at * 2);
+        load_matrices(query[tile], queries + at * 2);
       }
 #pragma unroll
       for (int pair = 0; pair < kKeys / 16; ++pair) {
@@ -175,14 +183,14 @@ __global__ void __launch_bounds__(kThreads) prefill_kernel(const Attention a, bo
         load_matrices(k, keys + at * 2);
 #pragma unroll
         for (int tile = 0; tile < kTiles; ++tile) {
-          multiply(s[tile][2 * pair], q[tile], k[0], k[1], T{});
-          multiply(s[tile][2 * pair + 1], q[tile], k[2], k[3], T{});
+          multiply(s[tile][2 * pair], query[tile], k[0], k[1], T{});
+          multiply(s[tile][2 * pair + 1], query[tile], k[2], k[3], T{});
         }
       }
     }
     await_copies<0>();
     __syncthreads();  // the values are there, and nobody reads these keys any more
-    if (from + kKeys < runs.any.last) copy_keys(from + kKeys);
+    if (from + kKeys < runs.any.last) copy_keys(from + kKeys, page);
     commit_copies();
 
     if (is_capped) {
@@ -227,14 +235,14 @@ __global__ void __launch_bounds__(kThreads) prefill_kernel(const Attention a, bo
         now = fmaxf(most[tile][half], quad_max(now));
         // A row that has seen nothing yet has no maximum: any will do, all its weights are 0.
         const float offset = now == -INFINITY ? 0.0f : now * to_log2;
-        const float factor = exp2f(most[tile][half] * to_log2 - offset);
+        const float factor = power_of_2(most[tile][half] * to_log2 - offset);
         most[tile][half] = now;
         float total = 0.0f;
 #pragma unroll
         for (int column = 0; column < kKeys / 8; ++column) {
 #pragma unroll
           for (int i = 2 * half; i < 2 * half + 2; ++i) {
-            s[tile][column][i] = exp2f(s[tile][column][i] * to_log2 - offset);
+            s[tile][column][i] = power_of_2(s[tile][column][i] * to_log2 - offset);
             total += s[tile][column][i];
           }
         }

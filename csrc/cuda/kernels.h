@@ -11,10 +11,19 @@
 
 namespace sensorium {
 
+// What of the device the choice of kernels depends on.
+struct Device {
+  int num_sms;
+  bool is_hopper;  // compute capability 9.0
+};
+
 // Whether the kernels take this; else `why` says what they don't.
 bool attention_fits(const Attention& attention, const char** why);
-int64_t attention_workspace_bytes(const Attention& attention, int num_sms);
-cudaError_t attention(const Attention& attention, void* workspace, int num_sms, cudaStream_t stream);
+int64_t attention_workspace_bytes(const Attention& attention, const Device& device);
+cudaError_t attention(const Attention& attention, void* workspace, const Device& device,
+                      cudaStream_t stream);
+// For tests: without the kernels that only Hopper has.
+void use_general_kernels(bool only);
 
 cudaError_t rope_store(const RopeStore& store, cudaStream_t stream);
 cudaError_t rms_norm(const RmsNorm& norm, cudaStream_t stream);
@@ -31,6 +40,9 @@ cudaError_t decode(const Attention& attention, int num_splits, float* workspace,
                    cudaStream_t stream);
 // Prefill and extend. Where `skip_single`, sequences of one query are left out.
 cudaError_t prefill(const Attention& attention, bool skip_single, cudaStream_t stream);
+// The same on Hopper, for some head sizes.
+bool has_prefill_sm90(const Attention& attention);
+cudaError_t prefill_sm90(const Attention& attention, bool skip_single, cudaStream_t stream);
 cudaError_t probe_decode();
 
 }  // namespace cuda

@@ -1,9 +1,6 @@
 // The ops on CUDA: contracts, the current stream, scratch memory, and a launch.
 #include <cuda_runtime.h>
 
-#include <mutex>
-#include <unordered_map>
-
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
@@ -28,15 +25,14 @@ class Launch {
 
   cudaStream_t stream() const { return stream_; }
 
-  int num_sms() const {
-    static std::mutex mutex;
-    static std::unordered_map<int, int> known;
-    const std::lock_guard lock(mutex);
-    auto [at, is_new] = known.try_emplace(device_, 0);
-    if (is_new) {
-      check(cudaDeviceGetAttribute(&at->second, cudaDevAttrMultiProcessorCount, device_));
-    }
-    return at->second;
+  Device device() const {
+    Device device{};
+    int major = 0, minor = 0;
+    check(cudaDeviceGetAttribute(&device.num_sms, cudaDevAttrMultiProcessorCount, device_));
+    check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device_));
+    check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device_));
+    device.is_hopper = major == 9 && minor == 0;
+    return device;
   }
 
   void check(cudaError_t error) const {
@@ -56,9 +52,10 @@ Tensor run_attention(const char* op, Attention& a, const Tensor& q, const Tensor
   contract.require(attention_fits(a, &why), "(arguments)", why == nullptr ? "don't fit" : why);
   if (a.num_queries == 0) return out;
   const Launch launch(op, q);
-  const int64_t bytes = attention_workspace_bytes(a, launch.num_sms());
+  const Device device = launch.device();
+  const int64_t bytes = attention_workspace_bytes(a, device);
   const Tensor workspace = torch::stable::new_empty(q, {bytes}, ScalarType::Byte);
-  launch.check(attention(a, workspace.mutable_data_ptr(), launch.num_sms(), launch.stream()));
+  launch.check(attention(a, workspace.mutable_data_ptr(), device, launch.stream()));
   return out;
 }
 
@@ -145,4 +142,9 @@ extern "C" __attribute__((visibility("default"))) int sensorium_cuda_error(int d
   cudaSetDevice(before);
   cudaGetLastError();
   return static_cast<int>(error);
+}
+
+// Tests try the general kernels on Hopper too.
+extern "C" __attribute__((visibility("default"))) void sensorium_cuda_general(int only) {
+  sensorium::use_general_kernels(only != 0);
 }

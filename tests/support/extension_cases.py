@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 from collections.abc import Iterator
 
@@ -43,6 +44,17 @@ def at_level(level: str) -> Iterator[None]:
         yield
     finally:
         assert _force(before)
+
+
+@contextlib.contextmanager
+def general_cuda_kernels() -> Iterator[None]:
+    """Without the kernels that only one generation of GPUs has."""
+    library = ctypes.CDLL(str(extension.FOLDER / extension.LIBRARIES["cuda"]))
+    library.sensorium_cuda_general(1)
+    try:
+        yield
+    finally:
+        library.sensorium_cuda_general(0)
 
 
 def _force(level: str) -> bool:

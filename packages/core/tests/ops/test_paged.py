@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 import torch
 from attention_cases import Case, lengths
-from extension_cases import PLACES, TOLERANCE, at_level, cpu_levels, require
+from extension_cases import (
+    PLACES,
+    TOLERANCE,
+    at_level,
+    cpu_levels,
+    general_cuda_kernels,
+    require,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -199,6 +206,14 @@ def test_long_batches_equal_the_reference(
         )
         out = PAGED.paged_attention(q, kv, batch, spec)
         close(out, expected(q, kv, batch, spec), dtype)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("kind", SPECS)
+def test_kernels_for_every_gpu_agree(kind: str, shape: tuple[int, int, int]) -> None:
+    with general_cuda_kernels():
+        test_long_batches_equal_the_reference("cuda", torch.bfloat16, kind, shape)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
