@@ -49,7 +49,7 @@ bool attention_fits(const Attention& a, const char** why) {
 int64_t attention_workspace_bytes(const Attention& a, const Device& device) {
   if (!decodes(a)) return 0;
   const int64_t splits = cuda::decode_splits(a, device.num_sms);
-  return splits > 1 ? splits * a.num_queries * a.num_heads * (a.head_size + 1) * 4 : 0;
+  return splits > 1 ? splits * a.batch * a.num_heads * (a.head_size + 1) * 4 : 0;
 }
 
 cudaError_t attention(const Attention& a, void* workspace, const Device& device,
@@ -62,7 +62,9 @@ cudaError_t attention(const Attention& a, void* workspace, const Device& device,
   }
   if (error != cudaSuccess || !prefills(a)) return error;
 #ifdef SENSORIUM_SM90A
-  if (device.is_hopper && !only_general && cuda::has_prefill_sm90(a)) {
+  // Its blocks have 128 queries: short sequences would leave half of them empty.
+  const bool is_long = a.max_query_len > 64;
+  if (device.is_hopper && is_long && !only_general && cuda::has_prefill_sm90(a)) {
     return cuda::prefill_sm90(a, decodes(a), stream);
   }
 #endif

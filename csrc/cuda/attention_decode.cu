@@ -33,11 +33,11 @@ struct Shape {
   static constexpr int kBytes = kRingBytes > kMergeBytes ? kRingBytes : kMergeBytes;
 };
 
-// Where split s of query row n and head h leaves its result, and its log₂ of the sum of weights.
+// Where a split of a sequence's head leaves its result, and its log₂ of the sum of weights.
 struct Partials {
-  float* out;
-  float* log_sum;
-  int64_t rows;  // N · num_heads
+  float* out;      // (splits, batch · num_heads, D)
+  float* log_sum;  // (splits, batch · num_heads)
+  int64_t rows;    // batch · num_heads
 
   __device__ int64_t at(int split, int64_t row) const { return split * rows + row; }
 };
@@ -81,9 +81,10 @@ __global__ void __launch_bounds__(kWarps * 32) decode_kernel(const Attention a, 
   const int begin = first_page + min(num_pages, split * share);
   const int end = first_page + min(num_pages, (split + 1) * share);
   const int64_t out_row = static_cast<int64_t>(row) * a.num_heads + first_head;
+  const int64_t part_row = static_cast<int64_t>(b) * a.num_heads + first_head;
   if (begin == end) {  // nothing for this split; with one split there is always something
     if (num_splits > 1 && threadIdx.x < heads) {
-      partials.log_sum[partials.at(split, out_row + threadIdx.x)] = -INFINITY;
+      partials.log_sum[partials.at(split, part_row + threadIdx.x)] = -INFINITY;
     }
     return;
   }
@@ -223,28 +224,22 @@ __global__ void __launch_bounds__(kWarps * 32) decode_kernel(const Attention a, 
     if (num_splits == 1) {
       put(static_cast<T*>(a.out) + (out_row + head) * D + column, value);
     } else {
-      const int64_t at = partials.at(split, out_row + head);
+      const int64_t at = partials.at(split, part_row + head);
       partials.out[at * D + column] = value;
       if (column == 0) partials.log_sum[at] = top + log2f(total);
     }
   }
 }
 
-// A block a query row and head; its threads are groups of D, each with its share of the splits.
+// A block a head and sequence; its threads are groups of D, each with its share of the splits.
 template <class T, int D>
 __global__ void __launch_bounds__(kMergeThreads)
     merge_kernel(const Attention a, Partials partials, int num_splits) {
   constexpr int kGroups = kMergeThreads / D;
   __shared__ float weights[kMaxSplits], sums[kGroups][D];
-  const int64_t at = blockIdx.x;
-  // Rows of sequences with more queries are another kernel's; their partial sums are undefined.
-  const int row = static_cast<int>(at / a.num_heads);
-  int low = 0, high = a.batch;  // the sequence b with query_start[b] <= row < query_start[b + 1]
-  while (high - low > 1) {
-    const int middle = (low + high) / 2;
-    (a.query_start[middle] <= row ? low : high) = middle;
-  }
-  if (a.query_start[low + 1] - a.query_start[low] != 1) return;
+  const int head = blockIdx.x, b = blockIdx.y;
+  const int64_t row = a.query_start[b], at = static_cast<int64_t>(b) * a.num_heads + head;
+  if (a.query_start[b + 1] - row != 1) return;
 
   if (threadIdx.x < 32) {  // one warp turns logarithms to weights that add up to 1
     float top = -INFINITY, total = 0.0f;
@@ -279,7 +274,7 @@ __global__ void __launch_bounds__(kMergeThreads)
     float sum = 0.0f;
 #pragma unroll
     for (int i = 0; i < kGroups; ++i) sum += sums[i][threadIdx.x];
-    put(static_cast<T*>(a.out) + at * D + threadIdx.x, sum);
+    put(static_cast<T*>(a.out) + (row * a.num_heads + head) * D + threadIdx.x, sum);
   }
 }
 
@@ -307,7 +302,7 @@ int decode_splits(const Attention& a, int num_sms) {
 
 cudaError_t decode(const Attention& a, int num_splits, float* workspace, cudaStream_t stream) {
   Partials partials{};
-  partials.rows = static_cast<int64_t>(a.num_queries) * a.num_heads;
+  partials.rows = static_cast<int64_t>(a.batch) * a.num_heads;
   partials.log_sum = workspace;
   partials.out = workspace + num_splits * partials.rows;
   cudaError_t error = cudaSuccess;
@@ -319,8 +314,8 @@ cudaError_t decode(const Attention& a, int num_splits, float* workspace, cudaStr
     const dim3 grid(num_splits, tiles_of(a), a.batch);
     decode_kernel<T, D><<<grid, kWarps * 32, kBytes, stream>>>(a, partials);
     if (num_splits > 1) {
-      const int blocks = static_cast<int>(partials.rows);
-      merge_kernel<T, D><<<blocks, kMergeThreads, 0, stream>>>(a, partials, num_splits);
+      const dim3 each(a.num_heads, a.batch);
+      merge_kernel<T, D><<<each, kMergeThreads, 0, stream>>>(a, partials, num_splits);
     }
     error = cudaGetLastError();
   });

@@ -19,9 +19,10 @@ namespace {
 constexpr int kWarps = 4;
 constexpr int kThreads = kWarps * 32;
 
-template <int D>
+// Tiles: of 16 rows, a warp; two where sequences are long and registers allow it.
+template <int D, int Tiles>
 struct Shape {
-  static constexpr int kTiles = D <= 128 ? 2 : 1;  // of 16 rows, a warp
+  static constexpr int kTiles = Tiles;
   static constexpr int kRows = kWarps * 16 * kTiles;
   static constexpr int kKeys = D <= 128 ? 64 : 32;  // of a step
   static constexpr int kShare = kKeys / kWarps;     // that a warp copies; of one page
@@ -44,20 +45,20 @@ __device__ inline void copy_queries(const T* from, int64_t row_stride, int count
     const int column = chunk % kChunks * 8;
     const bool wanted = row < count;
     const T* at = from + (wanted ? row : 0) * row_stride + column;
-    copy_async(to + (row * Shape<D>::kStride + column) * 2, at, wanted);
+    copy_async(to + (row * (D + kPad) + column) * 2, at, wanted);
   }
 }
 
 // One warp's share of a step's keys (or values): rows that lie one behind another, in one page or
 // side by side, from `from` on. Rows from `count` on become zeros.
-template <class T, int D>
+template <class T, int D, int Share>
 __device__ inline void copy_share(const T* from, int64_t row_stride, int count, uint32_t to) {
-  constexpr int kChunks = D / 8, kShare = Shape<D>::kShare;
+  constexpr int kChunks = D / 8;
 #pragma unroll
-  for (int i = 0; i < kShare * kChunks / 32; ++i) {
+  for (int i = 0; i < Share * kChunks / 32; ++i) {
     const int chunk = i * 32 + threadIdx.x % 32, row = chunk / kChunks;
     const int column = chunk % kChunks * 8;
-    copy_async(to + (row * Shape<D>::kStride + column) * 2, from + row * row_stride + column,
+    copy_async(to + (row * (D + kPad) + column) * 2, from + row * row_stride + column,
                row < count);
   }
 }
@@ -90,9 +91,9 @@ __device__ inline Runs runs_of(const Attention& a, int row, int index, int count
   return {{shared[0], shared[1]}, {shared[2], shared[3]}};
 }
 
-template <class T, int D>
+template <class T, int D, int Tiles>
 __global__ void __launch_bounds__(kThreads) prefill_kernel(const Attention a, bool skip_single) {
-  using S = Shape<D>;
+  using S = Shape<D, Tiles>;
   constexpr int kTiles = S::kTiles, kKeys = S::kKeys;
   extern __shared__ __align__(16) unsigned char memory[];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -129,11 +130,11 @@ __global__ void __launch_bounds__(kThreads) prefill_kernel(const Attention a, bo
   const int slot = share % kPage;
   const uint32_t to_share = share * S::kStride * 2;
   const auto copy_keys = [&](int from, int page) {
-    copy_share<T, D>(k + page * k_page + slot * a.k_row_stride, a.k_row_stride,
+    copy_share<T, D, S::kShare>(k + page * k_page + slot * a.k_row_stride, a.k_row_stride,
                      runs.any.last - from - share, keys + to_share);
   };
   const auto copy_values = [&](int from, int page) {
-    copy_share<T, D>(v + page * v_page + slot * a.v_row_stride, a.v_row_stride,
+    copy_share<T, D, S::kShare>(v + page * v_page + slot * a.v_row_stride, a.v_row_stride,
                      runs.any.last - from - share, values + to_share);
   };
   const int begin = runs.any.first / kKeys * kKeys;
@@ -297,18 +298,30 @@ __global__ void __launch_bounds__(kThreads) prefill_kernel(const Attention a, bo
   }
 }
 
+template <class T, int D, int Tiles>
+cudaError_t launch(const Attention& a, bool skip_single, cudaStream_t stream) {
+  using S = Shape<D, Tiles>;
+  const auto kernel = prefill_kernel<T, D, Tiles>;
+  const cudaError_t error =
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, S::kBytes);
+  if (error != cudaSuccess) return error;
+  const dim3 grid((a.max_query_len + S::kRows - 1) / S::kRows, a.num_heads, a.batch);
+  kernel<<<grid, kThreads, S::kBytes, stream>>>(a, skip_single);
+  return cudaGetLastError();
+}
+
 }  // namespace
 
 cudaError_t prefill(const Attention& a, bool skip_single, cudaStream_t stream) {
   cudaError_t error = cudaSuccess;
   dispatch(a, [&]<class T, int D>() {
-    using S = Shape<D>;
-    error = cudaFuncSetAttribute(prefill_kernel<T, D>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                 S::kBytes);
-    if (error != cudaSuccess) return;
-    const dim3 grid((a.max_query_len + S::kRows - 1) / S::kRows, a.num_heads, a.batch);
-    prefill_kernel<T, D><<<grid, kThreads, S::kBytes, stream>>>(a, skip_single);
-    error = cudaGetLastError();
+    if constexpr (D <= 128) {
+      if (a.max_query_len > kWarps * 16) {
+        error = launch<T, D, 2>(a, skip_single, stream);
+        return;
+      }
+    }
+    error = launch<T, D, 1>(a, skip_single, stream);
   });
   return error;
 }
