@@ -124,7 +124,8 @@ class ModelFamilyContract:
             for pair in swapped:
                 one, other = llm.generate(list(pair), sampling, use_tqdm=False)
                 first, second = (o.outputs[0].cumulative_logprob or 0.0 for o in (one, other))
-                assert abs(first - second) > 1e-6, "the media don't reach the answer"
+                # What stands beside a row in a batch moves its sums by rounding, some 1e-6.
+                assert abs(first - second) > 1e-4, "the media don't reach the answer"
 
     # --- helpers -----------------------------------------------------------------------
 
