@@ -11,12 +11,14 @@ known without running it (``expected_answer``).
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
 from sensorium.sampling_params import SamplingParams
 from sensorium.scheduler import Scheduler, SchedulerConfig
 from sensorium.types import (
+    PENDING,
     Batch,
     Chunk,
     EncodeTask,
@@ -172,6 +174,7 @@ class StandInRunner:
         self._values: dict[str, tuple[tuple[int, ...], list[bytes]]] = {}
         self._num_chunks: dict[str, int] = {}
         self._tokens: dict[str, list[int]] = {}
+        self._broken: set[str] = set()
         self.requests: dict[str, EngineRequest] = {}
         self.cache: dict[bytes, int] = {}
         self.num_encodes: dict[bytes, int] = {}
@@ -181,6 +184,7 @@ class StandInRunner:
         """Ends, drops, starts, encodes, writes all slots, then checks and samples."""
         for request_id in batch.ended:
             del self.requests[request_id], self._tokens[request_id]
+            self._broken.discard(request_id)
         for key in batch.evict:
             self.cache.pop(key, None)
         for started in batch.started:
@@ -188,6 +192,7 @@ class StandInRunner:
             self.requests[started.request_id] = started
             self._tokens[started.request_id] = list(started.token_ids)
         failed = {chunk.request_id for chunk in batch.chunks if self._fails(chunk)}
+        failed |= self._broken & {chunk.request_id for chunk in batch.chunks}
         not_made = {task.key for task in batch.encode if not self._encode(task, failed)}
         self._check_sizes(batch)
         for chunk in batch.chunks:
@@ -199,6 +204,7 @@ class StandInRunner:
         for chunk in good:
             self._check_slots(chunk)
         tokens = [self._sample(chunk) for chunk in good if chunk.samples]
+        self._broken |= failed
         return StepOutput(tuple(tokens), dict.fromkeys(failed, "It was made to fail."))
 
     def _fails(self, chunk: Chunk) -> bool:
@@ -233,8 +239,16 @@ class StandInRunner:
     def _check_chunk(self, chunk: Chunk) -> None:
         """A real runner learns generated tokens from its own sampling and from chunks only."""
         tokens = self._tokens[chunk.request_id]
+        if chunk.request_id in self._broken:
+            return
         assert chunk.start <= len(tokens), "the runner was never shown some generated tokens"
-        tokens[chunk.start : chunk.stop] = chunk.token_ids
+        own = list(chunk.token_ids)
+        if own[-1] == PENDING:
+            assert chunk.stop == len(tokens), "a token is pending that was never sampled"
+            own[-1] = tokens[-1]
+        assert PENDING not in own, "a token is pending that isn't the last one"
+        assert tokens[chunk.start : chunk.stop] == own[: len(tokens) - chunk.start]
+        tokens[chunk.start : chunk.stop] = own
         prompt_len = len(self.requests[chunk.request_id].token_ids)
         assert not chunk.samples or chunk.stop >= prompt_len, "sampled inside a prompt"
         assert len(chunk.pages) * self.config.page_size >= chunk.stop
@@ -248,6 +262,8 @@ class StandInRunner:
 
     def _misses_embedding(self, chunk: Chunk, not_made: set[bytes]) -> bool:
         request = self.requests[chunk.request_id]
+        if chunk.request_id in self._broken:
+            return True
         rows = embedded_rows(request)
         keys = {request.items[rows[i][0]].key for i in range(chunk.start, chunk.stop) if i in rows}
         missing = keys - set(self.cache)
@@ -259,7 +275,7 @@ class StandInRunner:
         return chunk.pages[page] * self.config.page_size + offset
 
     def _write(self, chunk: Chunk, *, garbage: bool) -> None:
-        values = self._values_of(chunk)
+        values = [] if garbage else self._values_of(chunk)
         for position in range(chunk.start, chunk.stop):
             self._slots[self._slot(chunk, position)] = b"garbage" if garbage else values[position]
 
@@ -270,8 +286,9 @@ class StandInRunner:
             assert held == values[position], f"{chunk.request_id} reads a wrong slot at {position}"
 
     def _sample(self, chunk: Chunk) -> SampledToken:
-        value = self._slots[self._slot(chunk, chunk.stop - 1)]
-        return SampledToken(chunk.request_id, next_token(value))
+        token = next_token(self._slots[self._slot(chunk, chunk.stop - 1)])
+        self._tokens[chunk.request_id][chunk.stop :] = [token]
+        return SampledToken(chunk.request_id, token)
 
     def _values_of(self, chunk: Chunk) -> list[bytes]:
         """By the tokens the runner knows; kept, since nothing changes but at the end."""
@@ -288,13 +305,21 @@ class StandInRunner:
 class StandInEngine:
     """A scheduler and a stand-in runner, stepped together and checked after every step.
 
+    Args:
+        depth: how many steps may run while the next one is planned.
+
     Attributes:
         updates: all news by request id.
     """
 
     def __init__(
-        self, config: SchedulerConfig, failures: frozenset[tuple[str, int]] = frozenset()
+        self,
+        config: SchedulerConfig,
+        failures: frozenset[tuple[str, int]] = frozenset(),
+        depth: int = 0,
     ) -> None:
+        self.depth = depth
+        self._running: deque[tuple[Batch, StepOutput]] = deque()
         self.scheduler = Scheduler(config)
         self.runner = StandInRunner(config, failures)
         self.batches: list[Batch] = []
@@ -314,11 +339,13 @@ class StandInEngine:
         batch = self.scheduler.schedule()
         self.scheduler.check_integrity()
         self.abort(*abort_meanwhile)
-        output = self.runner.step(batch)
-        news = self.scheduler.process(batch, output)
-        assert batch != Batch() or news, "a step with nothing in it"
-        self.scheduler.check_integrity()
-        self._take(news)
+        self._running.append((batch, self.runner.step(batch)))
+        assert batch != Batch() or len(self._running) > 1 or self.scheduler._news, "an empty step"
+        is_last = batch.encode or not batch.chunks
+        while len(self._running) > (0 if is_last else self.depth):
+            news = self.scheduler.process(*self._running.popleft())
+            self.scheduler.check_integrity()
+            self._take(news)
         self.batches.append(batch)
         return batch
 
@@ -329,6 +356,7 @@ class StandInEngine:
                 break
             self.step()
         assert not self.scheduler.has_work, f"not done after {max_steps} steps"
+        assert not self._running, "a step was never taken in"
         self.scheduler.check_integrity()
         assert not self.runner.requests, "the runner was not told to forget all requests"
         stats = self.scheduler.stats

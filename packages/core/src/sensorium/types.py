@@ -22,6 +22,8 @@ from sensorium.sampling_params import SamplingParams
 if TYPE_CHECKING:
     import torch
 
+#: In a chunk: a token that a step still running samples, known to the runner alone so far.
+PENDING = -1
 #: Named tensors for one encoder, of any dtype; uint8 where that is lossless.
 Features = Mapping[str, "torch.Tensor"]
 #: In an item's features, in place of encoders' names: the rows, as {"rows": (tokens, width)}, of an
@@ -272,6 +274,7 @@ class EngineRequest:
         salt: keeps this request's cache entries apart from those of other salts.
         bad_word_ids: token sequences that may not be completed.
         arrival_s: monotonic time of admission.
+        priority: lower ones go first; equal ones by arrival.
     """
 
     request_id: str
@@ -286,6 +289,7 @@ class EngineRequest:
     salt: str = ""
     bad_word_ids: tuple[tuple[int, ...], ...] = ()
     arrival_s: float = 0.0
+    priority: int = 0
 
 
 # --- one step -------------------------------------------------------------------------
@@ -299,7 +303,7 @@ class Chunk:
                    │ in the cache  │  this chunk    │ later
 
     Attributes:
-        token_ids: the tokens start … stop-1.
+        token_ids: the tokens start … stop-1; the last one may be ``PENDING``.
         pages: the sequence's page table, covering at least ``stop`` tokens.
         samples: whether the chunk reaches the sequence's end, so that a token is sampled.
     """

@@ -124,6 +124,7 @@ def prompts(draw: st.DrawFn) -> EngineRequest:
         positions=positions,
         position_delta=delta,
         salt=draw(st.sampled_from(["", "", "other"])),
+        bad_word_ids=draw(st.sampled_from([(), (), ((7, 8),)])),
     )
 
 
@@ -156,7 +157,12 @@ def histories(draw: st.DrawFn) -> list[Arrival]:
         token_ids = base.token_ids + tail if base.positions is None else base.token_ids
         arrivals.append(
             Arrival(
-                replace(base, request_id=str(number), token_ids=token_ids),
+                replace(
+                    base,
+                    request_id=str(number),
+                    token_ids=token_ids,
+                    priority=draw(st.sampled_from([0, 0, 0, 1, -1])),
+                ),
                 wait=draw(st.sampled_from([0, 0, 1, 4])),
                 by_key=draw(st.sampled_from([False, False, True])),
                 fails_at=draw(st.sampled_from([None, None, None, 0, 1])),
@@ -193,10 +199,14 @@ def scenes(draw: st.DrawFn) -> tuple[SchedulerConfig, list[Arrival]]:
 # --- what must hold ------------------------------------------------------------------------
 
 
-def play(config: SchedulerConfig, arrivals: list[Arrival]) -> StandInEngine:
+DEPTHS = st.sampled_from([0, 1, 1, 2])
+
+
+def play(config: SchedulerConfig, arrivals: list[Arrival], depth: int) -> StandInEngine:
     """Runs a history to its end, which must come within a bounded number of steps."""
     failures = {(a.request.request_id, a.fails_at) for a in arrivals if a.fails_at is not None}
-    engine = StandInEngine(config, frozenset((i, at) for i, at in failures if at is not None))
+    named = frozenset((i, at) for i, at in failures if at is not None)
+    engine = StandInEngine(config, named, depth)
     abort_at: dict[int, list[Arrival]] = {}
     for arrival in arrivals:
         for _ in range(arrival.wait):
@@ -206,7 +216,7 @@ def play(config: SchedulerConfig, arrivals: list[Arrival]) -> StandInEngine:
             abort_at.setdefault(step, []).append(arrival)
         _add(engine, arrival)
     bound = sum(len(a.request.token_ids) + a.request.max_tokens + 2 for a in arrivals)
-    for _ in range(bound * (len(arrivals) + 1)):
+    for _ in range(bound * (len(arrivals) + 1) * (depth + 1)):
         _step(engine, abort_at)
     engine.finish(max_steps=0)
     check_batches(engine)
@@ -258,26 +268,28 @@ def check_answers(engine: StandInEngine, arrivals: list[Arrival]) -> None:
 
 
 @CHECKED
-@given(scenes())
+@given(scenes(), DEPTHS)
 def test_everyone_gets_the_answer_it_would_get_alone(
-    scene: tuple[SchedulerConfig, list[Arrival]],
+    scene: tuple[SchedulerConfig, list[Arrival]], depth: int
 ) -> None:
     """Also: all comes back, nobody starves, no wrong slot is read, the budgets are kept."""
     config, arrivals = scene
-    check_answers(play(config, arrivals), arrivals)
+    check_answers(play(config, arrivals, depth), arrivals)
 
 
 @CHECKED
-@given(scenes())
+@given(scenes(), DEPTHS)
 def test_without_failures_and_aborts_everyone_comes_to_its_end(
-    scene: tuple[SchedulerConfig, list[Arrival]],
+    scene: tuple[SchedulerConfig, list[Arrival]], depth: int
 ) -> None:
     config, arrivals = scene
     calm = [replace(a, by_key=False, fails_at=None, aborted_after=None) for a in arrivals]
-    engine = play(config, calm)
+    engine = play(config, calm, depth)
     check_answers(engine, calm)
     assert {engine.answer(a.request.request_id)[1] for a in calm} <= {"stop", "length"}
-    assert engine.last("0").num_preemptions == 0, "the earliest never stands back"
+    first = min(calm, key=lambda a: (a.request.priority, int(a.request.request_id)))
+    if first.request.request_id == "0":
+        assert engine.last("0").num_preemptions == 0, "the first in rank never stands back"
     for arrival in calm:
         last = engine.last(arrival.request.request_id)
         assert last.num_encoded_items + last.num_encoder_hits <= len(arrival.request.items)
@@ -358,7 +370,7 @@ def crowd() -> Iterator[EngineRequest]:
         )
 
 
-def run_crowd() -> StandInEngine:
+def run_crowd(depth: int = 0) -> StandInEngine:
     config = SchedulerConfig(
         page_size=4,
         num_pages=24,
@@ -369,7 +381,7 @@ def run_crowd() -> StandInEngine:
         chunked_prefill=True,
         encoder_cache_bytes=100,
     )
-    engine = StandInEngine(config)
+    engine = StandInEngine(config, depth=depth)
     requests = list(crowd())
     engine.add(*requests)
     engine.finish()
@@ -378,8 +390,9 @@ def run_crowd() -> StandInEngine:
     return engine
 
 
-def test_the_crowd_without_a_fault() -> None:
-    engine = run_crowd()
+@pytest.mark.parametrize("depth", [0, 1])
+def test_the_crowd_without_a_fault(depth: int) -> None:
+    engine = run_crowd(depth)
     stats = engine.scheduler.stats
     assert stats.num_preemptions > 0
     assert stats.num_prefix_hits > 0
@@ -439,10 +452,14 @@ FAULTS: list[tuple[Callable[[pytest.MonkeyPatch], None], str]] = [
 ]
 
 
+@pytest.mark.parametrize("depth", [0, 1])
 @pytest.mark.parametrize(("plant", "words"), FAULTS)
 def test_a_planted_fault_is_noticed(
-    plant: Callable[[pytest.MonkeyPatch], None], words: str, monkeypatch: pytest.MonkeyPatch
+    plant: Callable[[pytest.MonkeyPatch], None],
+    words: str,
+    depth: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     plant(monkeypatch)
     with pytest.raises(AssertionError, match=words):
-        run_crowd()
+        run_crowd(depth)

@@ -15,7 +15,15 @@ from stand_in_runner import (
 )
 
 from sensorium.errors import CacheMissError, RequestError
-from sensorium.types import Batch, EngineRequest, MediaSpan, SampledToken, StepOutput, TokenLogprobs
+from sensorium.types import (
+    PENDING,
+    Batch,
+    EngineRequest,
+    MediaSpan,
+    SampledToken,
+    StepOutput,
+    TokenLogprobs,
+)
 
 
 def with_items(
@@ -780,15 +788,75 @@ def test_a_step_that_fails_as_a_whole_ends_its_own_requests() -> None:
     assert_answered(engine, [asked])
 
 
-def test_schedule_and_process_take_turns() -> None:
+def test_a_step_that_encodes_is_processed_before_the_next_is_planned() -> None:
     engine = StandInEngine(scheduler_config())
-    engine.add(request("a", [1]))
+    span = MediaSpan(0, (0, 2), 0, 2)
+    engine.add(request("a", [1, 1, 1], items=(item(b"cat", 2),), spans=(span,)))
     batch = engine.scheduler.schedule()
-    with pytest.raises(AssertionError, match="before process"):
+    assert batch.encode
+    with pytest.raises(AssertionError, match="items are being encoded"):
         engine.scheduler.schedule()
     engine.scheduler.process(batch, engine.runner.step(batch))
     with pytest.raises(AssertionError, match="before schedule"):
         engine.scheduler.process(batch, StepOutput())
+
+
+def test_a_step_is_planned_while_the_one_before_runs() -> None:
+    engine = StandInEngine(scheduler_config(), depth=1)
+    engine.add(request("a", [1, 2, 3], max_tokens=3))
+    chunks = [engine.step().chunks for _ in range(4)]
+    assert [[c.token_ids for c in step] for step in chunks] == [
+        [(1, 2, 3)],
+        [(PENDING,)],
+        [(PENDING,)],
+        [],
+    ]
+    engine.finish()
+    assert engine.answer("a")[1] == "length"
+
+
+def test_the_answers_to_one_prompt_prefill_it_once() -> None:
+    for depth in (0, 1):
+        engine = StandInEngine(scheduler_config(max_num_batched_tokens=30), depth=depth)
+        prompt = [1, 2, 3, 4, 5, 6, 7, 8, 9, 1]
+        engine.add(*(request(f"r#{i}", prompt, max_tokens=3) for i in range(4)))
+        engine.finish()
+        computed = sum(len(c.token_ids) for batch in engine.batches for c in batch.chunks)
+        assert computed == 10 + 3 * 2 + 4 * 2, "the full pages once, the rest by each"
+        assert [engine.last(f"r#{i}").num_cached_tokens for i in range(4)] == [0, 8, 8, 8]
+
+
+def test_whoever_waits_for_pages_that_never_come_computes_them() -> None:
+    engine = StandInEngine(scheduler_config(max_num_batched_tokens=4))
+    prompt = [1, 2, 3, 4, 5, 6, 7, 8, 9]
+    engine.add(request("a", prompt), request("b", prompt))
+    engine.step()
+    engine.abort("a")
+    engine.finish()
+    assert engine.answer("b") == expected_answer(request("b", prompt), engine.runner.config)
+
+
+def test_lower_priorities_go_first() -> None:
+    engine = StandInEngine(scheduler_config(max_num_seqs=1))
+    engine.add(request("late", [1], priority=5), request("first", [2], priority=-1))
+    engine.add(request("equal", [3], priority=5))
+    order = [batch.started[0].request_id for batch in _until_done(engine) if batch.started]
+    assert order == ["first", "late", "equal"]
+
+
+def test_the_last_in_rank_gives_up_its_pages() -> None:
+    engine = StandInEngine(scheduler_config(num_pages=5, prefix_caching=False))
+    engine.add(request("low", [1] * 7, max_tokens=6, priority=1))
+    engine.step()
+    engine.add(request("high", [2] * 7, max_tokens=6))
+    engine.finish()
+    assert engine.last("low").num_preemptions > 0
+    assert engine.last("high").num_preemptions == 0
+
+
+def _until_done(engine: StandInEngine) -> list[Batch]:
+    engine.finish()
+    return engine.batches
 
 
 def test_times_and_ids() -> None:

@@ -7,7 +7,7 @@ from stand_in_runner import item, request, scheduler_config
 
 from sensorium.scheduler.layout import Layout
 from sensorium.scheduler.sequence import Sequence
-from sensorium.types import EngineRequest, MediaSpan
+from sensorium.types import PENDING, EngineRequest, MediaSpan
 
 
 def sequence(asked: EngineRequest) -> Sequence:
@@ -18,17 +18,39 @@ def sequence(asked: EngineRequest) -> Sequence:
 def test_a_chunk_samples_only_at_the_end() -> None:
     seq = sequence(request("a", range(10)))
     seq.pages = [3, 1, 2]
-    chunk = seq.chunk(6)
+    chunk = seq.advance(6)
     assert (chunk.start, chunk.stop, chunk.token_ids) == (0, 6, tuple(range(6)))
     assert (chunk.pages, chunk.samples) == ((3, 1, 2), False)
-    seq.num_computed = 6
-    assert seq.chunk(10).samples
+    assert (seq.num_computed, seq.num_pending) == (6, 0)
+    assert seq.advance(10).samples
+    assert (seq.num_computed, seq.num_pending, seq.num_tokens) == (10, 1, 11)
+
+
+def test_a_pending_token_can_be_computed_before_it_is_known() -> None:
+    seq = sequence(request("a", range(3), max_tokens=3))
+    seq.advance(3)
+    assert not seq.must_wait
+    chunk = seq.advance(4)
+    assert (chunk.token_ids, chunk.samples) == ((PENDING,), True)
+    assert seq.append(7) is None
+    assert (seq.token_ids, seq.num_pending) == ([0, 1, 2, 7], 1)
+    seq.advance(5)
+    assert seq.must_wait, "the third and last token is on its way"
+
+
+def test_with_bad_words_the_next_token_depends_on_the_last() -> None:
+    seq = sequence(request("a", range(3), bad_word_ids=((1, 2),)))
+    assert not seq.must_wait
+    seq.advance(3)
+    assert seq.must_wait
+    seq.append(1)
+    assert not seq.must_wait
 
 
 def test_decoding_is_having_one_sampled_token_to_compute() -> None:
     seq = sequence(request("a", [1]))
     states = [seq.is_prefilling]
-    seq.num_computed = 1
+    seq.advance(1)
     assert seq.append(5) is None
     states.append(seq.is_prefilling)
     seq.num_computed = 0
@@ -40,14 +62,15 @@ def test_missing_pages() -> None:
     seq = sequence(request("a", range(8)))
     assert seq.num_missing_pages == 2
     seq.pages = [0, 1]
-    seq.append(5)
-    assert seq.num_missing_pages == 1
+    seq.advance(8)
+    assert seq.num_missing_pages == 1, "the pending token counts"
 
 
 def test_keys_of_pages_with_generated_tokens() -> None:
     seq = sequence(request("a", range(6)))
     assert len(seq.page_keys(1)) == 1
     for token in (6, 7):
+        seq.advance(token)
         seq.append(token)
     assert seq.page_keys(2) == sequence(request("b", range(8))).page_keys(2)
 
@@ -69,7 +92,8 @@ def test_atomic_ranges_are_not_entered(num_found: int, reusable: int) -> None:
 
 
 def test_generated_tokens_are_not_taken_from_the_cache() -> None:
-    seq = sequence(request("a", range(6)))
+    seq = sequence(request("a", range(6), max_tokens=20))
     for token in range(10):
+        seq.advance(6 + token)
         seq.append(token)
     assert seq.num_reusable_pages(3) == 1

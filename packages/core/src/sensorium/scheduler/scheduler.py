@@ -4,15 +4,19 @@
              ↑                     │
              └──── preempted ──────┘        abort: from anywhere
 
-Everything goes by arrival. In each step the running sequences go on, those that decode one
-token first, then those that still prefill; then waiting ones are admitted while tokens, pages
-and places last. A prompt is computed in chunks as large as the step's token budget allows,
-begins behind the pages that the prefix cache already holds, and is cut where the encoder
-budget or an atomic range says so. When a sequence has no page for its next token, the latest
-arrival gives up its pages and waits to compute everything again.
+Everything goes by rank: by priority, then by arrival. In each step the running sequences go on,
+those that decode one token first, then those that still prefill; then waiting ones are admitted
+while tokens, pages and places last. A prompt is computed in chunks as large as the step's token
+budget allows, begins behind the pages that the prefix cache already holds, and is cut where the
+encoder budget or an atomic range says so. One whose next page a running sequence is just computing
+waits for that page instead. When a sequence has no page for its next token, the last in rank gives
+up its pages and waits to compute everything again.
 
-Nothing can stand still for ever: the earliest arrival takes pages and encoder room from later
-ones and never gives up its own, and ``add`` refuses what wouldn't fit even alone.
+Nothing can stand still for ever: the first in rank takes pages and encoder room from the others
+and never gives up its own, and ``add`` refuses what wouldn't fit even alone.
+
+A step may be planned while earlier ones still run: ``schedule`` counts their chunks as computed and
+the tokens that they sample as there; ``process`` takes the steps in, in order.
 
 It knows pages, tokens and bytes as numbers and keys. What they hold is the runner's affair.
 """
@@ -21,6 +25,7 @@ from __future__ import annotations
 
 import time
 from bisect import insort
+from collections import deque
 from collections.abc import Iterable, Iterator
 
 from sensorium.errors import RequestError, cache_miss
@@ -43,8 +48,8 @@ from sensorium.types import (
 
 
 class Scheduler:
-    """The policy. Used from one thread; ``schedule`` and ``process`` take turns, and ``add``,
-    ``abort`` and the resets may come at any time between two calls.
+    """The policy. Used from one thread; every ``schedule`` is followed by its ``process``, at once
+    or behind the next ``schedule``; ``add``, ``abort`` and the resets may come between two calls.
 
     Args:
         config: the limits.
@@ -60,7 +65,8 @@ class Scheduler:
         self._running: list[Sequence] = []
         self._num_arrivals = 0
         self._first_in_turn: Sequence | None = None
-        self._in_flight: dict[str, Sequence] | None = None
+        self._in_flight: deque[dict[str, tuple[Sequence, int]]] = deque()
+        self._encodes = False
         self._ended: list[str] = []
         self._news: list[RequestUpdate] = []
         self._num_prefix_queries = 0
@@ -89,11 +95,11 @@ class Scheduler:
             raise cache_miss(lost.item.kind, lost.item.index, lost.item.uuid)
         for use in layout.uses:
             self._book.touch(use.key)
-        if self._pins.has_share(sequence, [*self._running, *self._holders()]):
+        if self._pins.has_share(sequence, [*self._admitted(), *self._holders()]):
             self._pins.pin_irreplaceable(sequence)
         self._num_arrivals += 1
         self._sequences[request.request_id] = sequence
-        self._waiting.append(sequence)
+        insort(self._waiting, sequence, key=_rank)
 
     def abort(self, request_ids: Iterable[str]) -> list[RequestUpdate]:
         """Ends requests wherever they are; ids that nobody has are ignored.
@@ -151,9 +157,10 @@ class Scheduler:
         assert sorted(alive, key=_arrival) == list(self._sequences.values())
         assert all(s.is_running for s in self._running)
         assert not any(s.is_running or s.pages for s in self._waiting)
-        assert self._waiting == sorted(self._waiting, key=_arrival)
+        assert self._waiting == sorted(self._waiting, key=_rank)
         self._pool.check_integrity(s.pages for s in alive)
         self._book.check_integrity(s.request.items[i].key for s in alive for i in s.pins)
+        assert not any(s.num_pending for s in alive) or self._in_flight, "a token is never to come"
         if not alive:
             assert self._pool.num_used == 0, "pages are held with nothing running"
             assert self._book.pinned_bytes == 0, "embeddings are held with nothing running"
@@ -161,7 +168,10 @@ class Scheduler:
     # --- a step ---------------------------------------------------------------------------
 
     def schedule(self) -> Batch:
-        """Decides the next step; ``process`` must follow before the next call.
+        """Decides the next step.
+
+        With items to encode in it, ``process`` must follow before the next call: whether they
+        could be encoded decides who may use them.
 
         The runner carries a batch out in this order: drop what is in ``ended`` and
         ``evict`` (either may name what it doesn't know), take in ``started``, encode, then
@@ -169,7 +179,7 @@ class Scheduler:
         request that started again hold its generated tokens too: those at positions from
         ``len(request.token_ids)`` on, whether the runner has seen them before or not.
         """
-        assert self._in_flight is None, "schedule was called before process"
+        assert not self._encodes, "items are being encoded; process that step first"
         step = Step(self._config.max_num_batched_tokens)
         for sequence in self._in_turn():
             self._advance(sequence, step)
@@ -178,26 +188,28 @@ class Scheduler:
         return self._dispatch(step)
 
     def process(self, batch: Batch, output: StepOutput) -> list[RequestUpdate]:
-        """Takes in what became of the last batch and says what is new.
+        """Takes in what became of the oldest batch still running and says what is new.
 
         A request in ``output.failed`` ends with "error". What it should have encoded counts as
         not encoded, so every other request whose chunk lacked that embedding must have failed
         too.
         """
-        assert self._in_flight is not None, "process was called before schedule"
-        sequences, self._in_flight = self._in_flight, None
+        assert self._in_flight, "process was called before schedule"
+        sequences = self._in_flight.popleft()
+        self._encodes = False
         tokens = {token.request_id: token for token in output.tokens}
         for task in batch.encode:
             if task.request_id in output.failed:
-                self._undo_encode(task.key)
+                self._undo_encode(task.key, batch)
         for chunk in batch.chunks:
-            sequence = sequences[chunk.request_id]
+            sequence, life = sequences[chunk.request_id]
             if sequence.is_finished:
                 continue
             if chunk.request_id in output.failed:
                 self._report_error(sequence, output.failed[chunk.request_id])
                 continue
-            self._settle(sequence, chunk)
+            if life == sequence.num_lives and sequence.is_running:
+                self._settle(sequence, chunk)
             if chunk.samples:
                 assert chunk.request_id in tokens, "the runner left a token out"
                 self._take_token(sequence, tokens[chunk.request_id])
@@ -212,8 +224,8 @@ class Scheduler:
         One that the last step had no room for, since it mustn't be cut, goes before all.
         """
         urgent, self._first_in_turn = self._first_in_turn, None
-        order = sorted(self._running, key=lambda s: (s is not urgent, s.is_prefilling, s.arrival))
-        return (sequence for sequence in order if sequence.is_running)
+        order = sorted(self._running, key=lambda s: (s is not urgent, s.is_prefilling, s.rank))
+        return (sequence for sequence in order if sequence.is_running and not sequence.must_wait)
 
     def _advance(self, sequence: Sequence, step: Step) -> None:
         """Adds as many of the sequence's tokens to the step as may be."""
@@ -234,13 +246,16 @@ class Scheduler:
         step.add_chunk(sequence, stop)
 
     def _grow(self, sequence: Sequence, step: Step) -> bool:
-        """Gives the sequence the pages it lacks, preempting later arrivals if need be."""
-        while sequence.num_missing_pages > self._pool.num_free:
-            later = [s for s in self._running if s.arrival > sequence.arrival and s not in step]
+        """Gives the sequence the pages it lacks, preempting later ones if need be."""
+        num_missing = sequence.num_missing_pages
+        if num_missing <= 0:
+            return True
+        while num_missing > self._pool.num_free:
+            later = [s for s in self._running if s.rank > sequence.rank and s not in step]
             if not later:
                 return False
-            self._preempt(max(later, key=_arrival), step)
-        sequence.pages += self._pool.allocate(sequence.num_missing_pages)
+            self._preempt(max(later, key=_rank), step)
+        sequence.pages += self._pool.allocate(num_missing)
         return True
 
     def _token_stop(self, sequence: Sequence, step: Step) -> int:
@@ -253,7 +268,7 @@ class Scheduler:
         return start if step.chunks else end
 
     def _make_encoder_room(self, step: Step) -> None:
-        """Lets the earliest sequence without encoder room have that of later arrivals.
+        """Lets the first sequence without encoder room have that of later ones.
 
         Only where no prefill moves: else whoever moves gives its embeddings back in time.
         Sequences block each other so only if they hold several embeddings at once.
@@ -261,9 +276,9 @@ class Scheduler:
         blocked = [s for s in step.lacks_room if s.is_running]
         if not blocked or step.has_prefill:
             return
-        first = min(blocked, key=_arrival)
-        later = [s for s in self._running if s.arrival > first.arrival and s.is_prefilling]
-        for holder in sorted(later, key=_arrival, reverse=True):
+        first = min(blocked, key=_rank)
+        later = [s for s in self._running if s.rank > first.rank and s.is_prefilling]
+        for holder in sorted(later, key=_rank, reverse=True):
             if holder.pins and first not in step:
                 self._preempt(holder, step)
                 self._advance(first, step)
@@ -277,19 +292,31 @@ class Scheduler:
         sequence.num_computed = 0
         sequence.num_preemptions += 1
         self._num_preemptions += 1
-        insort(self._waiting, sequence, key=_arrival)
+        insort(self._waiting, sequence, key=_rank)
         step.admits = False
 
     # --- waiting ones join ----------------------------------------------------------------
 
     def _admit_waiting(self, step: Step) -> None:
-        """Admits waiting sequences in order of arrival until the first that has no room."""
-        while self._waiting and step.admits and step.budget > 0:
-            sequence = self._waiting[0]
+        """Admits waiting sequences in order until the first that has no room.
+
+        One that was preempted while its last token is being sampled waits for that token. Where the
+        encoder budget is what lacks, those that were preempted may still go on: they hold some of
+        it until they end.
+        """
+        lacks_share = False
+        for sequence in list(self._waiting):
+            if not step.admits or step.budget == 0 or sequence.num_pending:
+                return
             if len(self._running) == self._config.max_num_seqs:
                 return
             if self._lost_item(sequence) is not None:
                 self._report_loss(sequence)
+                continue
+            if self._next_page_is_coming(sequence):
+                continue
+            lacks_share = lacks_share or not self._has_encoder_share(sequence)
+            if lacks_share and not sequence.was_admitted:
                 continue
             if not self._admit(sequence):
                 return
@@ -304,7 +331,7 @@ class Scheduler:
         cached = self._cached_pages(sequence)
         num_new = sequence.num_missing_pages - len(cached)
         num_free = self._pool.num_free - self._pool.num_free_among(cached)
-        if num_new + len(self._running) > num_free or not self._has_encoder_share(sequence):
+        if num_new + len(self._running) > num_free:
             return False
         self._pool.share(cached)
         sequence.pages = cached + self._pool.allocate(num_new)
@@ -317,8 +344,23 @@ class Scheduler:
             self._num_prefix_hits += sequence.num_computed
         sequence.was_admitted = True
         sequence.is_running = True
-        self._running.append(self._waiting.pop(0))
+        sequence.num_lives += 1
+        self._waiting.remove(sequence)
+        self._running.append(sequence)
         return True
+
+    def _next_page_is_coming(self, sequence: Sequence) -> bool:
+        """Whether a running sequence computes the first page of its prompt that the cache lacks.
+
+        So the answers to one prompt, and equal prompts that come together, prefill it once.
+        """
+        if not self._config.prefix_caching:
+            return False
+        keys = sequence.page_keys(len(sequence.request.token_ids) // self._config.page_size)
+        num_found = len(self._pool.match(keys))
+        if num_found == len(keys):
+            return False
+        return any(s.will_register(num_found, keys[num_found]) for s in self._running)
 
     def _cached_pages(self, sequence: Sequence) -> list[int]:
         """Pages that hold the beginning of its prompt already."""
@@ -331,18 +373,21 @@ class Scheduler:
     def _has_encoder_share(self, sequence: Sequence) -> bool:
         """Whether every sequence admitted so far could still come to its end with this one.
 
-        One that was preempted keeps the share it was admitted with. It waits before all that
-        were never admitted, so that when one of those is asked about, all shares are running.
-        What later arrivals hold while they wait is taken from them, the latest first.
+        One that was preempted keeps the share it was admitted with. What others hold that were
+        never admitted is taken from them, the last one's first.
         """
         if sequence.was_admitted:
             return True
         holders = [s for s in self._holders() if s is not sequence]
-        while not self._pins.has_share(sequence, [*self._running, *holders]):
+        while not self._pins.has_share(sequence, [*self._admitted(), *holders]):
             if not holders:
                 return False
             self._pins.unpin_all(holders.pop())
         return True
+
+    def _admitted(self) -> list[Sequence]:
+        """Sequences that are running or were preempted."""
+        return [*self._running, *(s for s in self._waiting if s.was_admitted)]
 
     def _holders(self) -> list[Sequence]:
         """Sequences that were never admitted and hold embeddings that can't be made again."""
@@ -358,13 +403,14 @@ class Scheduler:
 
     def _dispatch(self, step: Step) -> Batch:
         now_s = time.monotonic()
-        started = [s for s in step.sequences.values() if not s.is_started]
+        started = [s for s, _ in step.sequences.values() if not s.is_started]
         for sequence in started:
             sequence.is_started = True
             if sequence.first_scheduled_s is None:
                 sequence.first_scheduled_s = now_s
         ended, self._ended = self._ended, []
-        self._in_flight = step.sequences
+        self._in_flight.append(step.sequences)
+        self._encodes = bool(step.encode)
         return Batch(
             started=tuple(sequence.request for sequence in started),
             encode=tuple(step.encode),
@@ -376,8 +422,7 @@ class Scheduler:
     # --- what became of a step ------------------------------------------------------------
 
     def _settle(self, sequence: Sequence, chunk: Chunk) -> None:
-        """Counts the chunk as computed: full pages can be found, consumed items go."""
-        sequence.num_computed = chunk.stop
+        """The chunk is computed: full pages can be found, consumed items go."""
         num_full = chunk.stop // self._config.page_size
         if self._config.prefix_caching and num_full > sequence.num_registered:
             keys = sequence.page_keys(num_full)
@@ -393,12 +438,14 @@ class Scheduler:
         else:
             self._news.append(self._finish(sequence, reason, sampled=sampled))
 
-    def _undo_encode(self, key: bytes) -> None:
+    def _undo_encode(self, key: bytes, batch: Batch) -> None:
         """Forgets an embedding that wasn't made; who still needs it makes it anew, or fails."""
         self._pins.discard(key, self._sequences.values())
+        starts = {chunk.request_id: chunk.start for chunk in batch.chunks}
         for sequence in list(self._sequences.values()):
             if sequence.is_running:
-                lost = self._pins.lost_item(sequence, sequence.num_computed)
+                num_done = starts.get(sequence.request_id, sequence.num_computed)
+                lost = self._pins.lost_item(sequence, num_done)
             elif sequence.was_admitted:
                 lost = self._lost_item(sequence)
             else:
@@ -446,3 +493,7 @@ class Scheduler:
 
 def _arrival(sequence: Sequence) -> int:
     return sequence.arrival
+
+
+def _rank(sequence: Sequence) -> tuple[int, int]:
+    return sequence.rank

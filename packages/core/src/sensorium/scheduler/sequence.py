@@ -1,8 +1,11 @@
 """``Sequence``: a request on its way through the scheduler, the one thing here that changes.
 
-    token_ids   [ prompt …………………………………… ][ generated … ]
-                0 ……… num_computed ……………………………… num_tokens
+    token_ids   [ prompt …………………………………… ][ generated … ][ pending ]
+                0 ……… num_computed ………………………………………………… num_tokens
                 │ in the KV cache │  still to be computed; then one more token is sampled
+
+A step is planned while the one before it still runs. What that one computes counts as computed, and
+the token that it samples as there, though nobody here knows yet which one it is.
 
 Knows its own progress and nothing of other sequences, of the pool or of the book.
 """
@@ -12,7 +15,7 @@ from __future__ import annotations
 from sensorium.scheduler.config import SchedulerConfig
 from sensorium.scheduler.layout import ItemUse, Layout
 from sensorium.scheduler.prefix import extend_page_keys
-from sensorium.types import Chunk, EngineRequest, RequestUpdate, SampledToken
+from sensorium.types import PENDING, Chunk, EngineRequest, RequestUpdate, SampledToken
 
 
 class Sequence:
@@ -22,11 +25,14 @@ class Sequence:
         request: as it came.
         arrival: its place in the order of arrival.
         layout: where its items are needed.
-        token_ids: prompt and generated tokens.
-        num_computed: tokens whose keys and values lie in its pages.
+        token_ids: prompt and generated tokens, as far as they are known.
+        num_pending: tokens behind them that steps still running sample.
+        num_computed: tokens whose keys and values lie in its pages, or will once the steps that
+            are running are done.
         pages: its page table.
         num_registered: leading pages that were offered to the prefix index.
         pins: indices of the items whose embeddings it holds.
+        num_lives: how often it got its first page.
         is_running: it holds pages and may be scheduled.
         was_admitted: it is running or was preempted.
         is_started: the runner knows it.
@@ -48,6 +54,8 @@ class Sequence:
         "num_computed",
         "num_encoded_items",
         "num_encoder_hits",
+        "num_lives",
+        "num_pending",
         "num_preemptions",
         "num_registered",
         "pages",
@@ -64,7 +72,9 @@ class Sequence:
         self.arrival = arrival
         self.layout = layout
         self.token_ids = list(request.token_ids)
+        self.num_pending = 0
         self.num_computed = 0
+        self.num_lives = 0
         self.pages: list[int] = []
         self.num_registered = 0
         self.pins: set[int] = set()
@@ -90,14 +100,27 @@ class Sequence:
         return self.request.request_id
 
     @property
+    def rank(self) -> tuple[int, int]:
+        """Its place among all sequences: by priority, then by arrival."""
+        return self.request.priority, self.arrival
+
+    @property
     def num_tokens(self) -> int:
-        """Prompt and generated tokens."""
-        return len(self.token_ids)
+        """Prompt and generated tokens, pending ones included."""
+        return len(self.token_ids) + self.num_pending
 
     @property
     def num_generated(self) -> int:
-        """New tokens so far."""
-        return len(self.token_ids) - len(self.request.token_ids)
+        """New tokens so far, pending ones included."""
+        return self.num_tokens - len(self.request.token_ids)
+
+    @property
+    def must_wait(self) -> bool:
+        """Whether nothing more can be computed before a pending token is known: it is the last one,
+        or what may be sampled next depends on which one it is."""
+        if not self.num_pending:
+            return False
+        return bool(self.request.bad_word_ids) or self._is_long_enough(self.num_tokens)
 
     @property
     def is_prefilling(self) -> bool:
@@ -114,6 +137,11 @@ class Sequence:
         extend_page_keys(self._page_keys, self.request, self.token_ids, num_pages, self._page_size)
         return self._page_keys[:num_pages]
 
+    def will_register(self, index: int, key: bytes) -> bool:
+        """Whether it is about to offer a page of this key, at this place of its prompt."""
+        num_full = len(self.request.token_ids) // self._page_size
+        return self.num_registered <= index < num_full and self.page_keys(num_full)[index] == key
+
     def num_reusable_pages(self, num_found: int) -> int:
         """How many of ``num_found`` leading pages from the prefix cache can be built upon.
 
@@ -128,15 +156,20 @@ class Sequence:
             if num_cached == whole:
                 return whole // self._page_size
 
-    def chunk(self, stop: int) -> Chunk:
-        """Its tokens from what is computed to ``stop``, as the runner gets them."""
-        return Chunk(
-            request_id=self.request_id,
+    def advance(self, stop: int) -> Chunk:
+        """Counts its tokens up to ``stop`` as computed; returns them as the runner gets them."""
+        known = tuple(self.token_ids[self.num_computed : stop])
+        num_pending = stop - self.num_computed - len(known)
+        chunk = Chunk(
+            request_id=self.request.request_id,
             start=self.num_computed,
-            token_ids=tuple(self.token_ids[self.num_computed : stop]),
+            token_ids=known + (PENDING,) * num_pending,
             pages=tuple(self.pages),
             samples=stop == self.num_tokens,
         )
+        self.num_computed = stop
+        self.num_pending += chunk.samples
+        return chunk
 
     def meet_item(self, use: ItemUse, *, was_encoded: bool) -> None:
         """Counts an item found encoded or not, the first time it is needed."""
@@ -146,14 +179,20 @@ class Sequence:
             self.num_encoded_items += not was_encoded
 
     def append(self, token_id: int) -> str | None:
-        """Takes a sampled token; returns why the sequence ends with it, or None."""
+        """Takes a token that was pending; returns why the sequence ends with it, or None."""
+        assert self.num_pending > 0, "a token came that nobody had asked for"
+        self.num_pending -= 1
         self.token_ids.append(token_id)
-        request = self.request
-        if self.num_generated > request.sampling.min_tokens and token_id in request.stop_ids:
+        request, num_known = self.request, len(self.token_ids)
+        num_generated = num_known - len(request.token_ids)
+        if num_generated > request.sampling.min_tokens and token_id in request.stop_ids:
             return "stop"
-        if self.num_generated >= request.max_tokens or self.num_tokens >= self._max_len:
-            return "length"
-        return None
+        return "length" if self._is_long_enough(num_known) else None
+
+    def _is_long_enough(self, num_tokens: int) -> bool:
+        """Whether it ends, whatever its last token is, once it has so many."""
+        num_generated = num_tokens - len(self.request.token_ids)
+        return num_generated >= self.request.max_tokens or num_tokens >= self._max_len
 
     def update(
         self,

@@ -12,7 +12,7 @@ class Step:
 
     Attributes:
         budget: tokens that may still be added.
-        sequences: those that have a chunk in it, by id.
+        sequences: those that have a chunk in it, by id, each with the number of its life.
         chunks, encode: as in ``Batch``.
         admits: whether waiting requests may still join; no longer once a sequence was
             preempted, or had to stand back for want of tokens or of encoder room.
@@ -22,7 +22,7 @@ class Step:
 
     def __init__(self, budget: int) -> None:
         self.budget = budget
-        self.sequences: dict[str, Sequence] = {}
+        self.sequences: dict[str, tuple[Sequence, int]] = {}
         self.chunks: list[Chunk] = []
         self.encode: list[EncodeTask] = []
         self.admits = True
@@ -34,11 +34,11 @@ class Step:
 
     def add_chunk(self, sequence: Sequence, stop: int) -> None:
         """Lets the sequence compute its tokens up to ``stop``."""
-        chunk = sequence.chunk(stop)
-        self.sequences[sequence.request_id] = sequence
+        self.has_prefill = self.has_prefill or sequence.is_prefilling
+        chunk = sequence.advance(stop)
+        self.sequences[sequence.request_id] = sequence, sequence.num_lives
         self.chunks.append(chunk)
         self.budget = max(0, self.budget - len(chunk.token_ids))
-        self.has_prefill = self.has_prefill or sequence.is_prefilling
 
     def add_encode(self, sequence: Sequence, use: ItemUse) -> None:
         """Lets the runner encode an item with the sequence's features."""
