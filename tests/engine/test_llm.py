@@ -224,7 +224,7 @@ def test_a_failing_step_fails_its_own_requests_only(
     llm: LLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runner = llm._engine._client._core.runner  # type: ignore[attr-defined]
-    monkeypatch.setattr(runner, "step", lambda batch: 1 / 0)
+    monkeypatch.setattr(runner, "launch", lambda batch: 1 / 0)
     with pytest.raises(EngineError, match="step"):
         texts(llm, "unlucky")
     monkeypatch.undo()
@@ -269,6 +269,6 @@ def test_options_that_cannot_work(text_model: Path, options: dict[str, Any], sen
 
 
 def test_unbuilt_sampling_options_are_refused_by_name() -> None:
-    for name in ("prompt_logprobs", "structured_outputs", "guided_decoding"):
+    for name in ("structured_outputs", "guided_decoding"):
         with pytest.raises(UnsupportedError, match=name):
             SamplingParams(**{name: 1})

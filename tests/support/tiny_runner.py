@@ -30,6 +30,8 @@ from sensorium.types import (
     EngineItem,
     EngineRequest,
     Features,
+    Pooled,
+    PromptLogprobs,
     SampledToken,
     StepOutput,
 )
@@ -184,6 +186,8 @@ class MiniScheduler:
     tokens: dict[str, list[int]] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     samples: dict[str, list[SampledToken]] = field(default_factory=dict)
+    prompt_logprobs: dict[str, PromptLogprobs] = field(default_factory=dict)
+    pooled: dict[str, Pooled] = field(default_factory=dict)
     _known: dict[str, EngineRequest] = field(default_factory=dict)
     _computed: dict[str, int] = field(default_factory=dict)
     _pages: dict[str, list[int]] = field(default_factory=dict)
@@ -241,10 +245,19 @@ class MiniScheduler:
             self.tokens[token.request_id].append(token.token_id)
             self.samples[token.request_id].append(token)
         self.failed.update(output.failed)
+        self.pooled.update(output.pooled)
+        for request_id, found in output.prompt_logprobs.items():
+            before = self.prompt_logprobs.get(request_id, ())
+            self.prompt_logprobs[request_id] = before + found
         for task in encode:
             if task.request_id in output.failed:
                 self._encoded.discard(task.key)
         return output
+
+    def run_only(self, request_id: str, num_tokens: int) -> None:
+        """Computes one request until it has so many new tokens."""
+        while len(self.answer(request_id)) < num_tokens:
+            self.step({request_id: 1000})
 
     def run(self, num_tokens: int, chunk: int = 1000) -> None:
         """Computes all requests together until each has so many new tokens or has failed."""

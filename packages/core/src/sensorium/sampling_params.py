@@ -49,7 +49,9 @@ class SamplingParams:
         bad_words: strings whose token sequences can't be completed.
         skip_special_tokens: leave special tokens out of the text.
         detokenize: False leaves ``text`` empty (and refuses ``stop``).
-        prompt_logprobs, structured_outputs, guided_decoding: refused by name until built.
+        prompt_logprobs: report the log-probabilities of this many best tokens, and of the
+            prompt's own, at each place of the prompt behind the first, but not where media stand.
+        structured_outputs, guided_decoding: refused by name until built.
 
     Raises:
         RequestError: a value out of range.
@@ -82,7 +84,7 @@ class SamplingParams:
     guided_decoding: Any = None
 
     def __post_init__(self) -> None:
-        for name in ("prompt_logprobs", "structured_outputs", "guided_decoding"):
+        for name in ("structured_outputs", "guided_decoding"):
             if getattr(self, name) is not None:
                 raise UnsupportedError(f"{name} is not supported yet; leave it out.")
         stops = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
@@ -106,6 +108,7 @@ class SamplingParams:
         _within("max_tokens", self.max_tokens, 1, None, integer=True)
         _within("min_tokens", self.min_tokens, 0, None, integer=True)
         _within("logprobs", self.logprobs, 0, MAX_LOGPROBS, integer=True)
+        _within("prompt_logprobs", self.prompt_logprobs, 0, MAX_LOGPROBS, integer=True)
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
             raise RequestError(
                 f"min_tokens is {self.min_tokens}, more than max_tokens, {self.max_tokens}."

@@ -275,6 +275,7 @@ class EngineRequest:
         bad_word_ids: token sequences that may not be completed.
         arrival_s: monotonic time of admission.
         priority: lower ones go first; equal ones by arrival.
+        embeds: nothing is generated; the prompt's last hidden state is what is wanted.
     """
 
     request_id: str
@@ -290,6 +291,7 @@ class EngineRequest:
     bad_word_ids: tuple[tuple[int, ...], ...] = ()
     arrival_s: float = 0.0
     priority: int = 0
+    embeds: bool = False
 
 
 # --- one step -------------------------------------------------------------------------
@@ -305,7 +307,8 @@ class Chunk:
     Attributes:
         token_ids: the tokens start … stop-1; the last one may be ``PENDING``.
         pages: the sequence's page table, covering at least ``stop`` tokens.
-        samples: whether the chunk reaches the sequence's end, so that a token is sampled.
+        samples: whether the chunk reaches the sequence's end, so that a token is sampled (or,
+            of a request to embed, its last hidden state is taken).
     """
 
     request_id: str
@@ -364,6 +367,12 @@ class TokenLogprobs:
     top_logprobs: tuple[float, ...]
 
 
+#: Places in a prompt, and the log-probabilities of the tokens there.
+PromptLogprobs = tuple[tuple[int, TokenLogprobs], ...]
+#: A prompt as one vector.
+Pooled = npt.NDArray[np.float32]
+
+
 @dataclass(frozen=True, slots=True)
 class SampledToken:
     """One new token of one sequence."""
@@ -378,12 +387,16 @@ class StepOutput:
     """What the runner reports of one step.
 
     Attributes:
-        tokens: one for each chunk with ``samples`` that did not fail.
+        tokens: one for each chunk with ``samples`` that did not fail, of requests that generate.
         failed: request id → a sentence, for requests whose own input made the step fail.
+        prompt_logprobs: request id → (place in the prompt, of the token there), as asked for.
+        pooled: request id → (hidden,) float32, for chunks with ``samples`` of requests to embed.
     """
 
     tokens: tuple[SampledToken, ...] = ()
     failed: Mapping[str, str] = field(default_factory=dict)
+    prompt_logprobs: Mapping[str, PromptLogprobs] = field(default_factory=dict)
+    pooled: Mapping[str, Pooled] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -395,6 +408,8 @@ class RequestUpdate:
         finish_reason: "stop", "length", "abort", "error" or None while it runs.
         stop_id: the token that ended it, if one did.
         error: a sentence, with finish_reason "error".
+        prompt_logprobs: of the prompt's tokens, since the last update; only if asked for.
+        pooled: the prompt's vector, of a request to embed.
         lost_item: with an error: an item that came by its uuid alone has left the caches since.
         num_cached_tokens: prompt tokens found in the prefix cache.
         num_encoded_items, num_encoder_hits: items encoded for it, and found encoded.
@@ -405,6 +420,8 @@ class RequestUpdate:
     request_id: str
     new_token_ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprobs, ...] = ()
+    prompt_logprobs: PromptLogprobs = ()
+    pooled: Pooled | None = None
     finish_reason: str | None = None
     stop_id: int | None = None
     error: str | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import weakref
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -24,7 +25,7 @@ from torch import Tensor
 
 from sensorium.runner import Runner
 from sensorium.sampling_params import SamplingParams
-from sensorium.types import Batch, EngineItem, EngineRequest, MediaSpan
+from sensorium.types import PENDING, Batch, Chunk, EngineItem, EngineRequest, MediaSpan
 
 PROMPTS = {
     "one": [5],
@@ -109,6 +110,81 @@ def test_a_step_without_chunks_only_forgets(model: Model, runner: Runner) -> Non
     scheduler.run(1)
     output = runner.step(Batch(ended=("one", "unknown"), evict=(b"unknown",)))
     assert (output.tokens, dict(output.failed)) == ((), {})
+
+
+def test_a_token_that_is_not_known_yet_is_found_on_the_device(model: Model) -> None:
+    """Steps are launched before those ahead of them are read, penalties and seeds included."""
+    sampled = SamplingParams(
+        temperature=1.1, seed=5, repetition_penalty=1.3, frequency_penalty=0.4, presence_penalty=0.2
+    ).filled({})
+    plain = {"more": GREEDY, "long": sampled, "page": GREEDY}
+    known = MiniScheduler(model.runner())
+    known.add(*(asked(name, PROMPTS[name], params) for name, params in plain.items()))
+    known.run(8)
+    runner = model.runner()
+    chunks = [
+        Chunk(name, 0, tuple(PROMPTS[name]), tuple(range(16 * i, 16 * i + 16)), samples=True)
+        for i, name in enumerate(plain)
+    ]
+    started = tuple(asked(name, PROMPTS[name], params) for name, params in plain.items())
+    launched = [runner.launch(Batch(started=started, chunks=tuple(chunks)))]
+    for _ in range(7):
+        chunks = [replace(c, start=c.stop, token_ids=(PENDING,)) for c in chunks]
+        launched.append(runner.launch(Batch(chunks=tuple(chunks))))
+    outputs = [step.result() for step in launched]
+    for i, name in enumerate(plain):
+        answer = [output.tokens[i].token_id for output in outputs]
+        assert answer == known.answer(name)[:8]
+
+
+def test_a_request_that_failed_goes_on_failing(llama: Model) -> None:
+    """The step behind it may be planned already."""
+    runner = llama.runner()
+    bad = Chunk("bad", 0, (1, VOCAB + 5), (0,), samples=True)
+    good = Chunk("good", 0, (1, 2), (1,), samples=True)
+    started = (asked("bad", [1, VOCAB + 5]), asked("good", [1, 2]))
+    first = runner.launch(Batch(started=started, chunks=(bad, good))).result()
+    assert first.failed == {"bad": "The request could not be computed (IndexError)."}
+    behind = tuple(replace(c, start=2, token_ids=(PENDING,)) for c in (bad, good))
+    second = runner.launch(Batch(chunks=behind)).result()
+    assert second.failed == first.failed
+    assert [token.request_id for token in second.tokens] == ["good"]
+
+
+@pytest.mark.parametrize("chunk", [3, 1000])
+def test_log_probabilities_of_the_prompt(llama: Model, chunk: int) -> None:
+    runner = llama.runner()
+    sampling = SamplingParams(temperature=0.0, prompt_logprobs=3).filled({})
+    ids, spans = spread(MediaSpan(0, (0, 6), 5, 6))
+    request = asked("r", ids, sampling, spans=spans, items=(item(b"a", 6),))
+    scheduler = MiniScheduler(runner)
+    scheduler.add(request, asked("more", PROMPTS["more"]))
+    scheduler.run(2, chunk)
+    embeds = placed(llama, ids, spans, [rows_of(runner, request.items[0])])
+    expected = llama.logits(embeds).log_softmax(-1)
+    found = dict(scheduler.prompt_logprobs["r"])
+    assert list(found) == [i for i in range(1, len(ids)) if not 5 <= i < 11]
+    for place, report in found.items():
+        row = expected[place - 1]
+        assert report.logprob == pytest.approx(float(row[ids[place]]), abs=1e-4)
+        assert report.rank == int((row > row[ids[place]]).sum()) + 1
+        assert report.top_logprobs == pytest.approx(row.topk(3).values.tolist(), abs=1e-4)
+    assert "more" not in scheduler.prompt_logprobs
+
+
+@pytest.mark.parametrize("chunk", [3, 1000])
+def test_a_prompt_to_embed_is_its_last_hidden_state(llama: Model, chunk: int) -> None:
+    runner = llama.runner()
+    scheduler = MiniScheduler(runner)
+    scheduler.add(asked("r", PROMPTS["long"], embeds=True), asked("more", PROMPTS["more"]))
+    while "r" not in scheduler.pooled:
+        scheduler.step({"r": chunk, "more": 5})
+    with torch.inference_mode():
+        whole = torch.tensor([PROMPTS["long"]])
+        expected = llama.theirs.model(whole).last_hidden_state[0, -1]
+    torch.testing.assert_close(torch.tensor(scheduler.pooled["r"]), expected, rtol=0, atol=1e-4)
+    scheduler.run_only("more", 4)
+    check_text(llama, scheduler, "more")
 
 
 # --- media ------------------------------------------------------------------------------
@@ -449,7 +525,8 @@ def test_encoders_that_no_kind_uses_are_not_built(llama: Model) -> None:
 
 @pytest.mark.gpu
 def test_the_same_on_cuda(model: Model) -> None:
-    runner = model.runner(device="cuda", kv_cache_memory_bytes=None, gpu_memory_utilization=0.5)
+    options = {"device": "cuda", "kv_cache_memory_bytes": None, "gpu_memory_utilization": 0.5}
+    runner = model.runner(**options, max_num_seqs=8)
     assert runner.num_pages > 1000
     items = (item(b"a", 6), item(b"b", 6, kind="deep scent"))
     ids, spans = spread(MediaSpan(0, (0, 6), 3, 6))

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from sensorium.runner.request_state import RunningRequest
 from sensorium.runner.sampler import sample, truncate
+from sensorium.runner.token_counts import TokenCounts
 from sensorium.sampling_params import SamplingParams
-from sensorium.types import Chunk, EngineRequest, SampledToken
+from sensorium.types import PENDING, Chunk, EngineRequest, SampledToken
 
 LOGITS = torch.tensor([2.0, 1.5, 1.5, 0.3, -0.2, -1.0, 0.9, -3.0, 1.1, -7.0])
 VOCAB = len(LOGITS)
@@ -272,9 +273,18 @@ def test_chunks_bring_generated_tokens() -> None:
     assert again.generated == [4, 5]
 
 
-def test_seen_tokens_grow_with_the_answer() -> None:
-    state = running(prompt=(1, 2), generated=(5,))
-    device = torch.device("cpu")
-    assert state.seen_mask(VOCAB, device).nonzero()[:, 0].tolist() == [1, 2, 5]
-    state.take(Chunk("r", 3, (7,), (0,), samples=True))
-    assert state.seen_mask(VOCAB, device).nonzero()[:, 0].tolist() == [1, 2, 5, 7]
+def test_counts_follow_the_answer_wherever_its_tokens_are_known() -> None:
+    """Sampled ones are counted on the device at once; a chunk that shows them counts nothing."""
+    state = running(prompt=(1, 2, VOCAB + 3), generated=(5,), repetition_penalty=1.1)
+    state.slot = 1
+    counts = TokenCounts(2, VOCAB, torch.device("cpu"))
+    counts.in_answer[1] = 7  # left by the request before
+    counts.start(state)
+    counts.take(state)
+    assert counts.in_prompt[1].nonzero()[:, 0].tolist() == [1, 2]
+    assert counts.in_answer[1].tolist() == [0, 0, 0, 0, 0, 1, 0, 0, 0, 0]
+    counts.add([state], torch.tensor([1]), torch.tensor([5]))
+    state.take(Chunk("r", 4, (PENDING,), (0,), samples=True))
+    counts.take(state)
+    assert counts.in_answer[1].tolist() == [0, 0, 0, 0, 0, 2, 0, 0, 0, 0]
+    assert counts.in_answer[0].sum() == 0

@@ -88,6 +88,8 @@ class AttentionBackend(Protocol):
     """One implementation. It keeps no state."""
 
     name: ClassVar[str]
+    #: Whether its calls can be captured in a device graph, and replayed for other lengths.
+    captures: ClassVar[bool]
 
     def lacks(self, spec: AttentionSpec, layout: AttentionLayout) -> str | None:
         """What of ``spec`` or ``layout`` it can't do, in words; None if it can do all of it."""

@@ -48,6 +48,7 @@ class FlashAttention:
     """The backend of whichever version fits the device."""
 
     name: ClassVar[str] = "flash"
+    captures: ClassVar[bool] = True
 
     def __init__(self) -> None:
         self._flash: Flash | None = None

@@ -19,6 +19,7 @@ class PagedAttention:
     """The extension's backend."""
 
     name: ClassVar[str] = "paged"
+    captures: ClassVar[bool] = True
 
     def lacks(self, spec: AttentionSpec, layout: AttentionLayout) -> str | None:
         """As ``AttentionBackend.lacks``."""

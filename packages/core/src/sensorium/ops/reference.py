@@ -27,6 +27,7 @@ class ReferenceAttention:
     """The plain-torch backend; it lacks nothing."""
 
     name: ClassVar[str] = "reference"
+    captures: ClassVar[bool] = False
 
     def lacks(self, spec: AttentionSpec, layout: AttentionLayout) -> str | None:
         """None, always."""

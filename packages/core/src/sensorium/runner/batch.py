@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from sensorium.ops import AttentionBatch
+from sensorium.runner.page_tables import PageTables
 from sensorium.runner.request_state import RunningRequest
-from sensorium.types import Chunk, EngineRequest, MediaSpan, Positions
+from sensorium.runner.upload import upload
+from sensorium.types import PENDING, Chunk, EngineRequest, MediaSpan, Positions
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,46 +39,85 @@ class FlatBatch:
         positions: (axes, N) int64.
         attention: which token belongs to which sequence, and where keys and values go.
         embedded: what is replaced.
-        samples: rows whose logits are wanted, (S,) int64, in the order of the chunks.
+        embedded_rows: (M,) int64: the rows of all of ``embedded``, one behind another.
+        ends: (S,) int64: the last rows of the chunks that reach their sequence's end.
     """
 
     token_ids: Tensor
     positions: Tensor
     attention: AttentionBatch
     embedded: tuple[EmbeddedRows, ...]
-    samples: Tensor
+    embedded_rows: Tensor
+    ends: Tensor
 
 
 def flatten(
     chunks: Sequence[Chunk],
-    requests: Mapping[str, RunningRequest],
+    running: Sequence[RunningRequest],
+    tables: PageTables,
+    last_tokens: Tensor,
     *,
     axes: int,
     page_size: int,
-    device: torch.device,
 ) -> FlatBatch:
-    """Builds the tensors of one forward pass over ``chunks``."""
-    ids, positions, slots, embedded, samples = [], [], [], [], []
+    """Builds the tensors of one forward pass over ``chunks``, whose requests are ``running``.
+
+    Args:
+        tables: in which the chunks' pages already stand.
+        last_tokens: (num_slots,) int64: what each slot's request sampled last.
+    """
+    ids, positions, slot_mapping, embedded = [], [], [], []
+    pending, ends = [], []
     row = 0
-    for chunk in chunks:
-        request = requests[chunk.request_id].request
+    for chunk, of in zip(chunks, running, strict=True):
         token_ids = np.array(chunk.token_ids, dtype=np.int64)
-        for replaced in embedded_rows(request, chunk.start, chunk.stop):
-            token_ids[replaced.rows] = 0
-            embedded.append(EmbeddedRows(replaced.key, replaced.rows + row, replaced.sources))
+        if chunk.start < of.media_end:
+            for replaced in embedded_rows(of.request, chunk.start, chunk.stop):
+                token_ids[replaced.rows] = 0
+                embedded.append(EmbeddedRows(replaced.key, replaced.rows + row, replaced.sources))
         ids.append(token_ids)
-        positions.append(chunk_positions(request, chunk.start, chunk.stop, axes))
-        slots.append(_slots(chunk, page_size))
+        positions.append(chunk_positions(of.request, chunk.start, chunk.stop, axes))
+        slot_mapping.append(_slot_mapping(chunk, page_size))
         row += len(token_ids)
+        if chunk.token_ids[-1] == PENDING:
+            pending.append((row - 1, of.slot))
         if chunk.samples:
-            samples.append(row - 1)
-    return FlatBatch(
-        token_ids=_on(np.concatenate(ids), device),
-        positions=_on(np.concatenate(positions, axis=1), device),
-        attention=_attention(chunks, requests, np.concatenate(slots), page_size, device),
-        embedded=tuple(embedded),
-        samples=torch.tensor(samples, dtype=torch.long, device=device),
+            ends.append(row - 1)
+    lengths = tuple((len(chunk.token_ids), chunk.stop) for chunk in chunks)
+    query_start = np.zeros(len(chunks) + 1, dtype=np.int32)
+    np.cumsum([query for query, _ in lengths], out=query_start[1:])
+    rows = [replaced.rows for replaced in embedded]
+    arrays = [
+        np.concatenate(ids),
+        np.concatenate(positions, axis=1),
+        np.concatenate(slot_mapping),
+        query_start,
+        np.array([total for _, total in lengths], dtype=np.int32),
+        np.array([of.slot for of in running], dtype=np.int64),
+        np.concatenate([np.zeros(0, np.int64), *rows]),
+        np.array(ends, dtype=np.int64),
+        np.array(pending, dtype=np.int64).reshape(-1, 2).T,
+    ]
+    reach = _reach(chunks, running)
+    if reach is not None:
+        arrays.append(reach)
+    sent = upload(arrays, last_tokens.device)
+    if pending:
+        pending_rows, pending_slots = sent[8]
+        sent[0].index_copy_(0, pending_rows, last_tokens[pending_slots])
+    max_seq_len = max(total for _, total in lengths)
+    max_pages = -(-max_seq_len // page_size)
+    attention = AttentionBatch(
+        query_start=sent[3],
+        seq_lens=sent[4],
+        page_table=tables.on_device[:, :max_pages].index_select(0, sent[5]),
+        slot_mapping=sent[2],
+        max_query_len=max(query for query, _ in lengths),
+        max_seq_len=max_seq_len,
+        lengths=lengths,
+        reach=None if reach is None else sent[9],
     )
+    return FlatBatch(sent[0], sent[1], attention, tuple(embedded), sent[6], sent[7])
 
 
 def chunk_positions(request: EngineRequest, start: int, stop: int, axes: int) -> Positions:
@@ -118,51 +158,24 @@ def _mask(span: MediaSpan) -> np.ndarray:
     return np.frombuffer(span.is_embed, dtype=np.uint8).astype(bool)
 
 
-def _slots(chunk: Chunk, page_size: int) -> np.ndarray:
+def _slot_mapping(chunk: Chunk, page_size: int) -> np.ndarray:
     """The flat cache slots of the chunk's tokens."""
+    first = chunk.start // page_size
+    pages = np.array(chunk.pages[first : -(-chunk.stop // page_size)], dtype=np.int64)
     index = np.arange(chunk.start, chunk.stop)
-    pages = np.array(chunk.pages, dtype=np.int64)
-    return pages[index // page_size] * page_size + index % page_size
+    return pages[index // page_size - first] * page_size + index % page_size
 
 
-def _attention(
-    chunks: Sequence[Chunk],
-    requests: Mapping[str, RunningRequest],
-    slots: np.ndarray,
-    page_size: int,
-    device: torch.device,
-) -> AttentionBatch:
-    lengths = tuple((len(chunk.token_ids), chunk.stop) for chunk in chunks)
-    num_pages = [-(-chunk.stop // page_size) for chunk in chunks]
-    table = np.zeros((len(chunks), max(num_pages)), dtype=np.int32)
-    for i, chunk in enumerate(chunks):
-        table[i, : num_pages[i]] = chunk.pages[: num_pages[i]]
-    query_start = np.zeros(len(chunks) + 1, dtype=np.int32)
-    np.cumsum([query for query, _ in lengths], out=query_start[1:])
-    return AttentionBatch(
-        query_start=_on(query_start, device),
-        seq_lens=_on(np.array([total for _, total in lengths], dtype=np.int32), device),
-        page_table=_on(table, device),
-        slot_mapping=_on(slots, device),
-        max_query_len=max(query for query, _ in lengths),
-        max_seq_len=max(total for _, total in lengths),
-        lengths=lengths,
-        reach=_reach(chunks, requests, device),
-    )
-
-
-def _reach(
-    chunks: Sequence[Chunk], requests: Mapping[str, RunningRequest], device: torch.device
-) -> Tensor | None:
+def _reach(chunks: Sequence[Chunk], running: Sequence[RunningRequest]) -> np.ndarray | None:
     """``AttentionBatch.reach``, or None if no chunk touches a non-causal span.
 
     A span counts once all of it is computed; non-causal ones are atomic and never cut.
     """
     parts, found = [], False
-    for chunk in chunks:
+    for chunk, of in zip(chunks, running, strict=True):
         index = np.arange(chunk.start, chunk.stop, dtype=np.int32)
         reach = np.stack([index, index + 1], axis=1)
-        for span in requests[chunk.request_id].request.spans:
+        for span in of.request.spans:
             if not span.non_causal or span.end > chunk.stop or span.end <= chunk.start:
                 continue
             inside = (index >= span.offset) & (index < span.end)
@@ -170,8 +183,4 @@ def _reach(
             reach[inside, 1] = np.maximum(reach[inside, 1], span.end)
             found = True
         parts.append(reach)
-    return _on(np.concatenate(parts), device) if found else None
-
-
-def _on(values: np.ndarray, device: torch.device) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(values)).to(device)
+    return np.concatenate(parts) if found else None

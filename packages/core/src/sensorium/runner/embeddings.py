@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,20 @@ logger = logging.getLogger("sensorium.runner")
 
 #: Rows that one call of an encoder makes at most; an item with more is encoded alone.
 MAX_ROWS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """What came of encoding some items.
+
+    Attributes:
+        failures: key → a sentence, for items that could not be encoded.
+        finite: key → (() bool on the device, a sentence): False if the embedding is not all
+            numbers. It is kept all the same until whoever reads this drops it.
+    """
+
+    failures: dict[bytes, str] = field(default_factory=dict)
+    finite: dict[bytes, tuple[Tensor, str]] = field(default_factory=dict)
 
 
 class Embeddings:
@@ -60,12 +75,8 @@ class Embeddings:
         for key in keys:
             self._kept.pop(key, None)
 
-    def encode(self, items: Sequence[EngineItem]) -> dict[bytes, str]:
-        """Encodes items, those of one encoder together, and keeps what comes out.
-
-        Returns:
-            Key → a sentence, for items that could not be encoded.
-        """
+    def encode(self, items: Sequence[EngineItem]) -> Encoded:
+        """Encodes items, those of one encoder together, and keeps what comes out."""
         parts: dict[tuple[bytes, str], EncoderOutput] = {}
         failures: dict[bytes, str] = {}
         for name in self._encoder_names(items):
@@ -92,7 +103,16 @@ class Embeddings:
                 )
             else:
                 self._kept[item.key] = whole
-        return failures
+        made = [item for item in items if item.key not in failures]
+        return Encoded(failures, {item.key: self._finite(item) for item in made})
+
+    def _finite(self, item: EngineItem) -> tuple[Tensor, str]:
+        kept = self._kept[item.key]
+        flag = kept.embeds.isfinite().all()
+        if kept.deep is not None:
+            flag = flag & kept.deep.isfinite().all()
+        names = " and ".join(self._encoders_of(item)) or "given as embeddings"
+        return flag, f"The encoder {names} returned values that are not finite."
 
     def _encoder_names(self, items: Sequence[EngineItem]) -> list[str]:
         """Each needed encoder once."""
@@ -125,7 +145,7 @@ class Embeddings:
             return [f"The encoder {name} failed on this item ({type(error).__name__})."]
 
     def _encode(self, name: str, features: Sequence[Features]) -> list[EncoderOutput | str]:
-        outputs = self._encoders[name](features)
+        outputs = self._encoders[name]([self._sent(item) for item in features])
         if len(outputs) != len(features):
             raise EngineError(
                 f"The encoder {name} returned {len(outputs)} outputs for {len(features)} items."
@@ -146,9 +166,18 @@ class Embeddings:
                 f"The encoder {name} returned levels of shape {shape}; it announces {levels}, "
                 f"each of shape {tuple(embeds.shape)}."
             )
-        if not all(bool(part.isfinite().all()) for part in (embeds, deep) if part is not None):
-            return f"The encoder {name} returned values that are not finite."
         return EncoderOutput(self._placed(embeds), None if deep is None else self._placed(deep))
+
+    def _sent(self, features: Features) -> Features:
+        """Features on an accelerator, by copies that the host needn't wait for."""
+        if self._device.type != "cuda":
+            return features
+        return {
+            name: (value if value.is_cuda or value.is_pinned() else value.pin_memory()).to(
+                self._device, non_blocking=True
+            )
+            for name, value in features.items()
+        }
 
     def _placed(self, values: Tensor) -> Tensor:
         # A view into a batch's output would keep the whole batch alive.

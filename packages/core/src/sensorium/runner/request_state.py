@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import hashlib
 
-import torch
-from torch import Tensor
-
 from sensorium.types import Chunk, EngineRequest
 
 
@@ -15,12 +12,22 @@ class RunningRequest:
 
     Generated tokens come back in chunks, also after preemption, so nothing else needs to be
     remembered: everything that sampling depends on follows from them.
+
+    Attributes:
+        request: as it came.
+        slot: its row in the tables on the device.
+        generated: its new tokens; ``PENDING`` where only the device knows them.
+        num_counted: how many of them ``TokenCounts`` has counted.
+        failure: why it can't go on, once something of it has failed.
     """
 
-    def __init__(self, request: EngineRequest, engine_seed: int) -> None:
+    def __init__(self, request: EngineRequest, engine_seed: int, slot: int = 0) -> None:
         self.request = request
+        self.slot = slot
         self.generated: list[int] = []
-        self._seen: Tensor | None = None
+        self.num_counted = 0
+        self.failure: str | None = None
+        self.media_end = max((span.end for span in request.spans), default=0)
         own = request.sampling.seed
         self._seed = f"request {own}" if own is not None else f"{engine_seed} {request.request_id}"
 
@@ -36,15 +43,12 @@ class RunningRequest:
         text = f"{self._seed} {len(self.generated)}".encode()
         return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1
 
-    def seen_mask(self, vocab_size: int, device: torch.device) -> Tensor:
-        """(vocab_size,) bool: tokens of prompt and answer."""
-        if self._seen is None:
-            self._seen = torch.zeros(vocab_size, dtype=torch.bool, device=device)
-            self._seen[torch.tensor(self.request.token_ids, device=device)] = True
-        self._seen[torch.tensor(self.generated, dtype=torch.long, device=device)] = True
-        return self._seen
-
-    def output_counts(self, vocab_size: int, device: torch.device) -> Tensor:
-        """(vocab_size,) float32: how often each token occurs in the answer."""
-        ids = torch.tensor(self.generated, dtype=torch.long, device=device)
-        return torch.bincount(ids, minlength=vocab_size).float()
+    @property
+    def needs_counts(self) -> bool:
+        """Whether what is sampled next depends on how often each token has occurred."""
+        params = self.request.sampling
+        return bool(
+            params.repetition_penalty not in (None, 1.0)
+            or params.presence_penalty
+            or params.frequency_penalty
+        )

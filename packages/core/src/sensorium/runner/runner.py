@@ -1,8 +1,10 @@
 """``Runner``: carries out batches on the device.
 
-    drop what ended → take in what started → encode items → one forward pass → sample
+    drop what ended → take in what started → encode items → one forward pass → choose tokens
 
-It decides nothing: what is computed, kept and dropped is the scheduler's word.
+It decides nothing: what is computed, kept and dropped is the scheduler's word. ``launch`` only
+asks the device for all this; what came of it is read later, so that the next step can be planned
+meanwhile.
 """
 
 from __future__ import annotations
@@ -20,17 +22,19 @@ from sensorium.checkpoint import Checkpoint
 from sensorium.config import EngineConfig
 from sensorium.decoder_config import DecoderConfig
 from sensorium.errors import ConfigError, EngineError
-from sensorium.models.decoder import Decoder, DeepRows
+from sensorium.models.decoder import Decoder
 from sensorium.models.load import load_model
 from sensorium.plugins import EncoderContext, EncoderSpec, MediaAdapter, ModelFamily
 from sensorium.runner import memory
-from sensorium.runner.batch import FlatBatch, embedded_rows, flatten
+from sensorium.runner.batch import embedded_rows
+from sensorium.runner.decode_graphs import batch_sizes
 from sensorium.runner.device import choose_device, choose_dtype
-from sensorium.runner.embeddings import MAX_ROWS, Embeddings
+from sensorium.runner.embeddings import MAX_ROWS, Embeddings, Encoded
+from sensorium.runner.forward import ForwardPass, Outcome
 from sensorium.runner.fullest_step import fullest_steps
+from sensorium.runner.pending_step import PendingStep
 from sensorium.runner.request_state import RunningRequest
-from sensorium.runner.sampler import sample
-from sensorium.types import Batch, Chunk, EngineItem, SampledToken, StepOutput
+from sensorium.types import Batch, Chunk, EngineItem, EngineRequest, StepOutput
 
 logger = logging.getLogger("sensorium.runner")
 
@@ -76,7 +80,9 @@ class Runner:
         self._seed = config.seed
         self._axes = family.position_axes
         self._page_size = config.page_size
+        self._max_num_seqs = config.max_num_seqs
         self._requests: dict[str, RunningRequest] = {}
+        self._free_slots = list(range(config.max_num_seqs))
         context = memory.wanted_context(config, decoder)
         non_causal = any(adapter.non_causal for adapter in adapters.values())
         self._decoder = Decoder(
@@ -127,102 +133,111 @@ class Runner:
         kv_bytes = self._kv_bytes(config, context, worst_items)
         self.num_pages, self.max_model_len = memory.fit(config, self.kv_shape, kv_bytes, context)
         self._kv_cache = self._allocate(self.num_pages)
+        self._forward = self._forward_pass(self._kv_cache, self.max_model_len)
+        if self._captures(config):
+            with torch.inference_mode():
+                self._forward.capture(batch_sizes(config.max_num_seqs))
         logger.info(
-            "%s in %s on %s: %d pages of %d tokens, context %d, attention %s",
+            "%s in %s on %s: %d pages of %d tokens, context %d, %s, attention %s",
             checkpoint.architecture,
             str(self.dtype).removeprefix("torch."),
             self.device,
             self.num_pages,
             config.page_size,
             self.max_model_len,
+            "decode in graphs" if self._captures(config) else "no graphs",
             self._decoder.attention.describe(),
         )
 
     # --- a step -----------------------------------------------------------------------
 
-    @torch.inference_mode()
+    @property
+    def overlaps(self) -> bool:
+        """Whether ``launch`` returns before the device is done."""
+        return self.device.type == "cuda"
+
     def step(self, batch: Batch) -> StepOutput:
-        """Carries out one batch."""
+        """Carries out one batch, and waits for it."""
+        return self.launch(batch).result()
+
+    @torch.inference_mode()
+    def launch(self, batch: Batch) -> PendingStep:
+        """Asks the device to carry out one batch, behind those that it is carrying out."""
         for request_id in batch.ended:
-            self._requests.pop(request_id, None)
+            self._forget(request_id)
         self._embeddings.drop(batch.evict)
         for request in batch.started:
-            self._requests[request.request_id] = RunningRequest(request, self._seed)
-        failed = self._encode(batch)
+            self._take_in(request)
+        running = {chunk.request_id: self._requests[chunk.request_id] for chunk in batch.chunks}
+        failed = {name: of.failure for name, of in running.items() if of.failure is not None}
+        encoded = self._encode(batch, failed)
         chunks = [chunk for chunk in batch.chunks if chunk.request_id not in failed]
-        tokens = self._compute(chunks, failed)
-        # The scheduler counts what a failed request had encoded as not encoded.
-        self._embeddings.drop(task.key for task in batch.encode if task.request_id in failed)
-        return StepOutput(tokens=tuple(tokens), failed=failed)
+        outcomes = self._compute(chunks, failed)
 
-    def _encode(self, batch: Batch) -> dict[str, str]:
-        """Encodes what is asked for; request id → why, for those that lack an embedding."""
+        def forget(broken: Mapping[str, str]) -> None:
+            """They go on failing, and the scheduler counts what they had encoded as not encoded."""
+            for name, of in running.items():
+                of.failure = broken.get(name, of.failure)
+            lost = [task.key for task in batch.encode if task.request_id in broken]
+            self._embeddings.drop(lost)
+
+        return PendingStep(
+            choices=[outcome.choice for outcome in outcomes if outcome.choice is not None],
+            prompts=[report for outcome in outcomes for report in outcome.prompts],
+            pooled={name: row for outcome in outcomes for name, row in outcome.pooled.items()},
+            finite=encoded.finite,
+            failed=failed,
+            users_of=lambda key: _users_of(key, batch, running),
+            forget=forget,
+        )
+
+    def _take_in(self, request: EngineRequest) -> None:
+        running = RunningRequest(request, self._seed, self._free_slots.pop())
+        self._requests[request.request_id] = running
+        self._forward.start(running)
+
+    def _forget(self, request_id: str) -> None:
+        running = self._requests.pop(request_id, None)
+        if running is not None:
+            self._free_slots.append(running.slot)
+
+    def _encode(self, batch: Batch, failed: dict[str, str]) -> Encoded:
+        """Encodes what is asked for; notes those that lack an embedding, and why."""
+        encoded = Encoded()
         if batch.encode:
             items = [self._requests[t.request_id].request.items[t.item] for t in batch.encode]
-            failures = self._embeddings.encode(items)
-        else:
-            failures = {}
-        failed: dict[str, str] = {}
+            encoded = self._embeddings.encode(items)
         for task in batch.encode:
-            if task.key in failures:
-                failed[task.request_id] = failures[task.key]
+            if task.key in encoded.failures:
+                failed[task.request_id] = encoded.failures[task.key]
         for chunk in batch.chunks:
-            request = self._requests[chunk.request_id].request
-            for replaced in embedded_rows(request, chunk.start, chunk.stop):
+            running = self._requests[chunk.request_id]
+            if chunk.start >= running.media_end:
+                continue
+            for replaced in embedded_rows(running.request, chunk.start, chunk.stop):
                 if replaced.key not in self._embeddings:
-                    failed.setdefault(
-                        chunk.request_id,
-                        failures.get(replaced.key, "An embedding that the request needs is gone."),
-                    )
-        return failed
+                    gone = "An embedding that the request needs is gone."
+                    sentence = encoded.failures.get(replaced.key, gone)
+                    failed.setdefault(chunk.request_id, sentence)
+        return encoded
 
-    def _compute(self, chunks: Sequence[Chunk], failed: dict[str, str]) -> list[SampledToken]:
+    def _compute(self, chunks: Sequence[Chunk], failed: dict[str, str]) -> list[Outcome]:
         """Computes chunks together; if that fails, one by one, so that only the culprit fails."""
         if not chunks:
             return []
         try:
-            tokens, broken = self._forward(chunks)
+            running = [self._requests[chunk.request_id] for chunk in chunks]
+            return [self._forward.compute(chunks, running)]
+        except torch.AcceleratorError:
+            raise  # the device answers nobody any more
         except Exception as error:
             if len(chunks) > 1:
                 logger.warning("a step failed; its requests are computed one by one")
-                return [token for chunk in chunks for token in self._compute([chunk], failed)]
+                return [outcome for chunk in chunks for outcome in self._compute([chunk], failed)]
             logger.exception("a request could not be computed")
             sentence = f"The request could not be computed ({type(error).__name__})."
             failed[chunks[0].request_id] = sentence
             return []
-        failed.update(broken)
-        return tokens
-
-    def _forward(self, chunks: Sequence[Chunk]) -> tuple[list[SampledToken], dict[str, str]]:
-        """Tokens, and request id → a sentence where none could be chosen."""
-        flat = flatten(
-            chunks,
-            self._requests,
-            axes=self._axes,
-            page_size=self._page_size,
-            device=self.device,
-        )
-        hidden, deep = self._embed(flat)
-        out = self._decoder(hidden, flat.positions, self._kv_cache, flat.attention, deep)
-        for chunk in chunks:
-            self._requests[chunk.request_id].take(chunk)
-        sampling = [self._requests[chunk.request_id] for chunk in chunks if chunk.samples]
-        if not sampling:
-            return [], {}
-        return sample(self._decoder.logits(out[flat.samples]), sampling)
-
-    def _embed(self, flat: FlatBatch) -> tuple[Tensor, DeepRows | None]:
-        """Token embeddings with media embeddings in their places, and what goes in deeper."""
-        hidden = self._decoder.embed(flat.token_ids)
-        rows_by_depth: list[tuple[Tensor, Tensor]] = []
-        for replaced in flat.embedded:
-            output = self._embeddings[replaced.key]
-            rows = torch.from_numpy(replaced.rows).to(self.device)
-            sources = torch.from_numpy(replaced.sources).to(self.device)
-            hidden[rows] = output.embeds[sources]
-            if output.deep is not None:
-                rows_by_depth.append((rows, output.deep[:, sources]))
-        return hidden, _deep_rows(rows_by_depth)
 
     # --- memory -----------------------------------------------------------------------
 
@@ -245,25 +260,44 @@ class Runner:
         for item in worst_items():
             copies = max(1, MAX_ROWS // max(1, item.num_tokens))
             items = [replace(item, key=bytes([i % 256, i // 256])) for i in range(copies)]
-            failures = self._embeddings.encode(items)
+            failures = self._embeddings.encode(items).failures
             if failures:
                 raise EngineError(f"Memory profiling failed: {next(iter(failures.values()))}")
             self._embeddings.drop([item.key for item in items])
-        self._kv_cache = self._allocate(1)
+        forward = self._forward_pass(self._allocate(1), context)
         for requests, chunks in fullest_steps(config, context):
-            self._requests = {r.request_id: RunningRequest(r, self._seed) for r in requests}
-            self._forward(chunks)
-        self._requests = {}
-        del self._kv_cache
+            running = [RunningRequest(r, self._seed, slot) for slot, r in enumerate(requests)]
+            for of in running:
+                forward.start(of)
+            forward.compute(chunks, running)
+        if self._captures(config):
+            forward.capture([config.max_num_seqs])
+
+    def _captures(self, config: EngineConfig) -> bool:
+        backends = self._decoder.attention.of.values()
+        captured = all(backend.captures for backend in backends)
+        return self.device.type == "cuda" and captured and not config.enforce_eager
+
+    def _forward_pass(self, kv_cache: Tensor, max_len: int) -> ForwardPass:
+        return ForwardPass(
+            self._decoder,
+            self._embeddings,
+            kv_cache,
+            axes=self._axes,
+            page_size=self._page_size,
+            num_slots=self._max_num_seqs,
+            max_len=max_len,
+        )
 
     def _allocate(self, num_pages: int) -> Tensor:
+        """A cache of so many pages and a spare one."""
         shape = self.kv_shape
-        dims = (num_pages, shape.page_size, shape.num_kv_heads, shape.head_size)
+        dims = (num_pages + 1, shape.page_size, shape.num_kv_heads, shape.head_size)
         return torch.zeros(shape.num_layers, 2, *dims, dtype=self.dtype, device=self.device)
 
     def close(self) -> None:
         """Gives back weights, pages and embeddings; the runner can't be used any more."""
-        for name in ("_decoder", "_embeddings", "_kv_cache"):
+        for name in ("_forward", "_decoder", "_embeddings", "_kv_cache"):
             self.__dict__.pop(name, None)
         self._requests.clear()
         gc.collect()
@@ -282,12 +316,10 @@ def _num_levels(spec: EncoderSpec, config: Mapping[str, Any], decoder: DecoderCo
     return levels
 
 
-def _deep_rows(parts: Sequence[tuple[Tensor, Tensor]]) -> DeepRows | None:
-    if not parts:
-        return None
-    levels = max(len(values) for _, values in parts)
-    padded = [
-        torch.cat([values, values.new_zeros(levels - len(values), *values.shape[1:])])
-        for _, values in parts
-    ]
-    return DeepRows(torch.cat([rows for rows, _ in parts]), torch.cat(padded, dim=1))
+def _users_of(key: bytes, batch: Batch, running: Mapping[str, RunningRequest]) -> set[str]:
+    """Who asked for an embedding in this step, or computes with it."""
+    users = {task.request_id for task in batch.encode if task.key == key}
+    for chunk in batch.chunks:
+        replaced = embedded_rows(running[chunk.request_id].request, chunk.start, chunk.stop)
+        users.update(chunk.request_id for rows in replaced if rows.key == key)
+    return users

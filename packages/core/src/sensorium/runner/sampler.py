@@ -1,4 +1,4 @@
-"""From logits to tokens.
+"""From logits to tokens, on the device.
 
     raw logits ─┬─ logprobs, where asked for
                 └─ bans and bias → penalties ─┬─ argmax, where greedy
@@ -7,53 +7,146 @@
 A draw is the argmax of logit − log(e) with e exponentially distributed noise (the Gumbel-max
 trick). The noise of each row comes from a generator of its own, seeded by the request's seed
 and the number of its tokens so far: batch mates, chunking and preemption leave no trace.
+
+Nothing here waits for the device: what was chosen is read once it has arrived on the host.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from sensorium.runner.request_state import RunningRequest
+from sensorium.runner.token_counts import TokenCounts
+from sensorium.runner.upload import Download, upload_list
 from sensorium.sampling_params import SamplingParams
-from sensorium.types import SampledToken, TokenLogprobs
+from sensorium.types import PromptLogprobs, SampledToken, TokenLogprobs
 
 _NEVER = float("-inf")
+#: In place of a token: the model gave no numbers; every token is forbidden.
+_NO_NUMBER, _NO_TOKEN = -1, -2
+_FAILURES = {
+    _NO_NUMBER: "The model's output for this request is not a number.",
+    _NO_TOKEN: "The request forbids every token of the vocabulary.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One token for each of some requests, chosen on the device.
+
+    Attributes:
+        chosen: (S,) int64: tokens, or one of the codes below 0.
+        reports: what ``logprobs`` asks for, by row; None if nobody does.
+    """
+
+    requests: tuple[RunningRequest, ...]
+    chosen: Tensor
+    reports: Reports | None
+
+    @property
+    def tokens(self) -> Tensor:
+        """(S,) int64: the tokens, 0 where there is none."""
+        return self.chosen.clamp_min(0)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """What ``read`` needs on the host."""
+        reports = [] if self.reports is None else self.reports.tensors
+        return [self.chosen, *reports]
+
+    def read(self, tensors: Sequence[Tensor]) -> tuple[list[SampledToken], dict[str, str]]:
+        """The tokens, and request id → a sentence for rows from which none can be chosen.
+
+        Args:
+            tensors: those of ``self.tensors``, on the host.
+        """
+        found = {} if self.reports is None else self.reports.read(tensors[1:])
+        tokens, failed = [], {}
+        for i, token_id in enumerate(tensors[0].tolist()):
+            request_id = self.requests[i].request.request_id
+            if token_id < 0:
+                failed[request_id] = _FAILURES[token_id]
+            else:
+                tokens.append(SampledToken(request_id, token_id, found.get(i)))
+        return tokens, failed
+
+
+@dataclass(frozen=True, slots=True)
+class Reports:
+    """Log-probabilities of the raw distribution.
+
+    Attributes:
+        wanted: row → how many of the best tokens.
+        tensors: the chosen tokens' (R,) and their ranks; the best tokens (R, most) and theirs.
+    """
+
+    wanted: dict[int, int]
+    tensors: tuple[Tensor, Tensor, Tensor, Tensor]
+
+    def read(self, tensors: Sequence[Tensor]) -> dict[int, TokenLogprobs]:
+        """By row."""
+        lists = [tensor.tolist() for tensor in tensors]
+        return {
+            i: TokenLogprobs(logprob, rank, tuple(ids[:n]), tuple(values[:n]))
+            for (i, n), logprob, rank, ids, values in zip(self.wanted.items(), *lists, strict=True)
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class PromptReports:
+    """Log-probabilities of some tokens of one prompt.
+
+    Attributes:
+        places: of the tokens in the prompt.
+        most: how many of the best tokens.
+        tensors: as in ``Reports``.
+    """
+
+    request_id: str
+    places: tuple[int, ...]
+    most: int
+    tensors: tuple[Tensor, Tensor, Tensor, Tensor]
+
+    def read(self, tensors: Sequence[Tensor]) -> PromptLogprobs:
+        """By place."""
+        wanted = dict.fromkeys(range(len(self.places)), self.most)
+        found = Reports(wanted, self.tensors).read(tensors)
+        return tuple((place, found[i]) for i, place in enumerate(self.places))
+
+
+def choose(
+    logits: Tensor, requests: Sequence[RunningRequest], counts: TokenCounts | None = None
+) -> Choice:
+    """Chooses one token for each row.
+
+    Args:
+        logits: (len(requests), vocab_size) float32; left as they are.
+        counts: where the requests that need counts have theirs; None: none needs any.
+    """
+    edited = _edited(logits, requests, counts)
+    chosen = edited.argmax(-1)
+    # A maximum is NaN if any value is, and −∞ only if all are.
+    best = edited.gather(-1, chosen[:, None])[:, 0]
+    drawn = [i for i, running in enumerate(requests) if not running.request.sampling.greedy]
+    if drawn:
+        rows = upload_list(drawn, torch.long, logits.device)
+        chosen[rows] = _draw(edited[rows], [requests[i] for i in drawn])
+    chosen = torch.where(best.isneginf(), _NO_TOKEN, chosen)
+    chosen = torch.where(best.isnan(), _NO_NUMBER, chosen)
+    return Choice(tuple(requests), chosen, _reports(logits, chosen.clamp_min(0), requests))
 
 
 def sample(
     logits: Tensor, requests: Sequence[RunningRequest]
 ) -> tuple[list[SampledToken], dict[str, str]]:
-    """Chooses one token for each row.
-
-    Args:
-        logits: (len(requests), vocab_size) float32; left as they are.
-
-    Returns:
-        The tokens, and request id → a sentence for rows from which none can be chosen.
-    """
-    edited = _edited(logits, requests)
-    chosen = edited.argmax(-1)
-    drawn = [i for i, running in enumerate(requests) if not running.request.sampling.greedy]
-    if drawn:
-        rows = torch.tensor(drawn, device=logits.device)
-        chosen[rows] = _draw(edited[rows], [requests[i] for i in drawn])
-    # -1: the model gave no numbers; -2: every token is forbidden.
-    chosen = torch.where(edited.isneginf().all(-1), -2, chosen)
-    chosen = torch.where(logits.isnan().any(-1), -1, chosen)
-    reports = _reports(logits, chosen.clamp_min(0), requests)
-    tokens, failed = [], {}
-    for i, token_id in enumerate(chosen.tolist()):
-        request_id = requests[i].request.request_id
-        if token_id == -1:
-            failed[request_id] = "The model's output for this request is not a number."
-        elif token_id == -2:
-            failed[request_id] = "The request forbids every token of the vocabulary."
-        else:
-            tokens.append(SampledToken(request_id, token_id, reports.get(i)))
-    return tokens, failed
+    """``choose`` for requests whose tokens are all known, and what came of it."""
+    counts = TokenCounts.of(requests, logits.shape[-1], logits.device)
+    choice = choose(logits, requests, counts)
+    return choice.read(Download(choice.tensors).wait())
 
 
 def _draw(logits: Tensor, requests: Sequence[RunningRequest]) -> Tensor:
@@ -92,43 +185,46 @@ def truncate(logits: Tensor, params: Sequence[SamplingParams]) -> Tensor:
     return torch.empty_like(logits).scatter_(-1, order, ordered)
 
 
-def _edited(logits: Tensor, requests: Sequence[RunningRequest]) -> Tensor:
+def _edited(
+    logits: Tensor, requests: Sequence[RunningRequest], counts: TokenCounts | None
+) -> Tensor:
     """Bias, bans and penalties; a copy if any request has some."""
-    copy: Tensor | None = None
-    for i, running in enumerate(requests):
-        if _has_edits(running):
-            copy = logits.clone() if copy is None else copy
-            _edit(copy[i], running)
-    return logits if copy is None else copy
+    biased = [
+        (i, token_id, value)
+        for i, running in enumerate(requests)
+        for token_id, value in (running.request.sampling.logit_bias or {}).items()
+    ]
+    banned = [(i, t, _NEVER) for i, running in enumerate(requests) for t in _banned(running)]
+    penalised = [i for i, running in enumerate(requests) if running.needs_counts]
+    if not (biased or banned or penalised):
+        return logits
+    edited = logits.clone()
+    for entries, accumulate in ((biased, True), (banned, False)):
+        if entries:
+            rows, ids, values = zip(*entries, strict=True)
+            index = [upload_list(x, torch.long, logits.device) for x in (rows, ids)]
+            edited.index_put_(
+                tuple(index), upload_list(values, logits.dtype, logits.device), accumulate
+            )
+    if penalised:
+        assert counts is not None, "penalties need counts"
+        at = upload_list(penalised, torch.long, logits.device)
+        edited[at] = _penalised(edited[at], [requests[i] for i in penalised], counts)
+    return edited
 
 
-def _has_edits(running: RunningRequest) -> bool:
-    params = running.request.sampling
-    return bool(
-        params.repetition_penalty not in (None, 1.0)
-        or params.presence_penalty
-        or params.frequency_penalty
-        or params.logit_bias
-        or running.request.bad_word_ids
-        or len(running.generated) < params.min_tokens
-    )
-
-
-def _edit(row: Tensor, running: RunningRequest) -> None:
-    """Edits (vocab_size,) logits in place."""
-    params, device = running.request.sampling, row.device
-    if banned := _banned(running):
-        row[torch.tensor(banned, device=device)] = _NEVER
-    if params.logit_bias:
-        ids = torch.tensor(list(params.logit_bias), device=device)
-        row[ids] += torch.tensor(list(params.logit_bias.values()), device=device)
-    if params.repetition_penalty not in (None, 1.0):
-        factor = params.repetition_penalty
-        penalised = torch.where(row > 0, row / factor, row * factor)
-        row.copy_(torch.where(running.seen_mask(len(row), device), penalised, row))
-    if params.presence_penalty or params.frequency_penalty:
-        counts = running.output_counts(len(row), device)
-        row -= params.frequency_penalty * counts + params.presence_penalty * (counts > 0)
+def _penalised(logits: Tensor, requests: Sequence[RunningRequest], counts: TokenCounts) -> Tensor:
+    """(S, vocab_size) logits of requests that need counts."""
+    params = [running.request.sampling for running in requests]
+    slots = upload_list([running.slot for running in requests], torch.long, logits.device)
+    in_answer = counts.in_answer[slots]
+    seen = counts.in_prompt[slots] | (in_answer > 0)
+    factor = _column([p.repetition_penalty or 1.0 for p in params], logits)
+    once = _column([p.presence_penalty for p in params], logits)
+    each = _column([p.frequency_penalty for p in params], logits)
+    repeated = torch.where(logits > 0, logits / factor, logits * factor)
+    logits = torch.where(seen, repeated, logits)
+    return logits - (each * in_answer + once * (in_answer > 0))
 
 
 def _banned(running: RunningRequest) -> list[int]:
@@ -144,30 +240,27 @@ def _banned(running: RunningRequest) -> list[int]:
     return sorted(banned)
 
 
-def _reports(
-    logits: Tensor, chosen: Tensor, requests: Sequence[RunningRequest]
-) -> dict[int, TokenLogprobs]:
-    """Row → log-probabilities of the raw distribution, for the rows that ask for them."""
+def _reports(logits: Tensor, chosen: Tensor, requests: Sequence[RunningRequest]) -> Reports | None:
     wanted = {
         i: running.request.sampling.logprobs
         for i, running in enumerate(requests)
         if running.request.sampling.logprobs is not None
     }
     if not wanted:
-        return {}
-    rows = torch.tensor(list(wanted), device=logits.device)
-    logprobs = logits[rows].log_softmax(-1)
-    own = logprobs.gather(-1, chosen[rows, None])
+        return None
+    rows = upload_list(list(wanted), torch.long, logits.device)
+    return Reports(wanted, token_logprobs(logits[rows], chosen[rows], max(wanted.values())))
+
+
+def token_logprobs(logits: Tensor, ids: Tensor, most: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Log-probabilities (R,) of ``ids``, their ranks from 1, the best ids (R, most) and theirs."""
+    logprobs = logits.log_softmax(-1)
+    own = logprobs.gather(-1, ids[:, None])
     ranks = (logprobs > own).sum(-1) + 1
-    most = min(max(n or 0 for n in wanted.values()), logits.shape[-1])
-    top_logprobs, top_ids = logprobs.topk(most, dim=-1)
-    lists = (own[:, 0].tolist(), ranks.tolist(), top_ids.tolist(), top_logprobs.tolist())
-    return {
-        i: TokenLogprobs(logprob, rank, tuple(ids[:n]), tuple(values[:n]))
-        for (i, n), logprob, rank, ids, values in zip(wanted.items(), *lists, strict=True)
-    }
+    top_logprobs, top_ids = logprobs.topk(min(most, logits.shape[-1]), dim=-1)
+    return own[:, 0], ranks, top_ids, top_logprobs
 
 
 def _column(values: Sequence[float], like: Tensor) -> Tensor:
     """(S, 1) of ``like``'s dtype and device."""
-    return torch.tensor(values, dtype=like.dtype, device=like.device)[:, None]
+    return upload_list(values, like.dtype, like.device)[:, None]

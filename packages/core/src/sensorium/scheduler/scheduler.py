@@ -41,6 +41,7 @@ from sensorium.types import (
     Batch,
     Chunk,
     EngineRequest,
+    Pooled,
     RequestUpdate,
     SampledToken,
     StepOutput,
@@ -210,7 +211,12 @@ class Scheduler:
                 continue
             if life == sequence.num_lives and sequence.is_running:
                 self._settle(sequence, chunk)
-            if chunk.samples:
+            if found := output.prompt_logprobs.get(chunk.request_id):
+                self._news.append(sequence.update(prompt_logprobs=found))
+            if chunk.samples and sequence.request.embeds:
+                pooled = output.pooled[chunk.request_id]
+                self._news.append(self._finish(sequence, "stop", pooled=pooled))
+            elif chunk.samples:
                 assert chunk.request_id in tokens, "the runner left a token out"
                 self._take_token(sequence, tokens[chunk.request_id])
         news, self._news = self._news, []
@@ -354,7 +360,7 @@ class Scheduler:
 
         So the answers to one prompt, and equal prompts that come together, prefill it once.
         """
-        if not self._config.prefix_caching:
+        if not self._reads_cache(sequence):
             return False
         keys = sequence.page_keys(len(sequence.request.token_ids) // self._config.page_size)
         num_found = len(self._pool.match(keys))
@@ -364,11 +370,16 @@ class Scheduler:
 
     def _cached_pages(self, sequence: Sequence) -> list[int]:
         """Pages that hold the beginning of its prompt already."""
-        if not self._config.prefix_caching:
+        if not self._reads_cache(sequence):
             return []
         num_full = len(sequence.request.token_ids) // self._config.page_size
         found = self._pool.match(sequence.page_keys(num_full))
         return found[: sequence.num_reusable_pages(len(found))]
+
+    def _reads_cache(self, sequence: Sequence) -> bool:
+        """Whether it may begin behind cached pages; not if all its prompt's logits are wanted."""
+        sampling = sequence.request.sampling
+        return self._config.prefix_caching and sampling.prompt_logprobs is None
 
     def _has_encoder_share(self, sequence: Sequence) -> bool:
         """Whether every sequence admitted so far could still come to its end with this one.
@@ -468,6 +479,7 @@ class Scheduler:
         reason: str,
         *,
         sampled: SampledToken | None = None,
+        pooled: Pooled | None = None,
         error: str | None = None,
         lost_item: bool = False,
     ) -> RequestUpdate:
@@ -479,7 +491,11 @@ class Scheduler:
         sequence.is_running = False
         sequence.is_finished = True
         return sequence.update(
-            sampled=sampled, finish_reason=reason, error=error, lost_item=lost_item
+            sampled=sampled,
+            pooled=pooled,
+            finish_reason=reason,
+            error=error,
+            lost_item=lost_item,
         )
 
     def _release_pages(self, sequence: Sequence) -> None:

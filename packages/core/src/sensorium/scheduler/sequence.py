@@ -15,7 +15,15 @@ from __future__ import annotations
 from sensorium.scheduler.config import SchedulerConfig
 from sensorium.scheduler.layout import ItemUse, Layout
 from sensorium.scheduler.prefix import extend_page_keys
-from sensorium.types import PENDING, Chunk, EngineRequest, RequestUpdate, SampledToken
+from sensorium.types import (
+    PENDING,
+    Chunk,
+    EngineRequest,
+    Pooled,
+    PromptLogprobs,
+    RequestUpdate,
+    SampledToken,
+)
 
 
 class Sequence:
@@ -116,8 +124,10 @@ class Sequence:
 
     @property
     def must_wait(self) -> bool:
-        """Whether nothing more can be computed before a pending token is known: it is the last one,
-        or what may be sampled next depends on which one it is."""
+        """Whether there is nothing to compute before steps that are running are done: a pending
+        token is the last one, or what may be sampled next depends on which one it is."""
+        if self.request.embeds:
+            return self.num_computed == self.num_tokens
         if not self.num_pending:
             return False
         return bool(self.request.bad_word_ids) or self._is_long_enough(self.num_tokens)
@@ -168,7 +178,7 @@ class Sequence:
             samples=stop == self.num_tokens,
         )
         self.num_computed = stop
-        self.num_pending += chunk.samples
+        self.num_pending += chunk.samples and not self.request.embeds
         return chunk
 
     def meet_item(self, use: ItemUse, *, was_encoded: bool) -> None:
@@ -198,6 +208,8 @@ class Sequence:
         self,
         *,
         sampled: SampledToken | None = None,
+        prompt_logprobs: PromptLogprobs = (),
+        pooled: Pooled | None = None,
         finish_reason: str | None = None,
         error: str | None = None,
         lost_item: bool = False,
@@ -209,6 +221,8 @@ class Sequence:
             request_id=self.request_id,
             new_token_ids=() if sampled is None else (sampled.token_id,),
             logprobs=() if logprobs is None else (logprobs,),
+            prompt_logprobs=prompt_logprobs,
+            pooled=pooled,
             finish_reason=finish_reason,
             stop_id=sampled.token_id if sampled is not None and stopped else None,
             error=error,

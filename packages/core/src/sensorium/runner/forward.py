@@ -1,0 +1,220 @@
+"""``ForwardPass``: from chunks to tokens, with one decoder, KV cache and set of tables.
+
+    pages into the tables → hidden states (replayed or computed) → logits → tokens
+
+Everything is asked of the device and nothing is waited for. The tokens stay there too: a request's
+next chunk finds its last one in ``last_tokens``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sensorium.models.decoder import Decoder, DeepRows
+from sensorium.runner.batch import EmbeddedRows, FlatBatch, embedded_rows, flatten
+from sensorium.runner.decode_graphs import DecodeGraphs, is_decode
+from sensorium.runner.embeddings import Embeddings
+from sensorium.runner.page_tables import PageTables
+from sensorium.runner.request_state import RunningRequest
+from sensorium.runner.sampler import Choice, PromptReports, choose, token_logprobs
+from sensorium.runner.token_counts import TokenCounts
+from sensorium.runner.upload import upload, upload_list
+from sensorium.types import Chunk
+
+#: Rows of logits that prompt log-probabilities are computed from at once.
+_MAX_PROMPT_ROWS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What some chunks came to, on the device.
+
+    Attributes:
+        choice: a token for each chunk that samples, of requests that generate.
+        prompts: log-probabilities of prompt tokens, where asked for.
+        pooled: request id → (hidden,) float32.
+    """
+
+    choice: Choice | None = None
+    prompts: tuple[PromptReports, ...] = ()
+    pooled: dict[str, Tensor] = field(default_factory=dict)
+
+
+class ForwardPass:
+    """The device's state that a step reads and writes.
+
+    Args:
+        kv_cache: (num_layers, 2, num_pages, page_size, num_kv_heads, head_size); its last page is
+            spare.
+        num_slots: requests that run at once at most.
+        max_len: tokens of a request at most.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        embeddings: Embeddings,
+        kv_cache: Tensor,
+        *,
+        axes: int,
+        page_size: int,
+        num_slots: int,
+        max_len: int,
+    ) -> None:
+        self._decoder = decoder
+        self._embeddings = embeddings
+        self._kv_cache = kv_cache
+        self._axes = axes
+        self._page_size = page_size
+        self._num_slots = num_slots
+        device = kv_cache.device
+        max_pages = -(-max_len // page_size)
+        self._tables = PageTables(num_slots, max_pages, kv_cache.shape[2] - 1, device)
+        self._last_tokens = torch.zeros(num_slots, dtype=torch.long, device=device)
+        self._counts: TokenCounts | None = None
+        self._graphs: DecodeGraphs | None = None
+
+    def capture(self, sizes: Sequence[int]) -> None:
+        """Captures graphs of these numbers of sequences."""
+        self._graphs = DecodeGraphs(
+            self._decoder,
+            self._kv_cache,
+            self._tables,
+            self._last_tokens,
+            axes=self._axes,
+            page_size=self._page_size,
+            sizes=sizes,
+        )
+
+    def start(self, running: RunningRequest) -> None:
+        """Makes its slot ready for a request that starts (again)."""
+        self._tables.forget(running.slot)
+        if running.needs_counts:
+            if self._counts is None:
+                vocab_size = self._decoder.config.vocab_size
+                self._counts = TokenCounts(self._num_slots, vocab_size, self._last_tokens.device)
+            self._counts.start(running)
+
+    def compute(self, chunks: Sequence[Chunk], running: Sequence[RunningRequest]) -> Outcome:
+        """Computes ``chunks``, whose requests are ``running``."""
+        self._tables.update(chunks, running)
+        for chunk, of in zip(chunks, running, strict=True):
+            of.take(chunk)
+            if self._counts is not None and of.needs_counts:
+                self._counts.take(of)
+        if self._can_replay(chunks, running):
+            assert self._graphs is not None
+            return Outcome(self._choose(self._graphs.run(chunks, running), running))
+        flat = flatten(
+            chunks,
+            running,
+            self._tables,
+            self._last_tokens,
+            axes=self._axes,
+            page_size=self._page_size,
+        )
+        hidden, deep = self._embed(flat)
+        out = self._decoder(hidden, flat.positions, self._kv_cache, flat.attention, deep)
+        ending = [of for chunk, of in zip(chunks, running, strict=True) if chunk.samples]
+        prompts = tuple(self._prompt_reports(out, chunks, running))
+        if not ending:
+            return Outcome(None, prompts)
+        ends = out[flat.ends]
+        pooled = {
+            of.request.request_id: ends[i].float()
+            for i, of in enumerate(ending)
+            if of.request.embeds
+        }
+        if pooled:
+            kept = [i for i, of in enumerate(ending) if not of.request.embeds]
+            ending = [ending[i] for i in kept]
+            ends = ends[upload_list(kept, torch.long, ends.device)]
+        return Outcome(self._choose(ends, ending) if ending else None, prompts, pooled)
+
+    def _can_replay(self, chunks: Sequence[Chunk], running: Sequence[RunningRequest]) -> bool:
+        return (
+            self._graphs is not None
+            and len(chunks) <= self._graphs.max_size
+            and all(c.samples and is_decode(c, of) for c, of in zip(chunks, running, strict=True))
+        )
+
+    def _choose(self, hidden: Tensor, running: Sequence[RunningRequest]) -> Choice:
+        """A token for each row (S, hidden), noted where the next step will look for it."""
+        choice = choose(self._decoder.logits(hidden), running, self._counts)
+        slots = upload_list([of.slot for of in running], torch.long, hidden.device)
+        self._last_tokens.index_copy_(0, slots, choice.tokens)
+        counted = [i for i, of in enumerate(running) if of.needs_counts]
+        if counted:
+            assert self._counts is not None
+            rows = upload_list(counted, torch.long, hidden.device)
+            self._counts.add([running[i] for i in counted], slots[rows], choice.tokens[rows])
+        return choice
+
+    def _embed(self, flat: FlatBatch) -> tuple[Tensor, DeepRows | None]:
+        """Token embeddings with media embeddings in their places, and what goes in deeper."""
+        hidden = self._decoder.embed(flat.token_ids)
+        if not flat.embedded:
+            return hidden, None
+        parts, deep_parts, row = [], [], 0
+        for replaced in flat.embedded:
+            output = self._embeddings[replaced.key]
+            parts.append(_rows_of(output.embeds, replaced))
+            rows = flat.embedded_rows[row : row + len(replaced.rows)]
+            row += len(replaced.rows)
+            if output.deep is not None:
+                levels = [_rows_of(level, replaced) for level in output.deep]
+                deep_parts.append((rows, torch.stack(levels)))
+        hidden.index_copy_(0, flat.embedded_rows, torch.cat(parts))
+        return hidden, _deep_rows(deep_parts)
+
+    def _prompt_reports(
+        self, out: Tensor, chunks: Sequence[Chunk], running: Sequence[RunningRequest]
+    ) -> Iterator[PromptReports]:
+        """Of the tokens behind each chunk's, for requests that want their prompt's."""
+        row = 0
+        for chunk, of in zip(chunks, running, strict=True):
+            most = of.request.sampling.prompt_logprobs
+            if most is not None:
+                places = _reported_places(of, chunk)
+                for i in range(0, len(places), _MAX_PROMPT_ROWS):
+                    some = places[i : i + _MAX_PROMPT_ROWS]
+                    before = np.array(some, dtype=np.int64) - 1 - chunk.start + row
+                    ids = np.array([of.request.token_ids[p] for p in some], dtype=np.int64)
+                    rows, targets = upload([before, ids], out.device)
+                    found = token_logprobs(self._decoder.logits(out[rows]), targets, most)
+                    yield PromptReports(of.request.request_id, tuple(some), most, found)
+            row += len(chunk.token_ids)
+
+
+def _reported_places(of: RunningRequest, chunk: Chunk) -> list[int]:
+    """Places of the prompt's tokens that the chunk's logits predict; not where media stand."""
+    stop = min(chunk.stop + 1, len(of.request.token_ids))
+    media: set[int] = set()
+    for replaced in embedded_rows(of.request, chunk.start + 1, stop):
+        media.update((replaced.rows + chunk.start + 1).tolist())
+    return [place for place in range(chunk.start + 1, stop) if place not in media]
+
+
+def _rows_of(values: Tensor, replaced: EmbeddedRows) -> Tensor:
+    """The rows of an embedding that are used: most often a run, which needs no copy."""
+    first, last = int(replaced.sources[0]), int(replaced.sources[-1])
+    if last - first + 1 == len(replaced.sources):
+        return values[first : last + 1]
+    [sources] = upload([replaced.sources], values.device)
+    return values[sources]
+
+
+def _deep_rows(parts: Sequence[tuple[Tensor, Tensor]]) -> DeepRows | None:
+    if not parts:
+        return None
+    levels = max(len(values) for _, values in parts)
+    padded = [
+        torch.cat([values, values.new_zeros(levels - len(values), *values.shape[1:])])
+        for _, values in parts
+    ]
+    return DeepRows(torch.cat([rows for rows, _ in parts]), torch.cat(padded, dim=1))
