@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from sensorium import LLM, SamplingParams
 
 pytestmark = pytest.mark.gpu
-VOCAB = 300
+VOCAB = 512
 
 
 @pytest.fixture(scope="module")
