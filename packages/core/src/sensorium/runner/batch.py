@@ -64,7 +64,7 @@ def flatten(
 
     Args:
         tables: in which the chunks' pages already stand.
-        last_tokens: (num_slots,) int64: what each slot's request sampled last.
+        last_tokens: (num_slots + 1,) int64: what each slot's request sampled last.
     """
     ids, positions, slot_mapping, embedded = [], [], [], []
     pending, ends = [], []

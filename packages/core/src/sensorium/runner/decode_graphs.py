@@ -39,7 +39,7 @@ class DecodeGraphs:
     """Graphs over one decoder, KV cache and set of tables.
 
     Args:
-        last_tokens: (num_slots,) int64: what each slot's request sampled last.
+        last_tokens: (num_slots + 1,) int64: what each slot's request sampled last.
         axes: of positions.
     """
 

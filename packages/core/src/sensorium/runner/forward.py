@@ -75,7 +75,7 @@ class ForwardPass:
         device = kv_cache.device
         max_pages = -(-max_len // page_size)
         self._tables = PageTables(num_slots, max_pages, kv_cache.shape[2] - 1, device)
-        self._last_tokens = torch.zeros(num_slots, dtype=torch.long, device=device)
+        self._last_tokens = torch.zeros(num_slots + 1, dtype=torch.long, device=device)
         self._counts: TokenCounts | None = None
         self._graphs: DecodeGraphs | None = None
 
