@@ -57,17 +57,20 @@ def answers(folder: Path, params: Any, **options: Any) -> list[Any]:
 
 @pytest.mark.parametrize("options", [{}, {"max_num_seqs": 5}, {"max_num_batched_tokens": 32}])
 def test_greedy_tokens_are_the_references_best(folder: Path, options: dict[str, Any]) -> None:
-    """Within what bfloat16 does to the logits."""
+    """Within twice what bfloat16 does to the reference's own logits."""
     sampling = SamplingParams(temperature=0.0, max_tokens=40, ignore_eos=True)
     found = answers(folder, sampling, **options)
-    reference = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).cuda().eval()
+    reference, half = (
+        AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).cuda().eval()
+        for dtype in (torch.float32, torch.bfloat16)
+    )
     for prompt, answer in zip(prompts(), found, strict=True):
         with torch.inference_mode():
             ids = torch.tensor([[*prompt, *answer.token_ids]], device="cuda")
-            logits = reference(ids).logits[0, len(prompt) - 1 : -1]
+            logits, rounded = (m(ids).logits[0, len(prompt) - 1 : -1] for m in (reference, half))
         chosen = logits.gather(1, ids[0, len(prompt) :, None])[:, 0]
-        gaps = logits.amax(-1) - chosen
-        assert float(gaps.max()) < 0.1 * float(logits.std())
+        gap = float((logits.amax(-1) - chosen).max())
+        assert gap < 2 * float((logits - rounded.float()).abs().max())
 
 
 def test_sampled_tokens_are_those_without_graphs(folder: Path) -> None:

@@ -230,6 +230,8 @@ def _penalised(logits: Tensor, requests: Sequence[RunningRequest], counts: Token
 def _banned(running: RunningRequest) -> list[int]:
     """Tokens that would end the answer too early or complete a bad word."""
     request, generated = running.request, running.generated
+    if not request.bad_word_ids and not request.sampling.min_tokens:
+        return []
     banned: set[int] = set()
     if len(generated) < request.sampling.min_tokens:
         banned |= request.stop_ids

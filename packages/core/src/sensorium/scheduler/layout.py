@@ -42,6 +42,7 @@ class Layout:
 
     Attributes:
         uses: the items that are needed anywhere, by where that begins.
+        end: behind the last position where any item is needed.
         atomic: ranges that must be computed in one chunk, disjoint and in order.
         kept_bytes: of the embeddings that can't be made again, which the request holds from
             its admission to its end.
@@ -49,10 +50,11 @@ class Layout:
             chunks are.
     """
 
-    __slots__ = ("atomic", "kept_bytes", "peak_bytes", "uses")
+    __slots__ = ("atomic", "end", "kept_bytes", "peak_bytes", "uses")
 
     def __init__(self, request: EngineRequest, *, chunked: bool) -> None:
         self.uses = _item_uses(request)
+        self.end = max((use.stop for use in self.uses), default=0)
         self.atomic = merged_ranges(
             (s.offset, s.end) for s in request.spans if s.atomic or s.non_causal
         )

@@ -230,7 +230,12 @@ class Scheduler:
         One that the last step had no room for, since it mustn't be cut, goes before all.
         """
         urgent, self._first_in_turn = self._first_in_turn, None
-        order = sorted(self._running, key=lambda s: (s is not urgent, s.is_prefilling, s.rank))
+        order: list[Sequence] = [] if urgent is None else [urgent]
+        prefilling: list[Sequence] = []
+        for sequence in self._running:
+            if sequence is not urgent:
+                (prefilling if sequence.is_prefilling else order).append(sequence)
+        order += prefilling
         return (sequence for sequence in order if sequence.is_running and not sequence.must_wait)
 
     def _advance(self, sequence: Sequence, step: Step) -> None:
@@ -242,13 +247,14 @@ class Scheduler:
             self._first_in_turn = self._first_in_turn or sequence
             step.admits = False
             return
-        stop = self._pins.stop_in_room(sequence, stop)
-        if stop == sequence.num_computed:
-            step.lacks_room.append(sequence)
-            step.admits = False
-            return
-        for use in self._pins.pin_chunk(sequence, stop):
-            step.add_encode(sequence, use)
+        if sequence.num_computed < sequence.layout.end:
+            stop = self._pins.stop_in_room(sequence, stop)
+            if stop == sequence.num_computed:
+                step.lacks_room.append(sequence)
+                step.admits = False
+                return
+            for use in self._pins.pin_chunk(sequence, stop):
+                step.add_encode(sequence, use)
         step.add_chunk(sequence, stop)
 
     def _grow(self, sequence: Sequence, step: Step) -> bool:
@@ -352,7 +358,7 @@ class Scheduler:
         sequence.is_running = True
         sequence.num_lives += 1
         self._waiting.remove(sequence)
-        self._running.append(sequence)
+        insort(self._running, sequence, key=_rank)
         return True
 
     def _next_page_is_coming(self, sequence: Sequence) -> bool:
