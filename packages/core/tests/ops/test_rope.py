@@ -49,6 +49,8 @@ def test_positions_on_three_axes_equal_transformers() -> None:
     expected = apply_rotary_pos_emb(q, k, *theirs)
     rope = Rope(RopeConfig(theta=1e6, sections=tuple(sections)), 16, CPU)
     cos, sin = rope.tables(positions, torch.float32)
+    assert cos.is_contiguous(), "the compiled ops read rows"
+    assert sin.is_contiguous()
     for given, wanted in zip((q, k), expected, strict=True):
         result = apply_rope(given[0].transpose(0, 1), cos[:, None], sin[:, None])
         torch.testing.assert_close(result.transpose(0, 1)[None], wanted, rtol=0, atol=0)

@@ -44,14 +44,18 @@ class Rope:
             self._axes = axes.repeat_interleave(torch.tensor(config.sections, device=device))
 
     def tables(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Cosines and sines for positions (axes, N): each (N, head_size/2) in ``dtype``."""
+        """Cosines and sines for positions (axes, N).
+
+        Returns:
+            Each (N, head_size/2) in ``dtype``, contiguous.
+        """
         if self._axes is None:
             assert len(positions) == 1, "positions on several axes need rope sections"
             at = positions[0, :, None]
         else:
             if len(positions) == 1:
                 positions = positions.expand(int(self._axes[-1]) + 1, -1)
-            at = positions[self._axes].T
+            at = positions[self._axes].T.contiguous()
         angles = at.float() * self._frequencies
         return angles.cos().to(dtype), angles.sin().to(dtype)
 
