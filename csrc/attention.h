@@ -38,7 +38,7 @@ struct Attention {
   const int32_t* seq_lens;     // (B), or null: contiguous
   const int32_t* page_table;   // (B, page_table_stride), or null: contiguous
   int64_t page_table_stride;
-  const int32_t* reach;  // (N, 2), or null: see above (was called `sees` in the first draft)
+  const int32_t* reach;  // (N, 2), or null: see above
   int32_t num_queries;  // N
   int32_t batch;        // B
   int32_t num_heads, num_kv_heads, head_size, page_size;

@@ -101,7 +101,7 @@ def plan(*, need_torch: bool = True) -> Plan:
     Raises:
         BuildError: the variable has another value, or names what can't be built here.
     """
-    wanted = os.environ.get(VARIABLE) or "auto"
+    wanted = _wanted()
     if wanted not in CHOICES:
         raise BuildError(f"{VARIABLE} is {wanted!r}; allowed are {', '.join(CHOICES)}.")
     if wanted == "0":
@@ -155,7 +155,7 @@ def build(folder: Path, cache: Path | None = None) -> tuple[list[Path], str]:
                     known = before.get(name) if library.exists() else None
                     made_of[name] = make(library, objects, Path(scratch), known)
             except BuildError as error:
-                if os.environ.get(VARIABLE, "auto") != "auto":
+                if _wanted() != "auto":
                     raise
                 print(error, file=sys.stderr)
                 reason = f"the compiler failed on {name}"
@@ -265,6 +265,10 @@ def _digest(files: list[Path]) -> str:
     for file in sorted(files):
         digest.update(file.read_bytes())
     return digest.hexdigest()
+
+
+def _wanted() -> str:
+    return os.environ.get(VARIABLE) or "auto"
 
 
 def _missing(need_torch: bool) -> str:

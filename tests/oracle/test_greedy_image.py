@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from attention_backends import DECODER, TOWER, Attention
 from family_helpers import loaded, make_adapter, open_folder, random_image, raw_patches
 from greedy import Comparison
 from tiny_checkpoints import LLAVA_IMAGE_ID, QWEN_IDS, make_llava, make_qwen2vl, make_qwen25vl
@@ -162,7 +163,7 @@ def reference(case: Case, folder: Path) -> Reference:
 
 @pytest.mark.parametrize("options", ENGINES.values(), ids=ENGINES)
 def test_greedy_tokens_equal_transformers(
-    case: Case, folder: Path, reference: Reference, options: dict[str, Any]
+    case: Case, folder: Path, reference: Reference, options: dict[str, Any], attention: Attention
 ) -> None:
     given = prompts(case)
     comparison = Comparison()
@@ -170,6 +171,7 @@ def test_greedy_tokens_equal_transformers(
         first = llm.generate(given, GREEDY, use_tqdm=False)
         again = llm.generate(given, GREEDY, use_tqdm=False)
         llm.check_integrity()
+    attention.assert_ran(*DECODER, *TOWER)
     cached = sum(output.num_cached_tokens for output in again)
     preempted = sum(output.metrics.num_preemptions for output in (*first, *again))
     few_pages = "kv_cache_memory_bytes" in options
@@ -184,13 +186,16 @@ def test_greedy_tokens_equal_transformers(
     print(comparison.report())
 
 
-def test_the_answer_depends_on_the_image(case: Case, folder: Path, reference: Reference) -> None:
+def test_the_answer_depends_on_the_image(
+    case: Case, folder: Path, reference: Reference, attention: Attention
+) -> None:
     """Else the comparison above would prove nothing."""
     text = f"what is this? {case.placeholder} answer:"
     images = [random_image(80, 80, seed) for seed in range(2)]
     given = [{"prompt": text, "multi_modal_data": {"image": image}} for image in images]
     with LLM(folder, dtype="float32", max_model_len=512) as llm:
         one, other = llm.generate(given, GREEDY, use_tqdm=False)
+    attention.assert_ran(*DECODER, *TOWER)
     assert one.outputs[0].token_ids != other.outputs[0].token_ids
     logits = [reference.logits(list(one.prompt_token_ids), [image])[-1] for image in images]
     assert (logits[0] - logits[1]).abs().max() > 0.1

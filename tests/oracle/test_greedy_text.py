@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from attention_backends import DECODER, Attention
 from greedy import Comparison
 from tiny_checkpoints import make_llama, make_qwen2
 from transformers import AutoModelForCausalLM
@@ -52,13 +53,14 @@ def reference(folder: Path) -> Any:
 
 @pytest.mark.parametrize("options", ENGINES.values(), ids=ENGINES)
 def test_greedy_tokens_equal_transformers(
-    folder: Path, reference: Any, options: dict[str, Any]
+    folder: Path, reference: Any, options: dict[str, Any], attention: Attention
 ) -> None:
     comparison = Comparison()
     with LLM(folder, dtype="float32", max_model_len=256, **options) as llm:
         first = llm.generate(prompts(), GREEDY, use_tqdm=False)
         again = llm.generate(prompts(), GREEDY, use_tqdm=False)
         llm.check_integrity()
+    attention.assert_ran(*DECODER)
     cached = sum(output.num_cached_tokens for output in again)
     # Where pages are few, whether one is left of the first round depends on the arrivals.
     few_pages = "kv_cache_memory_bytes" in options

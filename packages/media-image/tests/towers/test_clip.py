@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from attention_backends import TOWER, Attention
 from family_helpers import load_tower, open_folder, random_image
 from tiny_checkpoints import make_llava
 
@@ -50,22 +51,28 @@ def pictures(count: int) -> list[torch.Tensor]:
         {"projector_hidden_act": "gelu_pytorch_tanh"},
     ],
 )
-def test_embeddings_are_those_of_transformers(tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_embeddings_are_those_of_transformers(
+    tmp_path: Path, changes: dict[str, Any], attention: Attention
+) -> None:
     folder = make_llava(tmp_path, seed=1)
     change_config(folder, **changes)
     tower = load_tower(FAMILY, open_folder(folder))
     pixels = pictures(3)
     ours = torch.stack([out.embeds for out in tower([{"pixels": p} for p in pixels])])
+    attention.assert_ran(*TOWER)
     reference = reference_embeds(folder, pixels, dtype=torch.float32)
     assert ours.shape == reference.shape
     torch.testing.assert_close(ours, reference, atol=1e-5, rtol=1e-6)
 
 
-def test_bfloat16_is_as_far_from_float32_as_transformers_is(tmp_path: Path) -> None:
+def test_bfloat16_is_as_far_from_float32_as_transformers_is(
+    tmp_path: Path, attention: Attention
+) -> None:
     folder = make_llava(tmp_path, seed=2)
     pixels = pictures(2)
     tower = load_tower(FAMILY, open_folder(folder), torch.bfloat16)
     ours = torch.stack([out.embeds for out in tower([{"pixels": p} for p in pixels])])
+    attention.assert_ran(*TOWER)
     exact = reference_embeds(folder, pixels, dtype=torch.float32)
     theirs = reference_embeds(folder, pixels, dtype=torch.bfloat16)
     assert ours.dtype == torch.bfloat16
@@ -73,10 +80,11 @@ def test_bfloat16_is_as_far_from_float32_as_transformers_is(tmp_path: Path) -> N
     assert error <= 1.25 * allowed
 
 
-def test_an_item_does_not_depend_on_its_batch_mates(tmp_path: Path) -> None:
+def test_an_item_does_not_depend_on_its_batch_mates(tmp_path: Path, attention: Attention) -> None:
     tower = load_tower(FAMILY, open_folder(make_llava(tmp_path)))
     items = [{"pixels": p} for p in pictures(4)]
     together = tower(items)
+    attention.assert_ran(*TOWER)
     for item, out in zip(items, together, strict=True):
         torch.testing.assert_close(tower([item])[0].embeds, out.embeds, atol=1e-6, rtol=1e-6)
     assert tower([]) == []

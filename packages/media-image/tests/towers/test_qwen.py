@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from attention_backends import TOWER, Attention
 from family_helpers import load_tower, open_folder, random_image, raw_patches
 from tiny_checkpoints import make_qwen2vl, make_qwen25vl
 
@@ -47,12 +48,15 @@ def reference_embeds(
 
 
 @both
-def test_embeddings_are_those_of_transformers_for_mixed_sizes(make: Maker, tmp_path: Path) -> None:
+def test_embeddings_are_those_of_transformers_for_mixed_sizes(
+    make: Maker, tmp_path: Path, attention: Attention
+) -> None:
     folder = make(tmp_path, seed=1)
     tower = load_tower(FAMILY, open_folder(folder))
     pixels = [frames(*size, seed) for seed, size in enumerate(SIZES)]
     pixels.append(frames(84, 140, 9, count=5))
     ours = tower([{"pixels": p} for p in pixels])
+    attention.assert_ran(*TOWER)
     for out, reference in zip(ours, reference_embeds(folder, pixels, torch.float32), strict=True):
         assert out.embeds.shape == reference.shape
         torch.testing.assert_close(out.embeds, reference, atol=1e-5, rtol=1e-6)
@@ -73,11 +77,14 @@ def test_patches_are_those_of_transformers() -> None:
 
 
 @both
-def test_bfloat16_is_as_far_from_float32_as_transformers_is(make: Maker, tmp_path: Path) -> None:
+def test_bfloat16_is_as_far_from_float32_as_transformers_is(
+    make: Maker, tmp_path: Path, attention: Attention
+) -> None:
     folder = make(tmp_path, seed=2)
     pixels = [frames(*size, seed) for seed, size in enumerate(SIZES)]
     tower = load_tower(FAMILY, open_folder(folder), torch.bfloat16)
     ours = torch.cat([out.embeds for out in tower([{"pixels": p} for p in pixels])])
+    attention.assert_ran(*TOWER)
     exact = torch.cat(reference_embeds(folder, pixels, torch.float32))
     theirs = torch.cat(reference_embeds(folder, pixels, torch.bfloat16))
     assert ours.dtype == torch.bfloat16
@@ -86,10 +93,13 @@ def test_bfloat16_is_as_far_from_float32_as_transformers_is(make: Maker, tmp_pat
 
 
 @both
-def test_an_item_does_not_depend_on_its_batch_mates(make: Maker, tmp_path: Path) -> None:
+def test_an_item_does_not_depend_on_its_batch_mates(
+    make: Maker, tmp_path: Path, attention: Attention
+) -> None:
     tower = load_tower(FAMILY, open_folder(make(tmp_path)))
     items = [{"pixels": frames(*size, seed)} for seed, size in enumerate(SIZES)]
     together = tower(items)
+    attention.assert_ran(*TOWER)
     for item, out in zip(items, together, strict=True):
         torch.testing.assert_close(tower([item])[0].embeds, out.embeds, atol=1e-6, rtol=1e-6)
     assert tower([]) == []

@@ -108,8 +108,9 @@ def _load_library(device_type: str) -> tuple[ctypes.CDLL | None, str]:
         torch.ops.load_library(str(path))  # type: ignore[no-untyped-call]
         return ctypes.CDLL(str(path)), ""
     except OSError as error:
-        # The loader's text begins with the path, which is nobody's business.
-        sentence = str(error).replace(str(FOLDER) + os.sep, "").splitlines()[0]
+        # torch hides the loader's text, which begins with the path, which is nobody's business.
+        text = str(error.__cause__ or error)
+        sentence = text.replace(str(FOLDER) + os.sep, "").splitlines()[0]
         return None, f"its {device_type} library doesn't load ({sentence})"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 
 import torch
@@ -37,7 +38,8 @@ FAKES: Mapping[str, Callable[..., Tensor | None]] = {
 }
 
 
+@functools.cache
 def register() -> None:
-    """Tells torch, once the ops exist."""
+    """Tells torch, once the ops exist, and once a process."""
     for name, fake in FAKES.items():
         torch.library.register_fake(f"sensorium::{name}", fake)

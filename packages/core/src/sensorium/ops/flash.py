@@ -6,6 +6,9 @@ Three packages with three interfaces, written against their documentation:
     3   flash_attn_interface    KV-cache function with a page table of any page size (Hopper)
     2   flash_attn              varlen function with a block table (pages of 256·n tokens)
 
+A package that is there and can't be imported, or whose function lacks an argument that is needed
+here (pages came late to each of them), is passed over, and the reason is told.
+
 None of them knows non-causal ranges. The store of keys and values, and the rotary embedding, are
 the extension's where it serves, else plain torch's.
 """
@@ -14,6 +17,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -26,14 +30,16 @@ from sensorium.ops.attention import AttentionBatch, AttentionLayout, AttentionSp
 from sensorium.ops.paged import PagedAttention
 from sensorium.ops.reference import ReferenceAttention
 
-#: (version, module, function), the newest first.
+#: (version, module, function, what older releases of it lack), the newest first.
 VERSIONS = (
-    (4, "flash_attn.cute", "flash_attn_varlen_func"),
-    (3, "flash_attn_interface", "flash_attn_with_kvcache"),
-    (2, "flash_attn", "flash_attn_varlen_func"),
+    (4, "flash_attn.cute", "flash_attn_varlen_func", ("page_table", "seqused_k", "max_seqlen_k")),
+    (3, "flash_attn_interface", "flash_attn_with_kvcache", ("page_table", "max_seqlen_q")),
+    (2, "flash_attn", "flash_attn_varlen_func", ("block_table", "softcap")),
 )
 #: flash-attn 2 reads pages of a multiple of this many tokens.
 FLASH_2_PAGE = 256
+#: flash-attn 4 has kernels for these heads.
+FLASH_4_HEAD_SIZES = (64, 96, 128)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +48,19 @@ class Flash:
 
     version: int
     function: Callable[..., Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What an environment holds.
+
+    Attributes:
+        usable: the versions that can be called, the newest first.
+        broken: why others that are installed can't be, a sentence each.
+    """
+
+    usable: tuple[Flash, ...]
+    broken: tuple[str, ...]
 
 
 class FlashAttention:
@@ -63,8 +82,11 @@ class FlashAttention:
             return "non-causal ranges"
         if layout.head_size > 256 or layout.head_size % 8:
             return f"heads of size {layout.head_size}"
+        found = installed()
         lack = "the flash-attn package (it isn't installed)"
-        for flash in installed():
+        if found.broken:
+            lack = f"a flash-attn package that works ({', '.join(found.broken)})"
+        for flash in found.usable:
             reason = _unfit(flash.version, layout)
             if reason is None:
                 self._flash = flash
@@ -103,24 +125,41 @@ class FlashAttention:
 
 
 @functools.cache
-def installed() -> tuple[Flash, ...]:
-    """The versions that can be imported, the newest first."""
-    found = []
-    for version, module, function in VERSIONS:
+def installed() -> Found:
+    """Looks for the packages, once a process."""
+    usable, broken = [], []
+    for version, module, name, needed in VERSIONS:
         try:
-            found.append(Flash(version, getattr(importlib.import_module(module), function)))
-        except (ImportError, AttributeError, OSError):
-            continue  # not installed, or for another torch: the next one may be
-    return tuple(found)
+            function = getattr(importlib.import_module(module), name)
+        except Exception as error:  # other people's code, perhaps built for another torch
+            if not _is_absent(error, module):
+                broken.append(f"importing {module} raised {type(error).__name__}")
+            continue
+        parameters = inspect.signature(function).parameters
+        if missing := [argument for argument in needed if argument not in parameters]:
+            broken.append(f"{module} is too old: {name} has no {missing[0]}")
+        else:
+            usable.append(Flash(version, function))
+    return Found(tuple(usable), tuple(broken))
+
+
+def _is_absent(error: Exception, module: str) -> bool:
+    """Whether ``module`` itself, or the package that it is in, isn't there."""
+    return isinstance(error, ModuleNotFoundError) and error.name in (module, module.split(".")[0])
 
 
 def _unfit(version: int, layout: AttentionLayout) -> str | None:
     """What stands against a version on this device and page size."""
     major, _ = torch.cuda.get_device_capability(layout.device)
-    if version == 4 and major < 10:
+    if version == 4 and major not in (10, 11):
         return f"pages on sm_{major}x (flash-attn 4)"
+    if version == 4 and layout.head_size not in FLASH_4_HEAD_SIZES:
+        sizes = ", ".join(map(str, FLASH_4_HEAD_SIZES))
+        return f"heads of size {layout.head_size} (flash-attn 4 has {sizes})"
     if version == 3 and major != 9:
         return f"kernels for sm_{major}x (flash-attn 3)"
+    if version == 2 and major < 8:
+        return f"kernels for sm_{major}x (flash-attn 2)"
     if version == 2 and layout.page_size % FLASH_2_PAGE:
         return (
             f"pages of {layout.page_size} tokens (flash-attn 2 reads multiples of {FLASH_2_PAGE}; "
