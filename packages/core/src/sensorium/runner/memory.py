@@ -86,13 +86,14 @@ def device_kv_bytes(
     config: EngineConfig,
     device: torch.device,
     reserved_bytes: int,
-    worst_step: Callable[[], None],
+    worst_step: Callable[[], int],
 ) -> int:
     """What is left of the engine's share of an accelerator's memory.
 
     Args:
         reserved_bytes: what the encoder cache may grow to.
-        worst_step: computes the largest step; its peak is measured.
+        worst_step: computes the largest step, whose peak is measured; returns what stays taken
+            besides, between steps.
 
     Raises:
         ConfigError: nothing is left.
@@ -101,17 +102,17 @@ def device_kv_bytes(
         return config.kv_cache_memory_bytes
     torch.cuda.synchronize(device)
     torch.cuda.reset_peak_memory_stats(device)
-    worst_step()
+    kept_bytes = worst_step()
     torch.cuda.synchronize(device)
-    peak = torch.cuda.max_memory_allocated(device)
+    peak = torch.cuda.max_memory_allocated(device) + kept_bytes
     torch.cuda.empty_cache()
     free, total = torch.cuda.mem_get_info(device)
     others = total - free - torch.cuda.memory_reserved(device)
     left = int(total * config.gpu_memory_utilization) - others - peak - reserved_bytes
     if left <= 0:
         raise ConfigError(
-            f"gpu_memory_utilization is {config.gpu_memory_utilization}: of {total} bytes, weights "
-            f"and the largest step take {peak}, media embeddings {reserved_bytes}, other "
+            f"gpu_memory_utilization is {config.gpu_memory_utilization}: of {total} bytes, weights, "
+            f"the largest step and graphs take {peak}, media embeddings {reserved_bytes}, other "
             f"processes {others}; nothing is left for the KV cache."
         )
     return left

@@ -255,8 +255,13 @@ class Runner:
     @torch.inference_mode()
     def _worst_step(
         self, config: EngineConfig, context: int, worst_items: Callable[[], Sequence[EngineItem]]
-    ) -> None:
-        """The most that one call of each encoder and one forward take; nothing of it is kept."""
+    ) -> int:
+        """The most that one call of each encoder and one forward take; nothing of it is kept.
+
+        Returns:
+            Bytes that captured graphs will take between steps: those of the largest, in whose
+            memory the others find room.
+        """
         for item in worst_items():
             copies = max(1, MAX_ROWS // max(1, item.num_tokens))
             items = [replace(item, key=bytes([i % 256, i // 256])) for i in range(copies)]
@@ -270,8 +275,12 @@ class Runner:
             for of in running:
                 forward.start(of)
             forward.compute(chunks, running)
-        if self._captures(config):
-            forward.capture([config.max_num_seqs])
+        if not self._captures(config):
+            return 0
+        free_before, _ = torch.cuda.mem_get_info(self.device)
+        forward.capture([config.max_num_seqs])
+        free_after, _ = torch.cuda.mem_get_info(self.device)
+        return max(0, free_before - free_after)
 
     def _captures(self, config: EngineConfig) -> bool:
         backends = self._decoder.attention.of.values()
