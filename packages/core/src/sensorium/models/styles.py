@@ -87,12 +87,26 @@ def one_window(values: Mapping[str, Any], num_layers: int) -> tuple[int | None, 
     return (integer(values, "sliding_window"),) * num_layers
 
 
-def alternating_windows(values: Mapping[str, Any], num_layers: int) -> tuple[int | None, ...]:
-    """Gemma's: every layer but each ``sliding_window_pattern``-th has it.
+def gemma2_windows(values: Mapping[str, Any], num_layers: int) -> tuple[int | None, ...]:
+    """Gemma 2's: every other layer has it, from the first on.
 
     Raises:
         ConfigError: no window, or layers that see both ways.
     """
+    return _alternating(values, num_layers, every=2)
+
+
+def gemma3_windows(values: Mapping[str, Any], num_layers: int) -> tuple[int | None, ...]:
+    """Gemma 3's: every layer but each ``sliding_window_pattern``-th has it.
+
+    Raises:
+        ConfigError: no window, or layers that see both ways.
+    """
+    return _alternating(values, num_layers, every=integer(values, "sliding_window_pattern"))
+
+
+def _alternating(values: Mapping[str, Any], num_layers: int, every: int) -> tuple[int | None, ...]:
+    """Each ``every``-th layer has no window, unless ``layer_types`` say it layer by layer."""
     if values.get("use_bidirectional_attention"):
         raise ConfigError(
             "config.json has use_bidirectional_attention; only causal decoders are built."
@@ -100,7 +114,6 @@ def alternating_windows(values: Mapping[str, Any], num_layers: int) -> tuple[int
     window = integer(values, "sliding_window")
     types = values.get("layer_types")
     if types is None:
-        every = integer(values, "sliding_window_pattern")
         return tuple(window if (i + 1) % every else None for i in range(num_layers))
     return _by_type(types, window, num_layers)
 
@@ -209,11 +222,10 @@ STYLES: Mapping[str, Style] = {
             "vocab_size": 256000,
             "max_position_embeddings": 8192,
             "rope_theta": 10000.0,
-            "sliding_window_pattern": 2,
             "attn_logit_softcapping": 50.0,
             "final_logit_softcapping": 30.0,
         },
-        windows=alternating_windows,
+        windows=gemma2_windows,
         norms=NORMS_AROUND,
         fields=_GEMMA_FIELDS,
         more=gemma_numbers,
@@ -228,7 +240,7 @@ STYLES: Mapping[str, Style] = {
             "rope_local_base_freq": 10000.0,
             "sliding_window_pattern": 6,
         },
-        windows=alternating_windows,
+        windows=gemma3_windows,
         norms=NORMS_AROUND,
         fields={**_GEMMA_FIELDS, "qk_norm": "head"},
         more=gemma_numbers,
