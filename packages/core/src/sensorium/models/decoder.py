@@ -47,7 +47,9 @@ def attention_specs(config: DecoderConfig, *, non_causal: bool) -> list[Attentio
     return [AttentionSpec(scale, window, cap, non_causal) for window in windows]
 
 
-def norm(config: DecoderConfig, size: int, dtype: torch.dtype, device: torch.device) -> RMSNorm:
+def make_norm(
+    config: DecoderConfig, size: int, dtype: torch.dtype, device: torch.device
+) -> RMSNorm:
     """A norm of the config's kind."""
     wide, offset = config.norm_wide, config.norm_offset
     return RMSNorm(size, config.norm_eps, dtype=dtype, device=device, wide=wide, offset=offset)
@@ -96,7 +98,7 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(
             Layer(config, spec, self.attention.of[spec], dtype, device) for spec in specs
         )
-        self.norm = norm(config, size, dtype, device)
+        self.norm = make_norm(config, size, dtype, device)
         self.lm_head: Linear | None = None
         if not config.tied:
             self.lm_head = Linear(size, vocab_size, bias=False, dtype=dtype, device=device)
@@ -164,7 +166,7 @@ class Layer(nn.Module):
         self.window = spec.window
 
         def norm_or_none(there: bool) -> RMSNorm | NoNorm:
-            return norm(config, size, dtype, device) if there else NoNorm()
+            return make_norm(config, size, dtype, device) if there else NoNorm()
 
         self.input_layernorm = norm_or_none(config.norms_before)
         self.self_attn = SelfAttention(config, spec, attention, dtype, device)
@@ -230,8 +232,8 @@ class SelfAttention(nn.Module):
         self._qk_norm = config.qk_norm
         if config.qk_norm is not None:
             each = config.head_size if config.qk_norm == "head" else None
-            self.q_norm = norm(config, each or query_size, dtype, device)
-            self.k_norm = norm(config, each or kv_size, dtype, device)
+            self.q_norm = make_norm(config, each or query_size, dtype, device)
+            self.k_norm = make_norm(config, each or kv_size, dtype, device)
 
     def forward(
         self, x: Tensor, cos: Tensor, sin: Tensor, kv: Tensor, batch: AttentionBatch
