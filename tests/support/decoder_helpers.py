@@ -17,6 +17,9 @@ from sensorium.models.plugin import sensorium_model_families
 from sensorium.ops import AttentionBatch
 from sensorium.plugins import ModelFamily
 
+#: Tokens of a page; what CUDA's kernels are compiled for.
+PAGE_SIZE = 16
+
 
 def family_of(architecture: str) -> ModelFamily:
     """Core's family of an architecture."""
@@ -42,11 +45,12 @@ def loaded(
 
 
 def one_sequence(num_tokens: int, device: str = "cpu") -> AttentionBatch:
-    """A whole prompt on one page."""
+    """A whole prompt on pages that lie one behind another."""
+    num_pages = -(-num_tokens // PAGE_SIZE)
     return AttentionBatch(
         query_start=torch.tensor([0, num_tokens], dtype=torch.int32, device=device),
         seq_lens=torch.tensor([num_tokens], dtype=torch.int32, device=device),
-        page_table=torch.zeros((1, 1), dtype=torch.int32, device=device),
+        page_table=torch.arange(num_pages, dtype=torch.int32, device=device)[None],
         slot_mapping=torch.arange(num_tokens, device=device),
         max_query_len=num_tokens,
         max_seq_len=num_tokens,
@@ -58,8 +62,8 @@ def one_sequence(num_tokens: int, device: str = "cpu") -> AttentionBatch:
 def logits_of(decoder: Decoder, token_ids: Tensor, deep: DeepRows | None = None) -> Tensor:
     """(N,) ids → (N, vocab_size): a prompt's logits at each of its tokens."""
     config, n, device = decoder.config, len(token_ids), token_ids.device
-    shape = (config.num_layers, 2, 1, n, config.num_kv_heads, config.head_size)
-    cache = torch.zeros(shape, dtype=decoder.dtype, device=device)
+    dims = (-(-n // PAGE_SIZE), PAGE_SIZE, config.num_kv_heads, config.head_size)
+    cache = torch.zeros(config.num_layers, 2, *dims, dtype=decoder.dtype, device=device)
     positions = torch.arange(n, device=device)[None]
     batch = one_sequence(n, str(device))
     hidden = decoder(decoder.embed(token_ids), positions, cache, batch, deep)

@@ -12,6 +12,8 @@ from text_checkpoints import CASES, load_reference, make_text
 
 from sensorium.decoder_config import RopeConfig
 from sensorium.models.decoder import Decoder
+from sensorium.models.layers import weight_slots
+from sensorium.models.load import fill_randomly
 
 #: Longer than every window and than the original context of every extended case.
 TOKENS = torch.arange(3, 63) * 7 % 290 + 3
@@ -54,6 +56,33 @@ def test_bfloat16_logits_lie_within_its_rounding(
     print(f"{name}: {error:.4f}, transformers {their_error:.4f}")
     assert error < 1.25 * their_error
     assert error < 0.1
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", CASES)
+def test_bfloat16_logits_on_cuda_lie_within_its_rounding(name: str, tmp_path: Path) -> None:
+    """By the kernels where they are compiled for the head size, else by the reference."""
+    folder = make_text(tmp_path, name, dtype=torch.bfloat16)
+    with torch.inference_mode():
+        truth = load_reference(folder, name)(TOKENS[None]).logits[0]
+        theirs = load_reference(folder, name, torch.bfloat16)(TOKENS[None]).logits[0].float()
+    length = CASES[name].max_model_len
+    decoder = loaded(folder, torch.bfloat16, "cuda", max_model_len=length)
+    result = logits_of(decoder, TOKENS.cuda()).cpu()
+    assert (result - truth).std() < 1.25 * (theirs - truth).std()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_dummy_weights_give_numbers(name: str, tmp_path: Path) -> None:
+    """``load_format="dummy"`` fills every family, whatever its norms are."""
+    folder = make_text(tmp_path, name)
+    decoder = loaded(folder)
+    for parameter in decoder.parameters():
+        parameter.fill_(float("nan"))
+    fill_randomly(weight_slots(decoder), seed=1)
+    logits = logits_of(decoder, TOKENS)
+    assert logits.isfinite().all()
+    assert logits.std() > 0
 
 
 def without(name: str, field: str) -> dict[str, Any]:
