@@ -34,16 +34,20 @@ struct RopeStore {
 // Root-mean-square norm of rows, the residual added first where there is one:
 //   x' = x + residual, rounded to dtype and written to residual_out (where not null)
 //   out = round(x' / rms(x')) · weight, the product rounded again; the mean is in float32
+// or, where `wide`, out = (x' / rms(x')) · (offset + weight) in float32, rounded once.
+// Row r of x begins at (r / heads) · x_row_stride + (r % heads) · x_head_stride.
 // out may be x, residual_out may be residual.
 struct RmsNorm {
   const void* x;  // (rows, size)
-  int64_t x_row_stride;
+  int64_t x_row_stride, x_head_stride;
+  int32_t heads;  // 1 where there is a residual
   const void* residual;  // (rows, size), contiguous, or null
   void* residual_out;
   const void* weight;  // (size)
   void* out;           // (rows, size), contiguous
   int32_t rows, size;
-  float eps;
+  float eps, offset;
+  bool wide;
   DType dtype;
 };
 

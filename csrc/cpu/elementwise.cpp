@@ -51,7 +51,8 @@ void rope_store_rows(const RopeStore& s, int64_t first, int64_t last) {
 
 template <class T>
 void norm_row(const RmsNorm& n, int64_t row) {
-  const T* x = static_cast<const T*>(n.x) + row * n.x_row_stride;
+  const T* x = static_cast<const T*>(n.x) + row / n.heads * n.x_row_stride +
+               row % n.heads * n.x_head_stride;
   const T* weight = static_cast<const T*>(n.weight);
   T* out = static_cast<T*>(n.out) + row * n.size;
   if (n.residual != nullptr) {
@@ -71,6 +72,13 @@ void norm_row(const RmsNorm& n, int64_t row) {
   }
   for (; i < n.size; ++i) rest += to_float(x[i]) * to_float(x[i]);
   const float scale = 1.0f / __builtin_sqrtf((sum(squares) + rest) / n.size + n.eps);
+  if (n.wide) {
+    for (i = 0; i + kWidth <= n.size; i += kWidth) {
+      store(out + i, load(x + i) * scale * (load(weight + i) + n.offset));
+    }
+    for (; i < n.size; ++i) put(out + i, to_float(x[i]) * scale * (to_float(weight[i]) + n.offset));
+    return;
+  }
   T scaled[kWidth];
   for (i = 0; i + kWidth <= n.size; i += kWidth) {
     store(scaled, load(x + i) * scale);  // rounded to T before the weight, as published models do

@@ -98,7 +98,8 @@ __device__ inline float block_sum(float x) {
 template <class T, int C>
 __global__ void rms_norm_kernel(const RmsNorm n) {
   const int64_t row = blockIdx.x;
-  const T* x = static_cast<const T*>(n.x) + row * n.x_row_stride;
+  const T* x = static_cast<const T*>(n.x) + row / n.heads * n.x_row_stride +
+               row % n.heads * n.x_head_stride;
   const T* weight = static_cast<const T*>(n.weight);
   T* out = static_cast<T*>(n.out) + row * n.size;
   const T* residual = static_cast<const T*>(n.residual) + row * n.size;
@@ -125,7 +126,8 @@ __global__ void rms_norm_kernel(const RmsNorm n) {
     const auto factor = load<T, C>(weight + i);
 #pragma unroll
     for (int j = 0; j < C; ++j) {
-      put(&piece.at[j], rounded<T>(to_float(piece.at[j]) * scale) * to_float(factor.at[j]));
+      const float normed = to_float(piece.at[j]) * scale, by = to_float(factor.at[j]);
+      put(&piece.at[j], n.wide ? normed * (n.offset + by) : rounded<T>(normed) * by);
     }
     store<T, C>(out + i, piece);
   }
@@ -185,8 +187,8 @@ cudaError_t rope_store(const RopeStore& s, cudaStream_t stream) {
 cudaError_t rms_norm(const RmsNorm& n, cudaStream_t stream) {
   using cuda::aligned;
   const bool in_pieces = n.size % 8 == 0 && aligned(n.x, n.x_row_stride) &&
-                         aligned(n.residual, 0) && aligned(n.residual_out, 0) &&
-                         aligned(n.weight, 0) && aligned(n.out, 0);
+                         n.x_head_stride % 8 == 0 && aligned(n.residual, 0) &&
+                         aligned(n.residual_out, 0) && aligned(n.weight, 0) && aligned(n.out, 0);
   return cuda::launch(n.dtype, in_pieces, [&]<class T, int C>() {
     const int pieces = (n.size + C - 1) / C;
     const int threads = std::clamp((pieces + 31) / 32 * 32, 32, 512);

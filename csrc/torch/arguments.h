@@ -2,6 +2,7 @@
 // for both devices.
 #pragma once
 
+#include <algorithm>
 #include <optional>
 
 #include "elementwise.h"
@@ -193,14 +194,21 @@ inline RopeStore store_arguments(const char* op, const std::optional<Tensor>& q,
 }
 
 inline RmsNorm norm_arguments(const char* op, const Tensor& x, const std::optional<Tensor>& residual,
-                              const Tensor& weight, double eps, const Tensor& out) {
+                              const Tensor& weight, double eps, bool wide, double offset,
+                              const Tensor& out) {
   const Contract c(op);
   RmsNorm n{};
-  c.dims(x, "x", 2);
-  c.dense(x, "x", 1);
+  const bool heads = x.dim() == 3 && !residual;
+  if (!heads) c.dims(x, "x", 2);
+  const int64_t last = x.dim() - 1;
+  c.dense(x, "x", last);
   n.dtype = c.dtype(x, "x");
-  n.rows = narrow(x.size(0));
-  n.size = narrow(x.size(1));
+  n.heads = heads ? std::max(1, narrow(x.size(1))) : 1;
+  n.rows = narrow(heads ? x.size(0) * x.size(1) : x.size(0));
+  n.size = narrow(x.size(last));
+  n.wide = wide;
+  n.offset = static_cast<float>(offset);
+  c.require(wide || offset == 0, "offset", "is ", offset, "; it must be 0 unless wide is true");
   c.dims(weight, "weight", 1);
   c.like(weight, "weight", x);
   c.contiguous(weight, "weight");
@@ -216,6 +224,7 @@ inline RmsNorm norm_arguments(const char* op, const Tensor& x, const std::option
   }
   n.x = x.const_data_ptr();
   n.x_row_stride = x.stride(0);
+  n.x_head_stride = heads ? x.stride(1) : 0;
   n.weight = weight.const_data_ptr();
   n.out = out.mutable_data_ptr();
   n.eps = static_cast<float>(eps);

@@ -143,21 +143,22 @@ void rope_store_kv_cpu(Tensor q, Tensor k, Tensor v, Tensor cos, Tensor sin, Ten
 }
 
 Tensor run_norm(const char* op, const Tensor& x, const std::optional<Tensor>& residual,
-                const Tensor& weight, double eps) {
+                const Tensor& weight, double eps, bool wide, double offset) {
   const Tensor out = torch::stable::new_empty(x, x.sizes());
-  const RmsNorm n = norm_arguments(op, x, residual, weight, eps, out);
+  const RmsNorm n = norm_arguments(op, x, residual, weight, eps, wide, offset, out);
   supported(Contract(op), n.dtype, "x");
   rows(n.rows, grain_of(n.size),
        [&](int64_t first, int64_t last) { cpu_kernels().rms_norm(n, first, last); });
   return out;
 }
 
-Tensor rms_norm_cpu(Tensor x, Tensor weight, double eps) {
-  return run_norm("rms_norm", x, {}, weight, eps);
+Tensor rms_norm_cpu(Tensor x, Tensor weight, double eps, bool wide, double offset) {
+  return run_norm("rms_norm", x, {}, weight, eps, wide, offset);
 }
 
-Tensor add_rms_norm_cpu(Tensor x, Tensor residual, Tensor weight, double eps) {
-  return run_norm("add_rms_norm", x, residual, weight, eps);
+Tensor add_rms_norm_cpu(Tensor x, Tensor residual, Tensor weight, double eps, bool wide,
+                        double offset) {
+  return run_norm("add_rms_norm", x, residual, weight, eps, wide, offset);
 }
 
 Tensor silu_mul_cpu(Tensor x) {

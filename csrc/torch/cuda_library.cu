@@ -90,18 +90,20 @@ void rope_store_kv_cuda(Tensor q, Tensor k, Tensor v, Tensor cos, Tensor sin, Te
   launch.check(rope_store(s, launch.stream()));
 }
 
-Tensor rms_norm_cuda(Tensor x, Tensor weight, double eps) {
+Tensor rms_norm_cuda(Tensor x, Tensor weight, double eps, bool wide, double offset) {
   const Tensor out = torch::stable::new_empty(x, x.sizes());
-  const RmsNorm n = norm_arguments("rms_norm", x, {}, weight, eps, out);
+  const RmsNorm n = norm_arguments("rms_norm", x, {}, weight, eps, wide, offset, out);
   if (n.rows == 0) return out;
   const Launch launch("rms_norm", x);
   launch.check(rms_norm(n, launch.stream()));
   return out;
 }
 
-Tensor add_rms_norm_cuda(Tensor x, Tensor residual, Tensor weight, double eps) {
+Tensor add_rms_norm_cuda(Tensor x, Tensor residual, Tensor weight, double eps, bool wide,
+                         double offset) {
   const Tensor out = torch::stable::new_empty(x, x.sizes());
-  const RmsNorm n = norm_arguments("add_rms_norm", x, residual, weight, eps, out);
+  const RmsNorm n =
+      norm_arguments("add_rms_norm", x, residual, weight, eps, wide, offset, out);
   if (n.rows == 0) return out;
   const Launch launch("add_rms_norm", x);
   launch.check(rms_norm(n, launch.stream()));

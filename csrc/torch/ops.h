@@ -10,7 +10,9 @@
   define("store_kv(Tensor k, Tensor v, Tensor(a!) kv, Tensor slot_mapping) -> ()")               \
   define("rope_store_kv(Tensor(a!) q, Tensor k, Tensor v, Tensor cos, Tensor sin, "              \
          "Tensor(b!) kv, Tensor slot_mapping) -> ()")                                            \
-  define("rms_norm(Tensor x, Tensor weight, float eps) -> Tensor")                               \
-  define("add_rms_norm(Tensor x, Tensor(a!) residual, Tensor weight, float eps) -> Tensor")      \
+  define("rms_norm(Tensor x, Tensor weight, float eps, bool wide=False, float offset=0.0) "      \
+         "-> Tensor")                                                                            \
+  define("add_rms_norm(Tensor x, Tensor(a!) residual, Tensor weight, float eps, "                \
+         "bool wide=False, float offset=0.0) -> Tensor")                                         \
   define("silu_mul(Tensor x) -> Tensor")                                                         \
   define("linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor")

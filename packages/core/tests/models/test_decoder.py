@@ -8,17 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from decoder_helpers import loaded, logits_of
 
-from sensorium.checkpoint import open_checkpoint
-from sensorium.config import EngineConfig
 from sensorium.errors import ConfigError
 from sensorium.models.decoder import Decoder, DeepRows
 from sensorium.models.families import read_decoder_config
-from sensorium.models.load import load_model
-from sensorium.models.plugin import sensorium_model_families
-from sensorium.ops import AttentionBatch
-from sensorium.plugins import ModelFamily
 
 LLAMA3 = {
     "rope_type": "llama3",
@@ -44,44 +38,6 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
 }
 Make = Callable[..., tuple[Path, Any]]
-
-
-def family_of(architecture: str) -> ModelFamily:
-    families = {name: f for f in sensorium_model_families() for name in f.architectures}
-    return families[architecture]
-
-
-def loaded(folder: Path, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Decoder:
-    checkpoint = open_checkpoint(EngineConfig.from_options(model=folder))
-    family = family_of(checkpoint.architecture)
-    config = family.decoder_config(checkpoint.config)
-    decoder = Decoder(config, dtype=dtype, device=torch.device(device))
-    load_model(checkpoint, family, decoder, {}, {})
-    return decoder
-
-
-def one_sequence(num_tokens: int, device: str = "cpu") -> AttentionBatch:
-    """A whole prompt on one page."""
-    return AttentionBatch(
-        query_start=torch.tensor([0, num_tokens], dtype=torch.int32, device=device),
-        seq_lens=torch.tensor([num_tokens], dtype=torch.int32, device=device),
-        page_table=torch.zeros((1, 1), dtype=torch.int32, device=device),
-        slot_mapping=torch.arange(num_tokens, device=device),
-        max_query_len=num_tokens,
-        max_seq_len=num_tokens,
-        lengths=((num_tokens, num_tokens),),
-    )
-
-
-@torch.inference_mode()
-def logits_of(decoder: Decoder, token_ids: Tensor, deep: DeepRows | None = None) -> Tensor:
-    config, n, device = decoder.config, len(token_ids), token_ids.device
-    shape = (config.num_layers, 2, 1, n, config.num_kv_heads, config.head_size)
-    cache = torch.zeros(shape, dtype=decoder.dtype, device=device)
-    positions = torch.arange(n, device=device)[None]
-    batch = one_sequence(n, str(device))
-    hidden = decoder(decoder.embed(token_ids), positions, cache, batch, deep)
-    return decoder.logits(hidden)
 
 
 @pytest.mark.parametrize(("style", "options"), VARIANTS.values(), ids=VARIANTS)

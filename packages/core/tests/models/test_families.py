@@ -140,7 +140,7 @@ def test_the_whole_models_tying_counts() -> None:
         ({"rope_theta": "x"}, "rope_theta 'x'"),
         ({"rope_scaling": {"type": "mrope"}}, "has no mrope_section"),
         ({"rope_parameters": {"full_attention": {}}}, "rope parameters by layer type"),
-        ({"model_type": "mamba"}, "of type 'mamba'; built are llama, qwen2"),
+        ({"model_type": "mamba"}, "of type 'mamba'; built are llama, mistral, qwen2"),
         (
             {"use_sliding_window": True, "layer_types": ["full_attention"]},
             "for each of 4 layers",

@@ -74,6 +74,41 @@ def test_norms_equal_plain_torch(
 
 @BOTH
 @settings(max_examples=25, deadline=None)
+@given(
+    rows=ROWS,
+    width=WIDTHS,
+    form=st.sampled_from([(False, 0.0), (True, 0.0), (True, 1.0)]),
+    seed=st.integers(0, 2**31),
+)
+def test_norms_of_heads_and_other_forms_equal_plain_torch(
+    device: str, dtype: torch.dtype, rows: int, width: int, form: tuple[bool, float], seed: int
+) -> None:
+    require(device, dtype)
+    wide, offset = form
+    heads = random(rows, 3, width, dtype=dtype, device=device, seed=seed)
+    residual = random(rows, width, dtype=dtype, device=device, seed=seed + 1).contiguous()
+    weight = random(1, width, dtype=dtype, device=device, seed=seed + 2)[0].contiguous()
+
+    def wanted(x: Tensor) -> Tensor:
+        scaled = x.double() / (x.double().square().mean(-1, keepdim=True) + 1e-6).sqrt()
+        return scaled * (weight.double() + offset)
+
+    before = called(device, "rms_norm"), called(device, "add_rms_norm")
+    near(rms_norm(heads, weight, 1e-6, wide=wide, offset=offset), wanted(heads))
+    total = heads[:, 1] + residual
+    normed, stream = add_rms_norm(
+        heads[:, 1], residual.clone(), weight, 1e-6, wide=wide, offset=offset
+    )
+    assert torch.equal(stream, total)
+    near(normed, wanted(total))
+    assert (called(device, "rms_norm"), called(device, "add_rms_norm")) == (
+        before[0] + 1,
+        before[1] + 1,
+    )
+
+
+@BOTH
+@settings(max_examples=25, deadline=None)
 @given(rows=ROWS, width=WIDTHS, seed=st.integers(0, 2**31))
 def test_the_gate_equals_plain_torch(
     device: str, dtype: torch.dtype, rows: int, width: int, seed: int
@@ -202,6 +237,8 @@ def test_contracts_name_the_argument(device: str, dtype: torch.dtype) -> None:
     refused("cos turns 66", "rope_store_kv", q, k, k, new(2, 33), new(2, 33), kv, slots)
     refused("sin has size 16", "rope_store_kv", q, k, k, new(2, 32), new(2, 16), kv, slots)
     refused("weight has size 3", "rms_norm", new(2, 4), new(3), 1e-6)
+    refused("offset is 1; it must be 0", "rms_norm", new(2, 4), new(4), 1e-6, False, 1.0)
+    refused("x has 4 dimensions", "rms_norm", new(1, 2, 3, 4), new(4), 1e-6)
     refused("residual has size 1", "add_rms_norm", new(2, 4), new(1, 4), new(4), 1e-6)
     refused("x has 3 columns", "silu_mul", new(2, 3))
 

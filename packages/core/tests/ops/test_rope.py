@@ -97,7 +97,7 @@ def test_scaled_frequencies_equal_transformers(scaling: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("config", "sentence"),
     [
-        (RopeConfig(scaling={"rope_type": "yarn", "factor": 4}), "type 'yarn'; built are"),
+        (RopeConfig(scaling={"rope_type": "ntk", "factor": 4}), "type 'ntk'; built are"),
         (RopeConfig(scaling={"type": "su"}), "type 'su'; built are"),
         (RopeConfig(scaling={"rope_type": "linear"}), "factor None; it must be a number"),
         (RopeConfig(sections=(1, 2)), "add up to 3; head size 8 needs 4"),

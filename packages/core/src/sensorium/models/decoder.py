@@ -1,5 +1,7 @@
 """The causal decoder: Llama's shape and those that differ from it by a table's entry.
 
+What differs is a field of ``DecoderConfig`` each: with its defaults, what is built here is Llama.
+
 It computes a flat run of tokens of many sequences at once. It knows nothing of requests,
 media or sampling: attention's ``AttentionBatch`` says which token belongs to which sequence.
 """
@@ -12,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from sensorium.decoder_config import DecoderConfig
-from sensorium.models.layers import Embedding, FusedLinear, GatedMLP, Linear, RMSNorm
+from sensorium.models.layers import Embedding, FusedLinear, GatedMLP, Linear, NoNorm, RMSNorm
 from sensorium.ops import (
     AttentionBackend,
     AttentionBatch,
@@ -40,8 +42,17 @@ class DeepRows:
 def attention_specs(config: DecoderConfig, *, non_causal: bool) -> list[AttentionSpec]:
     """What each layer's attention is."""
     windows = config.sliding_window or (None,) * config.num_layers
-    scale = config.head_size**-0.5
-    return [AttentionSpec(scale, window, non_causal=non_causal) for window in windows]
+    scale = config.head_size**-0.5 if config.attention_scale is None else config.attention_scale
+    cap = config.attention_soft_cap
+    return [AttentionSpec(scale, window, cap, non_causal) for window in windows]
+
+
+def make_norm(
+    config: DecoderConfig, size: int, dtype: torch.dtype, device: torch.device
+) -> RMSNorm:
+    """A norm of the config's kind."""
+    wide, offset = config.norm_wide, config.norm_offset
+    return RMSNorm(size, config.norm_eps, dtype=dtype, device=device, wide=wide, offset=offset)
 
 
 class Decoder(nn.Module):
@@ -49,6 +60,8 @@ class Decoder(nn.Module):
 
     Args:
         page_size: tokens of a page of the KV cache.
+        max_model_len: tokens of one sequence at most, by which some rope scalings choose their
+            frequencies; None: as many as the checkpoint was made for.
         non_causal: whether batches may hold non-causal ranges.
 
     Raises:
@@ -63,6 +76,7 @@ class Decoder(nn.Module):
         dtype: torch.dtype,
         device: torch.device,
         page_size: int = 16,
+        max_model_len: int | None = None,
         non_causal: bool = False,
     ) -> None:
         super().__init__()
@@ -71,20 +85,28 @@ class Decoder(nn.Module):
         specs = attention_specs(config, non_causal=non_causal)
         layout = AttentionLayout(device, dtype, config.head_size, page_size)
         self.attention = choose_attention(dict.fromkeys(specs), layout)
-        self.rope = Rope(config.rope, config.head_size, device)
+        longest = config.max_positions if max_model_len is None else max_model_len
+        self.rope = Rope(config.rope, config.head_size, device, longest)
+        self.local_rope: Rope | None = None
+        if config.local_rope is not None:
+            self.local_rope = Rope(config.local_rope, config.head_size, device, longest)
+        # Rounded as the embeddings are: √3072 is 55.5 in bfloat16.
+        scale = config.embed_scale
+        self.embed_scale = None if scale is None else float(torch.tensor(scale, dtype=dtype))
         vocab_size, size = config.vocab_size, config.hidden_size
         self.embed_tokens = Embedding(vocab_size, size, dtype=dtype, device=device)
         self.layers = nn.ModuleList(
             Layer(config, spec, self.attention.of[spec], dtype, device) for spec in specs
         )
-        self.norm = RMSNorm(size, config.norm_eps, dtype=dtype, device=device)
+        self.norm = make_norm(config, size, dtype, device)
         self.lm_head: Linear | None = None
         if not config.tied:
             self.lm_head = Linear(size, vocab_size, bias=False, dtype=dtype, device=device)
 
     def embed(self, token_ids: Tensor) -> Tensor:
         """(N,) int64 → (N, hidden)."""
-        return self.embed_tokens(token_ids)  # type: ignore[no-any-return]
+        hidden: Tensor = self.embed_tokens(token_ids)
+        return hidden if self.embed_scale is None else hidden * self.embed_scale
 
     def forward(
         self,
@@ -105,9 +127,11 @@ class Decoder(nn.Module):
         Returns:
             (N, hidden): the last layer's output, normalised.
         """
-        cos, sin = self.rope.tables(positions, self.dtype)
+        tables = self.rope.tables(positions, self.dtype)
+        local = tables if self.local_rope is None else self.local_rope.tables(positions, self.dtype)
         residual: Tensor | None = None
         for i, layer in enumerate(self.layers):
+            cos, sin = tables if layer.window is None else local
             hidden, residual = layer(hidden, residual, cos, sin, kv_cache[i], batch)
             if deep is not None and i < len(deep.values):
                 hidden = hidden.index_add(0, deep.rows, deep.values[i])
@@ -117,11 +141,17 @@ class Decoder(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         """(S, hidden) of ``forward`` → (S, vocab_size) float32."""
         head = self.embed_tokens if self.lm_head is None else self.lm_head
-        return linear(hidden, head.weight).float()
+        logits = linear(hidden, head.weight).float()
+        cap = self.config.logit_soft_cap
+        return logits if cap is None else logits.div_(cap).tanh_().mul_(cap)
 
 
 class Layer(nn.Module):
-    """Attention and MLP, each behind a norm and added to what went in."""
+    """Attention and MLP, each behind a norm and added to what went in.
+
+    Names are Llama's, where ``post_attention_layernorm`` is the norm before the MLP. Where a
+    config has norms behind attention and MLP, these are the ``output_norm`` of each.
+    """
 
     def __init__(
         self,
@@ -132,10 +162,16 @@ class Layer(nn.Module):
         device: torch.device,
     ) -> None:
         super().__init__()
-        size, eps = config.hidden_size, config.norm_eps
-        self.input_layernorm = RMSNorm(size, eps, dtype=dtype, device=device)
+        size = config.hidden_size
+        self.window = spec.window
+
+        def norm_or_none(there: bool) -> RMSNorm | NoNorm:
+            return make_norm(config, size, dtype, device) if there else NoNorm()
+
+        self.input_layernorm = norm_or_none(config.norms_before)
         self.self_attn = SelfAttention(config, spec, attention, dtype, device)
-        self.post_attention_layernorm = RMSNorm(size, eps, dtype=dtype, device=device)
+        self.attention_output_norm = norm_or_none(config.norms_behind)
+        self.post_attention_layernorm = norm_or_none(config.norms_before)
         self.mlp = GatedMLP(
             size,
             config.intermediate_size,
@@ -144,6 +180,7 @@ class Layer(nn.Module):
             dtype=dtype,
             device=device,
         )
+        self.mlp_output_norm = norm_or_none(config.norms_behind)
 
     def forward(
         self,
@@ -160,9 +197,9 @@ class Layer(nn.Module):
         before the first layer.
         """
         x, residual = self.input_layernorm.add(x, residual)
-        x = self.self_attn(x, cos, sin, kv, batch)
+        x = self.attention_output_norm(self.self_attn(x, cos, sin, kv, batch))
         x, residual = self.post_attention_layernorm.add(x, residual)
-        return self.mlp(x), residual
+        return self.mlp_output_norm(self.mlp(x)), residual
 
 
 class SelfAttention(nn.Module):
@@ -192,12 +229,22 @@ class SelfAttention(nn.Module):
         self.o_proj = Linear(
             query_size, config.hidden_size, bias=config.output_bias, dtype=dtype, device=device
         )
+        self._qk_norm = config.qk_norm
+        if config.qk_norm is not None:
+            each = config.head_size if config.qk_norm == "head" else None
+            self.q_norm = make_norm(config, each or query_size, dtype, device)
+            self.k_norm = make_norm(config, each or kv_size, dtype, device)
 
     def forward(
         self, x: Tensor, cos: Tensor, sin: Tensor, kv: Tensor, batch: AttentionBatch
     ) -> Tensor:
         """(N, hidden) → (N, hidden); stores the new keys and values first."""
-        q, k, v = (part.unflatten(-1, (-1, self._head_size)) for part in self.qkv_proj(x))
+        q, k, v = self.qkv_proj(x)
+        if self._qk_norm == "width":
+            q, k = self.q_norm(q), self.k_norm(k)
+        q, k, v = (part.unflatten(-1, (-1, self._head_size)) for part in (q, k, v))
+        if self._qk_norm == "head":
+            q, k = self.q_norm(q), self.k_norm(k)
         q = self._attention.rope_store_kv(q, k, v, cos, sin, kv, batch.slot_mapping)
         out = self._attention.paged_attention(q, kv, batch, self._spec)
         return self.o_proj(out.flatten(1))  # type: ignore[no-any-return]

@@ -8,6 +8,7 @@ shows loading where each published part of it goes.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
     "swish": F.silu,
     "gelu": F.gelu,
+    "gelu_pytorch_tanh": partial(F.gelu, approximate="tanh"),
 }
 
 
@@ -96,16 +98,29 @@ class Embedding(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """``rms_norm`` with its weight."""
+    """``rms_norm`` with its weight.
 
-    def __init__(self, size: int, eps: float, *, dtype: torch.dtype, device: torch.device) -> None:
+    Args:
+        wide, offset: as for ``rms_norm``.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        eps: float,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+        wide: bool = False,
+        offset: float = 0.0,
+    ) -> None:
         super().__init__()
         self.weight = _empty(size, dtype=dtype, device=device)
-        self.eps = eps
+        self.eps, self.wide, self.offset = eps, wide, offset
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, size) → (…, size)."""
-        return rms_norm(x, self.weight, self.eps)
+        return rms_norm(x, self.weight, self.eps, wide=self.wide, offset=self.offset)
 
     def add(self, x: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
         """The norm of x + residual (of x, without one), and that sum: (N, size) each.
@@ -113,8 +128,21 @@ class RMSNorm(nn.Module):
         ``residual`` may be changed in place.
         """
         if residual is None:
-            return rms_norm(x, self.weight, self.eps), x
-        return add_rms_norm(x, residual, self.weight, self.eps)
+            return self(x), x
+        return add_rms_norm(x, residual, self.weight, self.eps, wide=self.wide, offset=self.offset)
+
+
+class NoNorm(nn.Module):
+    """Stands where other decoders have a norm."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``x``."""
+        return x
+
+    def add(self, x: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
+        """x + residual (``x``, without one), twice."""
+        total = x if residual is None else x + residual
+        return total, total
 
 
 class GatedMLP(nn.Module):
@@ -165,6 +193,22 @@ def weight_slots(module: nn.Module) -> dict[str, Tensor]:
             ):
                 slots[".".join(filter(None, (parent, part, kind)))] = rows
     return slots
+
+
+def fused_slots(module: nn.Module) -> dict[str, tuple[Tensor, tuple[str, ...]]]:
+    """Where fused projections go that a file holds as one matrix, as Phi-3's do.
+
+    Returns:
+        A fused tensor's name → the tensor, and the names of its parts in ``weight_slots``.
+    """
+    fused: dict[str, tuple[Tensor, tuple[str, ...]]] = {}
+    for path, child in module.named_modules():
+        if isinstance(child, FusedLinear):
+            parent = path.rpartition(".")[0]
+            for kind, whole in child.named_parameters(recurse=False):
+                parts = tuple(".".join(filter(None, (parent, part, kind))) for part in child.parts)
+                fused[f"{path}.{kind}"] = (whole.detach(), parts)
+    return fused
 
 
 def _empty(*shape: int, dtype: torch.dtype, device: torch.device) -> nn.Parameter:

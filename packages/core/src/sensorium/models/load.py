@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from sensorium.checkpoint import WEIGHT_PATTERNS, Checkpoint, resolve_folder, weight_files
 from sensorium.errors import ConfigError, PluginError, SensoriumError
 from sensorium.models.decoder import Decoder
-from sensorium.models.layers import weight_slots
+from sensorium.models.layers import fused_slots, weight_slots
 from sensorium.plugins import EncoderContext, EncoderSpec, ModelFamily, WeightMap
 
 #: dtypes that a weight may have in a file.
@@ -38,12 +38,14 @@ class Consumer:
         weights: the names it claims.
         slots: where they go; None: it claims names, but isn't built (nobody uses it).
         optional: slots that a file may hold and that aren't there.
+        fused: other slots, each of which fills several of ``slots`` at once: their names.
     """
 
     label: str
     weights: WeightMap
     slots: Mapping[str, Tensor] | None
     optional: frozenset[str] = frozenset()
+    fused: Mapping[str, tuple[Tensor, tuple[str, ...]]] = field(default_factory=dict)
     filled: set[str] = field(default_factory=set)
 
 
@@ -75,7 +77,9 @@ def load_model(
     encoders = {name: build_encoder(specs[name], context) for name, context in contexts.items()}
     head = frozenset({"lm_head.weight"}) if decoder.config.tied else frozenset()
     weights = family.decoder_weights(checkpoint.config)
-    decoder_consumer = Consumer("the decoder", weights, weight_slots(decoder), head)
+    decoder_consumer = Consumer(
+        "the decoder", weights, weight_slots(decoder), head, fused_slots(decoder)
+    )
     consumers = {
         name: _consumer(spec, encoders.get(name), checkpoint.config) for name, spec in specs.items()
     }
@@ -236,13 +240,13 @@ def _deliver(reader: safe_open, name: str, consumer: Consumer, source: str) -> N
     target = consumer.weights.target(name)
     if target is None or consumer.slots is None or target in consumer.optional:
         return
-    slot = consumer.slots.get(target)
+    slot, parts = consumer.fused.get(target, (consumer.slots.get(target), (target,)))
     if slot is None:
         raise ConfigError(
             f"{source} has the weight {name}, which is {target} of {consumer.label}; with this "
             "config it has no such parameter."
         )
-    if target in consumer.filled:
+    if consumer.filled.intersection(parts):
         raise ConfigError(f"{source} has {target} of {consumer.label} twice, again as {name}.")
     view = reader.get_slice(name)  # type: ignore[no-untyped-call]
     shape, dtype = tuple(view.get_shape()), view.get_dtype()
@@ -257,7 +261,7 @@ def _deliver(reader: safe_open, name: str, consumer: Consumer, source: str) -> N
             f"only {', '.join(FLOAT_DTYPES)}."
         )
     slot.copy_(reader.get_tensor(name))  # type: ignore[no-untyped-call]
-    consumer.filled.add(target)
+    consumer.filled.update(parts)
 
 
 def _placed(tensor: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -13,7 +13,7 @@ api = 1
 
 
 class TextFamily(ModelFamily):
-    """A decoder alone, under Llama's names."""
+    """A decoder alone, as its style's table reads and names it."""
 
     style: str
 
@@ -23,7 +23,7 @@ class TextFamily(ModelFamily):
 
     def decoder_weights(self, config: Mapping[str, Any]) -> WeightMap:
         """As ``ModelFamily.decoder_weights``."""
-        return WeightMap(decoder_rules())
+        return WeightMap(decoder_rules(style=self.style))
 
 
 class LlamaFamily(TextFamily):
@@ -33,6 +33,13 @@ class LlamaFamily(TextFamily):
     style = "llama"
 
 
+class MistralFamily(TextFamily):
+    """Mistral 7B and its relatives: a window in every layer, or none."""
+
+    architectures = ("MistralForCausalLM",)
+    style = "mistral"
+
+
 class Qwen2Family(TextFamily):
     """Qwen2 and Qwen2.5, text only."""
 
@@ -40,7 +47,51 @@ class Qwen2Family(TextFamily):
     style = "qwen2"
 
 
+class Qwen3Family(TextFamily):
+    """Qwen3's dense models."""
+
+    architectures = ("Qwen3ForCausalLM",)
+    style = "qwen3"
+
+
+class Phi3Family(TextFamily):
+    """Phi-3, Phi-3.5 mini and Phi-4, text only."""
+
+    architectures = ("Phi3ForCausalLM",)
+    style = "phi3"
+
+
+class Gemma2Family(TextFamily):
+    """Gemma 2."""
+
+    architectures = ("Gemma2ForCausalLM",)
+    style = "gemma2"
+
+
+class Gemma3Family(TextFamily):
+    """Gemma 3, text only."""
+
+    architectures = ("Gemma3ForCausalLM",)
+    style = "gemma3"
+
+
+class Olmo2Family(TextFamily):
+    """OLMo 2."""
+
+    architectures = ("Olmo2ForCausalLM",)
+    style = "olmo2"
+
+
 @hookimpl
 def sensorium_model_families() -> list[ModelFamily]:
     """The text decoders."""
-    return [LlamaFamily(), Qwen2Family()]
+    return [
+        LlamaFamily(),
+        MistralFamily(),
+        Qwen2Family(),
+        Qwen3Family(),
+        Phi3Family(),
+        Gemma2Family(),
+        Gemma3Family(),
+        Olmo2Family(),
+    ]

@@ -15,7 +15,8 @@ from sensorium.ops.linear import linear
 from sensorium.ops.norms import add_rms_norm, rms_norm
 from sensorium.ops.paged import PagedAttention
 from sensorium.ops.reference import ReferenceAttention
-from sensorium.ops.rope import Rope, apply_rope, inverse_frequencies
+from sensorium.ops.rope import Rope, apply_rope
+from sensorium.ops.rope_scaling import attention_factor, inverse_frequencies
 from sensorium.ops.varlen import Segments, varlen_attention
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "Segments",
     "add_rms_norm",
     "apply_rope",
+    "attention_factor",
     "choose_attention",
     "inverse_frequencies",
     "linear",

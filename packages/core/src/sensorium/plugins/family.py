@@ -51,7 +51,10 @@ class ModelFamily(ABC):
         The decoder's own names are ``embed_tokens.weight``, ``norm.weight``,
         ``lm_head.weight`` and ``layers.N.`` + ``input_layernorm.weight``,
         ``post_attention_layernorm.weight``, ``self_attn.{q,k,v,o}_proj.{weight,bias}``,
-        ``mlp.{gate,up,down}_proj.{weight,bias}``.
+        ``mlp.{gate,up,down}_proj.{weight,bias}``; by its config also
+        ``self_attn.{q,k}_norm.weight``, ``attention_output_norm.weight`` and
+        ``mlp_output_norm.weight``. A file that holds projections as one matrix names
+        ``self_attn.qkv_proj`` (q, k, v) and ``mlp.gate_up_proj`` (gate, up).
         """
 
     def decoder_source(self, config: Mapping[str, Any]) -> str | None:

@@ -90,6 +90,7 @@ class Runner:
             dtype=self.dtype,
             device=self.device,
             page_size=config.page_size,
+            max_model_len=context,
             non_causal=non_causal,
         ).eval()
         used = sorted({name for adapter in adapters.values() for name in adapter.encoders})

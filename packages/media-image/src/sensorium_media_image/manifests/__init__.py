@@ -1,88 +1,16 @@
-"""What published checkpoints hold: the names and shapes of their weights, and their configs.
+"""What published checkpoints of this package's families hold: names, shapes, configs, sources.
 
-One JSON file a checkpoint, each naming its sources. Weights are listed as patterns over named
-sizes, so that the same file describes the published checkpoint and, with other sizes, a tiny
-one that is spelt alike. Nothing at run time reads these: they are the reference that the
-weight tables are checked against.
+The form is core's (``sensorium.models.manifests``); nothing at run time reads these.
 """
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from importlib.resources import files
-from typing import Any
+from sensorium.models.manifests import Manifest
+from sensorium.models.manifests import load_manifest as load_from
 
-_DTYPE_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
-
-
-@dataclass(frozen=True, slots=True)
-class TensorPattern:
-    """One line of a manifest.
-
-    Attributes:
-        name: as published; ``{i}`` stands for a layer's number.
-        shape: names of sizes, or numbers.
-        count: the name of the size that says how many layers there are; None: one tensor.
-    """
-
-    name: str
-    shape: tuple[str | int, ...]
-    count: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    """A published checkpoint without its weights' values.
-
-    Attributes:
-        model: its hub name.
-        sources: what was read where.
-        dtype: of every tensor.
-        total_bytes: of all tensors, as published.
-        sizes: the named sizes of the published checkpoint.
-        config, preprocessor_config, processor_config, generation_config: the published files,
-            {} for one that isn't published.
-    """
-
-    model: str
-    sources: Mapping[str, str]
-    dtype: str
-    total_bytes: int
-    sizes: Mapping[str, int]
-    tensors: tuple[TensorPattern, ...]
-    config: Mapping[str, Any]
-    preprocessor_config: Mapping[str, Any]
-    processor_config: Mapping[str, Any]
-    generation_config: Mapping[str, Any]
-
-    def shapes(self, sizes: Mapping[str, int] | None = None) -> dict[str, tuple[int, ...]]:
-        """Every tensor's published name and its shape, for ``sizes`` or the published ones."""
-        values = self.sizes if sizes is None else sizes
-        shapes: dict[str, tuple[int, ...]] = {}
-        for tensor in self.tensors:
-            shape = tuple(n if isinstance(n, int) else values[n] for n in tensor.shape)
-            if tensor.count is None:
-                shapes[tensor.name] = shape
-                continue
-            for i in range(values[tensor.count]):
-                shapes[tensor.name.format(i=i)] = shape
-        return shapes
-
-    def num_bytes(self) -> int:
-        """Bytes of all tensors at the published sizes."""
-        elements = sum(math.prod(shape) for shape in self.shapes().values())
-        return elements * _DTYPE_BYTES[self.dtype]
+__all__ = ["Manifest", "load_manifest"]
 
 
 def load_manifest(name: str) -> Manifest:
     """Reads the manifest ``name`` ("llava_1_5_7b", "qwen2_5_vl_3b")."""
-    text = files(__name__).joinpath(f"{name}.json").read_text(encoding="utf-8")
-    fields = json.loads(text)
-    tensors = tuple(
-        TensorPattern(line["name"], tuple(line["shape"]), line.get("count"))
-        for line in fields.pop("tensors")
-    )
-    return Manifest(tensors=tensors, **fields)
+    return load_from(name, __name__)

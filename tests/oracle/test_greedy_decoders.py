@@ -1,0 +1,74 @@
+"""Greedy tokens of every decoder family equal transformers', with each family's peculiarities."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from greedy import Comparison
+from text_checkpoints import CASES, load_reference, make_text
+
+from sensorium import LLM, SamplingParams
+
+GREEDY = SamplingParams(temperature=0.0, max_tokens=20, ignore_eos=True)
+#: Room for what all prompts leave in the prefix cache.
+MEMORY = {"kv_cache_memory_bytes": 2**25}
+ENGINES: dict[str, dict[str, Any]] = {
+    "one at a time": {"max_num_seqs": 1},
+    "mixed batches": {},
+    "mixed batches, in plain torch": {"max_num_seqs": 64},
+    "chunks of 16, no prefix cache": {
+        "max_num_batched_tokens": 16,
+        "enable_prefix_caching": False,
+    },
+    "chunks of 7, small pages": {"max_num_batched_tokens": 7, "page_size": 4, "max_num_seqs": 4},
+}
+
+
+def prompts(longest: int) -> list[list[int]]:
+    """Of many lengths, some with a common beginning, the longest first."""
+    rng = np.random.default_rng(0)
+    common = rng.integers(3, 290, longest // 3).tolist()
+    lengths = (longest, longest // 2, 33, 16, 15, 1)
+    alone = [rng.integers(3, 290, n).tolist() for n in lengths if n <= longest]
+    return alone + [common + rng.integers(3, 290, n).tolist() for n in (1, 9)]
+
+
+@pytest.fixture(scope="module", params=CASES)
+def made(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, Path, Any]:
+    """A case, its checkpoint, and the same weights in transformers."""
+    name = request.param
+    folder = make_text(tmp_path_factory.mktemp("checkpoint"), name, seed=3)
+    return name, folder, load_reference(folder, name)
+
+
+@pytest.mark.parametrize("options", ENGINES.values(), ids=ENGINES)
+def test_greedy_tokens_equal_transformers(
+    made: tuple[str, Path, Any], options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, folder, reference = made
+    if options is ENGINES["mixed batches, in plain torch"]:
+        monkeypatch.setenv("SENSORIUM_ATTENTION", "reference")
+    length = CASES[name].max_model_len
+    comparison, distinct = Comparison(), set()
+    with LLM(folder, dtype="float32", max_model_len=length, **MEMORY, **options) as llm:
+        first = llm.generate(prompts(length - 30), GREEDY, use_tqdm=False)
+        again = llm.generate(prompts(length - 30), GREEDY, use_tqdm=False)
+        llm.check_integrity()
+    cached = sum(output.num_cached_tokens for output in again)
+    assert (cached > 0) == options.get("enable_prefix_caching", True)
+    for output in (*first, *again):
+        ids = (*output.prompt_token_ids, *output.outputs[0].token_ids)
+        answer = output.outputs[0].token_ids
+        assert len(answer) == GREEDY.max_tokens
+        with torch.inference_mode():
+            logits = reference(torch.tensor([ids])).logits[0]
+        comparison.add(logits[-len(answer) - 1 : -1], answer, f"{len(ids)} tokens")
+        distinct.update(answer)
+    assert len(distinct) > 20, "the answers are too alike to tell two models apart"
+    print(f"{name}: {comparison.report()}")
