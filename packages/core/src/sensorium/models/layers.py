@@ -42,6 +42,8 @@ class FusedLinear(nn.Module):
 
     Args:
         parts: the projections' own names and output sizes, in order.
+        multiple: each part gets rows of zeros behind its own up to a multiple of this; its
+            results are as wide.
     """
 
     def __init__(
@@ -52,16 +54,19 @@ class FusedLinear(nn.Module):
         bias: bool,
         dtype: torch.dtype,
         device: torch.device,
+        multiple: int = 1,
     ) -> None:
         super().__init__()
         self.parts = dict(parts)
-        out_size = sum(parts.values())
-        self.weight = _empty(out_size, in_size, dtype=dtype, device=device)
-        self.bias = _empty(out_size, dtype=dtype, device=device) if bias else None
+        self.stored = [_padded(size, multiple) for size in parts.values()]
+        out_size = sum(self.stored)
+        make = _empty if self.stored == list(parts.values()) else _zeros
+        self.weight = make(out_size, in_size, dtype=dtype, device=device)
+        self.bias = make(out_size, dtype=dtype, device=device) if bias else None
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """(…, in_size) → one (…, size) for each part."""
-        return torch.split(self.joined(x), list(self.parts.values()), dim=-1)
+        return torch.split(self.joined(x), self.stored, dim=-1)
 
     def joined(self, x: Tensor) -> Tensor:
         """(…, in_size) → (…, sum of the sizes)."""
@@ -69,13 +74,27 @@ class FusedLinear(nn.Module):
 
 
 class Linear(nn.Module):
-    """One projection."""
+    """One projection.
+
+    Args:
+        multiple: it takes inputs padded to a multiple of this, and what is there counts nothing.
+    """
 
     def __init__(
-        self, in_size: int, out_size: int, *, bias: bool, dtype: torch.dtype, device: torch.device
+        self,
+        in_size: int,
+        out_size: int,
+        *,
+        bias: bool,
+        dtype: torch.dtype,
+        device: torch.device,
+        multiple: int = 1,
     ) -> None:
         super().__init__()
-        self.weight = _empty(out_size, in_size, dtype=dtype, device=device)
+        self.in_size = in_size
+        stored = _padded(in_size, multiple)
+        make = _empty if stored == in_size else _zeros
+        self.weight = make(out_size, stored, dtype=dtype, device=device)
         self.bias = _empty(out_size, dtype=dtype, device=device) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -146,7 +165,12 @@ class NoNorm(nn.Module):
 
 
 class GatedMLP(nn.Module):
-    """down(activation(gate(x)) · up(x)) (Shazeer 2020)."""
+    """down(activation(gate(x)) · up(x)) (Shazeer 2020).
+
+    Args:
+        multiple: the inner size is padded to a multiple of this with rows and columns of zeros:
+            matrix units are slow on sizes that aren't (a tower's 3420 is a multiple of 4 alone).
+    """
 
     def __init__(
         self,
@@ -157,12 +181,17 @@ class GatedMLP(nn.Module):
         bias: bool,
         dtype: torch.dtype,
         device: torch.device,
+        multiple: int = 1,
     ) -> None:
         super().__init__()
         self._act = activation(act)
         parts = {"gate_proj": intermediate_size, "up_proj": intermediate_size}
-        self.gate_up_proj = FusedLinear(size, parts, bias=bias, dtype=dtype, device=device)
-        self.down_proj = Linear(intermediate_size, size, bias=bias, dtype=dtype, device=device)
+        self.gate_up_proj = FusedLinear(
+            size, parts, bias=bias, dtype=dtype, device=device, multiple=multiple
+        )
+        self.down_proj = Linear(
+            intermediate_size, size, bias=bias, dtype=dtype, device=device, multiple=multiple
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, size) → (…, size)."""
@@ -177,21 +206,23 @@ def weight_slots(module: nn.Module) -> dict[str, Tensor]:
 
     These are the module's parameters and persistent buffers, but a fused projection's are
     shown part by part under the parts' own names: of ``self_attn.qkv_proj.weight`` the rows
-    of ``self_attn.q_proj.weight`` and so on.
+    of ``self_attn.q_proj.weight`` and so on. Padding is not shown.
     """
     slots = {name: tensor.detach() for name, tensor in module.state_dict(keep_vars=True).items()}
-    for path, fused in module.named_modules():
-        if not isinstance(fused, FusedLinear):
+    for path, child in module.named_modules():
+        if isinstance(child, Linear):
+            name = f"{path}.weight" if path else "weight"
+            slots[name] = slots[name][:, : child.in_size]
+        if not isinstance(child, FusedLinear):
             continue
         parent = path.rpartition(".")[0]
         for kind in ("weight", "bias"):
             whole = slots.pop(f"{path}.{kind}", None)
             if whole is None:
                 continue
-            for part, rows in zip(
-                fused.parts, whole.split(list(fused.parts.values())), strict=True
-            ):
-                slots[".".join(filter(None, (parent, part, kind)))] = rows
+            stored = whole.split(child.stored)
+            for (part, size), rows in zip(child.parts.items(), stored, strict=True):
+                slots[".".join(filter(None, (parent, part, kind)))] = rows[:size]
     return slots
 
 
@@ -203,12 +234,20 @@ def fused_slots(module: nn.Module) -> dict[str, tuple[Tensor, tuple[str, ...]]]:
     """
     fused: dict[str, tuple[Tensor, tuple[str, ...]]] = {}
     for path, child in module.named_modules():
-        if isinstance(child, FusedLinear):
+        if isinstance(child, FusedLinear) and child.stored == list(child.parts.values()):
             parent = path.rpartition(".")[0]
             for kind, whole in child.named_parameters(recurse=False):
                 parts = tuple(".".join(filter(None, (parent, part, kind))) for part in child.parts)
                 fused[f"{path}.{kind}"] = (whole.detach(), parts)
     return fused
+
+
+def _padded(size: int, multiple: int) -> int:
+    return -(-size // multiple) * multiple
+
+
+def _zeros(*shape: int, dtype: torch.dtype, device: torch.device) -> nn.Parameter:
+    return nn.Parameter(torch.zeros(shape, dtype=dtype, device=device), requires_grad=False)
 
 
 def _empty(*shape: int, dtype: torch.dtype, device: torch.device) -> nn.Parameter:

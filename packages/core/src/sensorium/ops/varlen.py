@@ -34,7 +34,8 @@ class Segments:
         lengths = [stop - start for start, stop in itertools.pairwise(self.borders)]
         assert min(lengths, default=0) >= 0, "borders ascend"
         self.max_len = max(lengths, default=0)
-        self.on_device = torch.tensor(self.borders, dtype=torch.int32).to(device)
+        borders_on_host = torch.tensor(self.borders, dtype=torch.int32)
+        self.on_device = borders_on_host.to(device, non_blocking=True)
 
 
 def varlen_attention(

@@ -111,8 +111,8 @@ def device_kv_bytes(
     left = int(total * config.gpu_memory_utilization) - others - peak - reserved_bytes
     if left <= 0:
         raise ConfigError(
-            f"gpu_memory_utilization is {config.gpu_memory_utilization}: of {total} bytes, weights, "
-            f"the largest step and graphs take {peak}, media embeddings {reserved_bytes}, other "
+            f"gpu_memory_utilization is {config.gpu_memory_utilization}: of {total} bytes, "
+            f"weights, the largest step and graphs take {peak}, media embeddings {reserved_bytes}, other "
             f"processes {others}; nothing is left for the KV cache."
         )
     return left

@@ -68,7 +68,7 @@ class QwenTower(nn.Module):
         pixels = [item["pixels"].to(self.patch_embedding.device) for item in items]
         layouts = [self._layout(frames) for frames in pixels]
         x = self.embed(pixels)
-        order = _order(layouts).to(x.device)
+        order = _order(layouts).to(x.device, non_blocking=True)
         x = x.view(len(order), -1)[order].view(len(x), -1)
         tables = self.rope_tables(layouts)
         windows = Segments(_borders(layout.window_lengths for layout in layouts), x.device)
@@ -103,8 +103,8 @@ class QwenTower(nn.Module):
         quarter = self.config.hidden_size // self.config.num_heads // 4
         steps = torch.arange(quarter, dtype=torch.float32, device=device) / quarter
         frequencies = 1.0 / self.config.rope_theta**steps
-        rows = torch.cat([layout.rows for layout in layouts]).to(device)
-        columns = torch.cat([layout.columns for layout in layouts]).to(device)
+        rows = torch.cat([layout.rows for layout in layouts]).to(device, non_blocking=True)
+        columns = torch.cat([layout.columns for layout in layouts]).to(device, non_blocking=True)
         angles = torch.stack((rows, columns), dim=1)[..., None].float() * frequencies
         angles = angles.flatten(1)[:, None]
         return angles.cos(), angles.sin()
@@ -135,15 +135,14 @@ class QwenBlock(nn.Module):
         self.qkv = Linear(size, 3 * size, bias=True, dtype=dtype, device=device)
         self.proj = Linear(size, size, bias=True, dtype=dtype, device=device)
         self.norm2 = _norm(config, dtype, device)
-        mlp = GatedMLP if config.gated else PlainMLP
-        self.mlp = mlp(
-            size,
-            config.intermediate_size,
-            config.activation,
-            bias=True,
-            dtype=dtype,
-            device=device,
-        )
+        inner_size, act = config.intermediate_size, config.activation
+        self.mlp: nn.Module
+        if config.gated:
+            self.mlp = GatedMLP(
+                size, inner_size, act, bias=True, dtype=dtype, device=device, multiple=64
+            )
+        else:
+            self.mlp = PlainMLP(size, inner_size, act, bias=True, dtype=dtype, device=device)
 
     def forward(self, x: Tensor, tables: tuple[Tensor, Tensor], segments: Segments) -> Tensor:
         """(N, hidden), attention inside each segment → the same shape."""
