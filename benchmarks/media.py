@@ -42,9 +42,8 @@ import transformers
 from PIL import Image, ImageDraw, ImageFont
 from transformers import AutoImageProcessor
 
-from sensorium.checkpoint import open_checkpoint
 from sensorium.config import EngineConfig
-from sensorium.engine.assembly import load_tokenizer, open_model
+from sensorium.engine.model import open_model
 from sensorium.media.pipeline import MediaPipeline
 from sensorium.media.process import DecodeBudget, content_digest, load, process
 from sensorium.plugins.discovery import discover
@@ -132,13 +131,13 @@ class Engine:
 
     def __init__(self) -> None:
         config = EngineConfig(model=str(model_path()))
-        checkpoint = open_checkpoint(config)
-        tokenizer = load_tokenizer(config, checkpoint)
-        self.model = open_model(config, discover(), checkpoint, tokenizer)
+        self.model = open_model(config, discover())
         self.kind = self.model.kinds["image"]
         self.bounds = {"min_pixels": MIN_PIXELS, "max_pixels": MAX_PIXELS}
         self.options = {"image": self.model.adapters["image"].options(self.bounds)}
-        self.constants = read_normalisation(checkpoint.processor).constants(torch.device("cpu"))
+        self.constants = read_normalisation(self.model.checkpoint.processor).constants(
+            torch.device("cpu")
+        )
 
     def digest(self, data: bytes) -> bytes:
         """The key of the content."""

@@ -20,6 +20,7 @@ def text_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def llm(text_model: Path) -> Iterator[LLM]:
     """A running engine whose books must balance when its tests have ended."""
-    with LLM(text_model, dtype="float32", max_model_len=512) as engine:
+    # In a thread wherever it runs: some tests reach into it.
+    with LLM(text_model, dtype="float32", max_model_len=512, engine_process=False) as engine:
         yield engine
         engine.check_integrity()

@@ -61,7 +61,9 @@ async def test_an_id_runs_once_at_a_time(engine: AsyncEngine) -> None:
     with pytest.raises(RequestError, match="same"):
         await anext(engine.generate("two", GREEDY, request_id="same"))
     await first.aclose()  # type: ignore[attr-defined]
-    assert [o async for o in engine.generate("two", GREEDY, request_id="same")][-1].finished
+    last = [o async for o in engine.generate("two", GREEDY, request_id="same")][-1]
+    assert last.request_id == "same"
+    assert last.outputs[0].finish_reason == "length", "it heard of the first one's end"
 
 
 def test_several_event_loops(engine: AsyncEngine) -> None:

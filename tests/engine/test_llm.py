@@ -43,7 +43,7 @@ def texts(llm: LLM, prompts: Any, params: Any = GREEDY) -> list[str]:
 
 def test_close_ends_threads_and_gives_memory_back(text_model: Path) -> None:
     before = our_threads()
-    with LLM(text_model, dtype="float32", max_model_len=64) as llm:
+    with LLM(text_model, dtype="float32", max_model_len=64, engine_process=False) as llm:
         core = weakref.ref(llm._engine._client._core)  # type: ignore[attr-defined]
         assert texts(llm, "hello")
         assert len(our_threads()) > len(before)
@@ -233,7 +233,7 @@ def test_a_failing_step_fails_its_own_requests_only(
 
 
 def test_a_dead_engine_says_so(text_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with LLM(text_model, dtype="float32", max_model_len=64) as llm:
+    with LLM(text_model, dtype="float32", max_model_len=64, engine_process=False) as llm:
         scheduler = llm._engine._client._core.scheduler  # type: ignore[attr-defined]
         monkeypatch.setattr(type(scheduler), "schedule", lambda self: 1 / 0)
         with pytest.raises(EngineError, match="died"):

@@ -16,6 +16,7 @@ from sensorium.errors import ConfigError
 
 DTYPES = ("auto", "half", "float16", "bfloat16", "float", "float32")
 LOAD_FORMATS = ("auto", "safetensors", "dummy")
+GIB = 2**30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +32,8 @@ class EngineConfig:
         hf_overrides: laid over the checkpoint's ``config.json``, nested mappings merged.
         dtype: "auto" is the checkpoint's own (float32 for a float16 one on the CPU).
         device †: "auto", "cpu", "cuda" or "cuda:N".
+        engine_process †: True: the engine is a process of its own; False: a thread of this one;
+            None: a process on an accelerator, a thread on the CPU.
         load_format: "dummy" draws random weights from ``seed``.
         seed: of sampling without a seed of its own, and of dummy weights.
         max_model_len: context in tokens; None: what the checkpoint was made for, or as much of
@@ -74,6 +77,7 @@ class EngineConfig:
     hf_overrides: Mapping[str, Any] = field(default_factory=dict)
     dtype: str = "auto"
     device: str = "auto"
+    engine_process: bool | None = None
     load_format: str = "auto"
     seed: int = 0
     max_model_len: int | None = None
@@ -149,6 +153,10 @@ class EngineConfig:
             self.chat_template_content_format,
             ("auto", "openai", "string"),
         )
+        if self.engine_process is not None and not isinstance(self.engine_process, bool):
+            raise ConfigError(
+                f"engine_process is {self.engine_process!r}; allowed are True, False and None."
+            )
 
     def _check_numbers(self) -> None:
         for name in (

@@ -74,4 +74,7 @@ class EngineClosedError(EngineError):
 
 
 class EngineDeadError(EngineError):
-    """The engine stopped on an internal error; a new engine is needed."""
+    """The engine stopped on an internal error, or its process died.
+
+    An engine in a process of its own is started again; one in a thread is not.
+    """

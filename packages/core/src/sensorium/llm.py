@@ -27,6 +27,8 @@ T = TypeVar("T")
 OnError = Literal["raise", "return"]
 UseTqdm = bool | Callable[..., Any]
 _Start = Callable[[int], AsyncIterator[RequestOutput]]
+#: How long coroutines of a closed engine may take to come to their end.
+_END_S = 5.0
 
 
 class LLM:
@@ -231,7 +233,10 @@ class LLM:
 
 
 async def _end_tasks() -> None:
+    """Lets what runs end with the error that it has been sent; what doesn't is cancelled."""
     others = asyncio.all_tasks() - {asyncio.current_task()}
+    if others:
+        await asyncio.wait(others, timeout=_END_S)
     for task in others:
         task.cancel()
     await asyncio.gather(*others, return_exceptions=True)

@@ -74,3 +74,22 @@ def test_the_cost_of_a_token_does_not_grow(qwen: Any, monkeypatch: pytest.Monkey
     )
     pushed(qwen.ours, qwen.ours.encode("the quick brown fox é🎈 ") * 300)
     assert max(num_decoded) < 20, "the window is as long as a few tokens, however long the text"
+
+
+@settings(deadline=None, max_examples=200)
+@given(data=st.data(), skip=st.booleans())
+def test_many_at_once_are_the_same_as_one_by_one(
+    qwen: Any, data: st.DataObject, skip: bool
+) -> None:
+    """Bytes that make no character included, however long they are waited for."""
+    known = st.integers(0, qwen.ours.vocab_size + 5)
+    ids = data.draw(st.lists(known, max_size=150))
+    size = data.draw(st.sampled_from([2, 30, 64, 150]))
+    assert "".join(pushed(qwen.ours, ids, size, skip)) == "".join(pushed(qwen.ours, ids, 1, skip))
+
+
+@settings(deadline=None)
+@given(text=TEXTS, size=st.sampled_from([2, 20, 100]))
+def test_words_at_once_are_the_same_as_one_by_one(pair: Any, text: str, size: int) -> None:
+    ids = pair.ours.encode(text.encode("utf-8", "ignore").decode() * 3)
+    assert "".join(pushed(pair.ours, ids, size)) == "".join(pushed(pair.ours, ids))

@@ -100,6 +100,7 @@ class Admission:
             sampling=requests[0].sampling,
             tokenizer=self._tokenizer,
             metrics=metrics,
+            child_ids=[request.request_id for request in requests],
         )
 
     def _engine_item(self, item: PreparedItem) -> EngineItem:

@@ -1,7 +1,7 @@
 """``AsyncEngine``: one engine for an asyncio application, an async iterator per request.
 
     prompt ─ Frontend ─ PreparedPrompt ─ admission ─ EngineRequests ─→ EngineClient
-    RequestOutput ←─ RequestState ←─ queue of the request's own loop ←─ RequestUpdates
+    RequestOutput ←─ RequestState ←─ Streams, on the request's own loop ←─ RequestUpdates
 
 ``LLM`` is a synchronous face over this same object: there is no second path.
 """
@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from types import TracebackType
 from typing import Any
@@ -22,45 +21,16 @@ from sensorium.config import EngineConfig
 from sensorium.engine.admission import Admission
 from sensorium.engine.assembly import Assembly, assemble
 from sensorium.engine.client import EngineClient
-from sensorium.errors import CacheMissError, EngineError, RequestError
+from sensorium.engine.streams import Streams
 from sensorium.frontend.chat import Conversation
 from sensorium.frontend.frontend import PreparedPrompt
 from sensorium.frontend.prompts import PromptInput, parse_prompt
 from sensorium.logger import apply_log_level
-from sensorium.output import RequestState
 from sensorium.outputs import RequestMetrics, RequestOutput
 from sensorium.sampling_params import SamplingParams
 from sensorium.tokenizer import Tokenizer
-from sensorium.types import RequestUpdate
 
-logger = logging.getLogger("sensorium.engine")
-
-_Event = RequestUpdate | EngineError
 _Prepare = Callable[[], Any]
-
-
-class _Stream:
-    """The way from the engine's thread to the event loop that waits for one request."""
-
-    __slots__ = ("events", "loop")
-
-    def __init__(self) -> None:
-        self.loop = asyncio.get_running_loop()
-        self.events: asyncio.Queue[_Event] = asyncio.Queue()
-
-    def put(self, event: _Event) -> None:
-        """From any thread; a loop that is gone has nobody waiting."""
-        try:
-            self.loop.call_soon_threadsafe(self.events.put_nowait, event)
-        except RuntimeError:
-            logger.debug("an update arrived for a request whose event loop is closed")
-
-    async def get(self) -> list[_Event]:
-        """Waits for news and takes all there is."""
-        events = [await self.events.get()]
-        while not self.events.empty():
-            events.append(self.events.get_nowait())
-        return events
 
 
 class AsyncEngine:
@@ -81,10 +51,10 @@ class AsyncEngine:
         self._client: EngineClient = self._parts.client
         self._admission: Admission = self._parts.admission
         self._ids = itertools.count()
-        self._streams: dict[str, _Stream] = {}
+        self._streams = Streams()
         self._lock = threading.Lock()
         self._closed = False
-        self._client.start(self._deliver, self._end_all)
+        self._client.start(self._streams.deliver, self._streams.end_all)
 
     # --- requests ---------------------------------------------------------------------
 
@@ -139,63 +109,29 @@ class AsyncEngine:
         only_final: bool,
     ) -> AsyncIterator[RequestOutput]:
         arrival_s = time.monotonic()
-        request_id = request_id or f"request-{next(self._ids)}"
+        # A name may be used again as soon as its request has ended here; what the engine still has
+        # to say of that one must not be taken for news of the next.
+        serial = next(self._ids)
+        engine_id = f"{request_id}~{serial}" if request_id else f"request-{serial}"
+        request_id = request_id or engine_id
         prepared: PreparedPrompt = await prepare()
-        requests = self._admission.requests(request_id, prepared, sampling, arrival_s)
+        requests = self._admission.requests(engine_id, prepared, sampling, arrival_s)
         state = self._admission.state(request_id, prepared, requests, _metrics(prepared, arrival_s))
-        stream = self._open(state.child_ids)
+        stream = self._streams.open(state, self._client.abort, only_final=only_final)
         try:
             await asyncio.gather(
                 *(asyncio.wrap_future(self._client.add(request)) for request in requests)
             )
-            while not state.finished:
-                for event in await stream.get():
-                    self._apply(state, event)
-                if state.finished or not only_final:
-                    yield state.output()
+            finished = False
+            while not finished:
+                await stream.news()
+                output = state.output()
+                finished = output.finished
+                yield output
         finally:
-            self._drop(state)
-
-    def _apply(self, state: RequestState, event: _Event) -> None:
-        if isinstance(event, EngineError):
-            raise event
-        if event.lost_item:
-            raise CacheMissError(event.error or "An item has left the caches.", retryable=True)
-        if event.finish_reason == "error":
-            raise EngineError(event.error or "The engine failed this request.")
-        stopped_by_string = state.apply(event)
-        if stopped_by_string:
-            self._client.abort(stopped_by_string)
-
-    # --- streams ----------------------------------------------------------------------
-
-    def _open(self, ids: Sequence[str]) -> _Stream:
-        stream = _Stream()
-        with self._lock:
-            taken = [child for child in ids if child in self._streams]
-            if taken:
-                raise RequestError(f"A request with the id {taken[0]} is running already.")
-            self._streams.update(dict.fromkeys(ids, stream))
-        return stream
-
-    def _drop(self, state: RequestState) -> None:
-        with self._lock:
-            for child in state.child_ids:
-                self._streams.pop(child, None)
-        if not state.finished:
-            self._client.abort(state.child_ids)
-
-    def _deliver(self, updates: Sequence[RequestUpdate]) -> None:
-        for update in updates:
-            stream = self._streams.get(update.request_id)
-            if stream is not None:
-                stream.put(update)
-
-    def _end_all(self, error: EngineError) -> None:
-        with self._lock:
-            streams = set(self._streams.values())
-        for stream in streams:
-            stream.put(error)
+            self._streams.close(stream)
+            if not state.finished:
+                self._client.abort(state.child_ids)
 
     # --- the engine -------------------------------------------------------------------
 

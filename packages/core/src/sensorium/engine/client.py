@@ -1,7 +1,7 @@
 """``EngineClient``: the only door to a running engine, wherever it runs.
 
-``ThreadClient`` runs it in a thread of this process. A client whose engine is a process of
-its own implements the same protocol.
+``ThreadClient`` runs it in a thread of this process; ``ProcessClient`` (its own file) in a process
+of its own.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import queue
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from sensorium.engine.core import EngineCore
+from sensorium.engine.loop import Call, EngineLoop
 from sensorium.errors import EngineClosedError, EngineDeadError, EngineError
 from sensorium.types import EngineRequest, RequestUpdate
 
@@ -30,9 +30,10 @@ class EngineClient(Protocol):
     def start(self, on_updates: OnUpdates, on_stopped: OnStopped) -> None:
         """Starts the engine.
 
-        ``on_updates`` is called after every step that has news; ``on_stopped`` once, when no
-        update will follow any more. Both are called on the client's own thread and must
-        return at once.
+        ``on_updates`` is called after every step that has news. ``on_stopped`` is called when
+        no update will follow for any request added so far: at the end, and each time that an
+        engine's process dies and another takes its place. Both are called on the client's own
+        thread and must return at once.
         """
 
     def add(self, request: EngineRequest) -> Future[None]:
@@ -54,26 +55,18 @@ class EngineClient(Protocol):
         """Ends the engine and its running requests; waits until its memory is given back."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Call:
-    """Something to do on the engine's thread between two steps."""
-
-    function: Callable[[], Any]
-    result: Future[Any]
-
-
 class ThreadClient:
     """An engine in a daemon thread of this process."""
 
     def __init__(self, core: EngineCore) -> None:
         self._core = core
-        self._inbox: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._stopped: EngineError | None = None
         self._thread = threading.Thread(target=self._run, name="sensorium-engine", daemon=True)
 
     def start(self, on_updates: OnUpdates, on_stopped: OnStopped) -> None:
-        self._on_updates = on_updates
+        self._loop = EngineLoop(self._core, self._inbox, on_updates)
         self._on_stopped = on_stopped
         self._thread.start()
 
@@ -82,7 +75,7 @@ class ThreadClient:
 
     def abort(self, request_ids: Iterable[str]) -> None:
         ids = tuple(request_ids)
-        self._call(lambda: self._report(self._core.scheduler.abort(ids)))
+        self._call(lambda: self._loop.report(self._core.scheduler.abort(ids)))
 
     def reset_prefix_cache(self) -> Future[bool]:
         return self._call(self._core.scheduler.reset_prefix_cache)
@@ -105,37 +98,15 @@ class ThreadClient:
 
     def _run(self) -> None:
         try:
-            while self._take_calls():
-                self._report(self._core.step())
+            self._loop.run()
         except BaseException as error:
             logger.exception("the engine died")
             with self._lock:
-                self._stopped = EngineDeadError(
-                    f"The engine died of an internal error ({type(error).__name__}); "
-                    "its log has the cause."
-                )
+                self._stopped = EngineDeadError(death_sentence(error))
         self._refuse_rest()
         assert self._stopped is not None
         self._on_stopped(self._stopped)
         self._core.close()
-
-    def _take_calls(self) -> bool:
-        """Does what was asked for since the last step, waiting if there is nothing to run.
-
-        Returns False once the client is being closed.
-        """
-        while True:
-            try:
-                call = self._inbox.get(block=not self._core.scheduler.has_work)
-            except queue.Empty:
-                return True
-            if call is None:
-                return False
-            _carry_out(call)
-
-    def _report(self, updates: Sequence[RequestUpdate]) -> None:
-        if updates:
-            self._on_updates(updates)
 
     def _refuse_rest(self) -> None:
         """Fails the calls that nobody will carry out any more."""
@@ -151,19 +122,15 @@ class ThreadClient:
     # --- on the callers' threads ------------------------------------------------------
 
     def _call(self, function: Callable[[], Any]) -> Future[Any]:
-        result: Future[Any] = Future()
+        call = Call(function)
         with self._lock:
             if self._stopped is None:
-                self._inbox.put(_Call(function, result))
+                self._inbox.put(call)
             else:
-                result.set_exception(self._stopped)
-        return result
+                call.result.set_exception(self._stopped)
+        return call.result
 
 
-def _carry_out(call: _Call) -> None:
-    if not call.result.set_running_or_notify_cancel():
-        return
-    try:
-        call.result.set_result(call.function())
-    except Exception as error:
-        call.result.set_exception(error)
+def death_sentence(error: BaseException) -> str:
+    """How an engine that an exception ended says so."""
+    return f"The engine died of an internal error ({type(error).__name__}); its log has the cause."

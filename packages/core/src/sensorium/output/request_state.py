@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 from sensorium.output.answer import Answer
@@ -15,7 +16,9 @@ from sensorium.types import RequestUpdate
 class RequestState:
     """Gathers the updates of a request's ``n`` sequences.
 
-    With n = 1 the engine knows the sequence by the request's id, else by "ID#0", "ID#1" ….
+    Args:
+        child_ids: the ids by which the engine knows its sequences; None: the request's id with
+            n = 1, else "ID#0", "ID#1" ….
     """
 
     def __init__(
@@ -27,16 +30,27 @@ class RequestState:
         sampling: SamplingParams,
         tokenizer: Tokenizer,
         metrics: RequestMetrics | None = None,
+        child_ids: Sequence[str] | None = None,
     ) -> None:
         self._request_id = request_id
         self._prompt = prompt
         self._prompt_token_ids = prompt_token_ids
         n = sampling.n
-        ids = [request_id] if n == 1 else [f"{request_id}#{i}" for i in range(n)]
-        self._answers = {child: Answer(i, sampling, tokenizer) for i, child in enumerate(ids)}
+        if child_ids is None:
+            child_ids = [request_id] if n == 1 else [f"{request_id}#{i}" for i in range(n)]
+        assert len(set(child_ids)) == n, "one id for each answer"
+        self._answers = {child: Answer(i, sampling, tokenizer) for i, child in enumerate(child_ids)}
+        self._num_unfinished = n
         self._last: dict[str, RequestUpdate] = {}
         self._metrics = metrics or RequestMetrics()
+        self._first_token_s: float | None = None
+        self._finished_s: float | None = None
         self._num_cached_tokens: int | None = None
+
+    @property
+    def request_id(self) -> str:
+        """The caller's name for it."""
+        return self._request_id
 
     @property
     def child_ids(self) -> tuple[str, ...]:
@@ -46,7 +60,7 @@ class RequestState:
     @property
     def finished(self) -> bool:
         """Whether every answer is complete."""
-        return all(answer.finished for answer in self._answers.values())
+        return not self._num_unfinished
 
     def apply(self, update: RequestUpdate) -> list[str]:
         """Takes an update of one sequence.
@@ -54,17 +68,20 @@ class RequestState:
         Returns:
             The ids of sequences that a stop string ended and the engine must abort.
         """
-        was_finished = self.finished
-        ended_here = self._answers[update.request_id].apply(update)
-        self._last[update.request_id] = update
+        child = update.request_id
+        answer = self._answers[child]
+        was_finished = answer.finish_reason is not None
+        ended_here = answer.apply(update)
+        self._last[child] = update
         if self._num_cached_tokens is None:
             self._num_cached_tokens = update.num_cached_tokens
-        now_s = time.monotonic()
-        if update.new_token_ids and self._metrics.first_token_s is None:
-            self._metrics = replace(self._metrics, first_token_s=now_s)
-        if self.finished and not was_finished:
-            self._metrics = replace(self._metrics, finished_s=now_s)
-        return [update.request_id] if ended_here else []
+        if self._first_token_s is None and update.new_token_ids:
+            self._first_token_s = time.monotonic()
+        if answer.finish_reason is not None and not was_finished:
+            self._num_unfinished -= 1
+            if not self._num_unfinished:
+                self._finished_s = time.monotonic()
+        return [child] if ended_here else []
 
     def output(self) -> RequestOutput:
         """The request as it stands."""
@@ -84,6 +101,8 @@ class RequestState:
         return replace(
             self._metrics,
             first_scheduled_s=min(starts, default=None),
+            first_token_s=self._first_token_s,
+            finished_s=self._finished_s,
             num_encoder_hits=sum(u.num_encoder_hits for u in last),
             num_encoded_items=sum(u.num_encoded_items for u in last),
             num_cached_tokens=self._num_cached_tokens or 0,

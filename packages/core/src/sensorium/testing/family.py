@@ -142,17 +142,14 @@ class _Parts:
     """An engine's way in, without the engine."""
 
     def __init__(self, folder: Path, options: Mapping[str, Any]) -> None:
-        from sensorium.checkpoint import open_checkpoint
         from sensorium.config import EngineConfig
-        from sensorium.engine.assembly import build_frontend, load_tokenizer, open_model
+        from sensorium.engine.assembly import build_chat, build_frontend
+        from sensorium.engine.model import open_model
         from sensorium.media.pipeline import MediaPipeline
         from sensorium.plugins.discovery import discover
 
         config = EngineConfig.from_options(model=str(folder), **options)
-        registry = discover(choices=config.plugin_choices)
-        checkpoint = open_checkpoint(config)
-        tokenizer = load_tokenizer(config, checkpoint)
-        self.model = open_model(config, registry, checkpoint, tokenizer)
+        self.model = open_model(config, discover(choices=config.plugin_choices))
         pipeline = MediaPipeline(
             self.model.kinds,
             self.model.adapters,
@@ -162,7 +159,7 @@ class _Parts:
             num_threads=2,
             uuids_ignored=False,
         )
-        self.frontend = build_frontend(config, self.model, tokenizer, pipeline)
+        self.frontend = build_frontend(self.model, build_chat(config, self.model), pipeline)
 
     def prepare(self, prompt: Any) -> Any:
         from sensorium.frontend.prompts import parse_prompt

@@ -1,0 +1,166 @@
+"""What a token costs the process that holds the frontend, whatever the engine does meanwhile.
+
+    python benchmarks/frontend.py [--requests 64] [--tokens 128] [--step-ms 3] [--repeats 3]
+
+A stand-in engine answers every request with the same number of tokens: one update a request and
+step, as an engine in a process of its own sends them, decoded from its frames on the client's
+thread. Everything behind that is real: streams, stop strings, detokenising, outputs, ``asyncio``.
+Printed: the process's CPU time a token in µs (the median of the repeats), for outputs that only the
+end needs (as ``LLM`` asks) and for one output a token, at the pace of ``--step-ms`` and unpaced,
+where what waits is taken together.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from typing import Any
+
+import sensorium.engine.async_engine as async_engine
+from sensorium import AsyncEngine, SamplingParams
+from sensorium.engine.assembly import Assembly, assemble
+from sensorium.engine.messages import decode, encode_updates, updates_of
+from sensorium.types import EngineRequest, RequestUpdate
+from sensorium_tiny_models import model_path
+
+PROMPT = "What is in the picture?"
+
+
+class StandIn:
+    """An ``EngineClient`` whose answers lie ready as frames."""
+
+    def __init__(self) -> None:
+        self.request_ids: list[str] = []
+        self.complete = threading.Event()
+        self.num_expected = 0
+
+    def start(self, on_updates: Callable[[Sequence[RequestUpdate]], None], _: Any) -> None:
+        """Remembers whom to tell."""
+        self._on_updates = on_updates
+
+    def add(self, request: EngineRequest) -> Future[None]:
+        """Takes it at once."""
+        self.request_ids.append(request.request_id)
+        if len(self.request_ids) == self.num_expected:
+            self.complete.set()
+        done: Future[None] = Future()
+        done.set_result(None)
+        return done
+
+    def abort(self, request_ids: Iterable[str]) -> None:
+        """Nothing is aborted here."""
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def play(self, frames: Sequence[bytes], step_s: float) -> None:
+        """Sends a frame each ``step_s``."""
+        next_s = time.monotonic()
+        for frame in frames:
+            next_s += step_s
+            time.sleep(max(0.0, next_s - time.monotonic()) if step_s else 0.0)
+            self._on_updates(updates_of(*decode(frame)[1:]))
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What is asked for in one run."""
+
+    num_requests: int
+    num_tokens: int
+    step_s: float
+    only_final: bool
+
+
+def frames_of(request_ids: Sequence[str], load: Load, token_ids: Sequence[int]) -> list[bytes]:
+    """One frame a step, as the engine would send it."""
+    frames = []
+    for step in range(load.num_tokens):
+        last = step == load.num_tokens - 1
+        frames.append(
+            encode_updates(
+                [
+                    RequestUpdate(
+                        request_id,
+                        (token_ids[(step + i) % len(token_ids)],),
+                        finish_reason="length" if last else None,
+                        num_cached_tokens=16,
+                        first_scheduled_s=1.0,
+                    )
+                    for i, request_id in enumerate(request_ids)
+                ]
+            )
+        )
+    return frames
+
+
+async def run(engine: AsyncEngine, client: StandIn, load: Load, token_ids: Sequence[int]) -> float:
+    """CPU seconds of this process a token."""
+    sampling = SamplingParams(max_tokens=load.num_tokens, ignore_eos=True)
+    client.request_ids.clear()
+    client.complete.clear()
+    client.num_expected = load.num_requests
+
+    async def consume() -> int:
+        stream = engine.generate(PROMPT, sampling, only_final=load.only_final)
+        outputs = [output.outputs[0] async for output in stream]
+        assert len(outputs[-1].token_ids) == load.num_tokens
+        assert outputs[-1].text
+        return len(outputs)
+
+    tasks = [asyncio.create_task(consume()) for _ in range(load.num_requests)]
+    await asyncio.to_thread(client.complete.wait)
+    await asyncio.sleep(0.1)
+    frames = frames_of(client.request_ids, load, token_ids)
+    player = threading.Thread(target=client.play, args=(frames, load.step_s))
+    before = time.process_time()
+    player.start()
+    counts = await asyncio.gather(*tasks)
+    spent = time.process_time() - before
+    player.join()
+    assert load.only_final == (counts == [1] * load.num_requests)
+    return spent / (load.num_requests * load.num_tokens)
+
+
+def main() -> None:
+    """Runs every load and prints a line of each."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--requests", type=int, default=64)
+    parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--step-ms", type=float, default=3.0)
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args()
+    client = StandIn()
+
+    def with_stand_in(config: Any) -> Assembly:
+        parts = assemble(config)
+        parts.client.close()
+        return replace(parts, client=client)
+
+    async_engine.assemble = with_stand_in
+    with AsyncEngine(str(model_path()), dtype="float32", max_num_seqs=options.requests) as engine:
+        text = "The quick brown fox sees three red squares, and naïve cafés: " * 4
+        token_ids = engine.get_tokenizer().encode(text)
+        print(f"{options.requests} requests of {options.tokens} tokens")
+        for only_final in (True, False):
+            for step_s in (options.step_ms / 1e3, 0.0):
+                load = Load(options.requests, options.tokens, step_s, only_final)
+                asyncio.run(run(engine, client, load, token_ids))
+                figures = [
+                    asyncio.run(run(engine, client, load, token_ids))
+                    for _ in range(options.repeats)
+                ]
+                name = "only the last output" if only_final else "an output a token"
+                pace = f"{options.step_ms:g} ms a step" if step_s else "unpaced"
+                median, spread = statistics.median(figures), max(figures) - min(figures)
+                print(f"{name}, {pace}: {1e6 * median:.1f} µs a token (± {5e5 * spread:.1f})")
+
+
+if __name__ == "__main__":
+    main()

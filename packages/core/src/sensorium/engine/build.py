@@ -1,0 +1,55 @@
+"""The engine's half of an assembly: a model → the core that computes with it.
+
+Knows no prompts, no text and no clients; it runs where the engine runs.
+"""
+
+from __future__ import annotations
+
+from sensorium.config import GIB, EngineConfig
+from sensorium.engine.core import EngineCore
+from sensorium.engine.messages import EngineInfo
+from sensorium.engine.model import Model, worst_items
+from sensorium.runner import Runner
+from sensorium.scheduler import Scheduler, SchedulerConfig
+
+
+def build_engine(config: EngineConfig, model: Model) -> tuple[EngineCore, EngineInfo]:
+    """Loads the weights and finds out how much fits beside them.
+
+    Raises:
+        ConfigError: the checkpoint doesn't load, or there is no room.
+        PluginError: an encoder can't be built.
+    """
+    runner = Runner(
+        config,
+        model.checkpoint,
+        model.family,
+        model.registry.encoders(model.checkpoint.architecture),
+        model.adapters,
+        options_of=lambda thing: model.registry.options_of(thing, config.plugin_options),
+        worst_items=lambda: worst_items(config, model),
+    )
+    info = EngineInfo(
+        device=str(runner.device),
+        dtype=str(runner.dtype).removeprefix("torch."),
+        max_model_len=runner.max_model_len,
+        embed_row_bytes=dict(runner.embed_row_bytes),
+        num_pages=runner.num_pages,
+        page_size=config.page_size,
+        page_bytes=runner.kv_shape.page_bytes,
+    )
+    return EngineCore(Scheduler(scheduler_config(config, runner)), runner), info
+
+
+def scheduler_config(config: EngineConfig, runner: Runner) -> SchedulerConfig:
+    """The scheduler's limits, from the options and from what the runner found room for."""
+    return SchedulerConfig(
+        page_size=config.page_size,
+        num_pages=runner.num_pages,
+        max_num_batched_tokens=config.max_num_batched_tokens,
+        max_num_seqs=config.max_num_seqs,
+        max_model_len=runner.max_model_len,
+        prefix_caching=config.enable_prefix_caching,
+        chunked_prefill=config.enable_chunked_prefill,
+        encoder_cache_bytes=int(config.mm_encoder_cache_gb * GIB),
+    )

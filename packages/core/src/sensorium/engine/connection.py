@@ -1,0 +1,137 @@
+"""``Connection``: everything that is lost with one engine process.
+
+Calls that wait for their result, frames that wait for the socket, segments that hold features. When
+the process dies, ``fail`` ends all of it, and the next process gets a connection of its own.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor, Future
+from typing import Any
+
+from sensorium.engine import messages
+from sensorium.engine.messages import Placement
+from sensorium.engine.outbox import Outbox
+from sensorium.engine.segments import SegmentPool
+from sensorium.errors import EngineError
+from sensorium.types import EngineRequest
+
+logger = logging.getLogger("sensorium.engine")
+
+
+class Connection:
+    """The calls on one engine process; from any thread, before it is ready too.
+
+    Args:
+        on_rest: as for ``Outbox``.
+        packer: one thread, that copies features beside the callers.
+    """
+
+    def __init__(self, on_rest: Callable[[], None], packer: Executor) -> None:
+        self.outbox = Outbox(on_rest)
+        self.segments = SegmentPool(
+            lambda number, size, descriptor: self.outbox.send(
+                messages.encode("segment", number, size), descriptor
+            ),
+            lambda numbers: self.outbox.send(messages.encode("drop", numbers)),
+        )
+        self._packer = packer
+        self._lock = threading.Lock()
+        self._calls: dict[int, Future[Any]] = {}
+        self._num_calls = 0
+        self._failed: EngineError | None = None
+        self._packing: set[str] = set()
+        self._aborted_packing: set[str] = set()
+
+    @property
+    def was_used(self) -> bool:
+        """Whether anything was asked of the process."""
+        with self._lock:
+            return self._num_calls > 0
+
+    def call(self, name: str) -> Future[Any]:
+        """One of the scheduler's calls without arguments."""
+        call_id, result = self._new_call()
+        self.outbox.send(messages.encode("call", call_id, name))
+        return result
+
+    def add(self, request: EngineRequest) -> Future[None]:
+        """As ``EngineClient.add``; a request's features are copied on the packer's thread."""
+        call_id, result = self._new_call()
+        if not any(item.features for item in request.items):
+            none = [None] * len(request.items)
+            self.outbox.send(messages.encode_add(call_id, request, none))
+            return result
+        with self._lock:
+            self._packing.add(request.request_id)
+        try:
+            self._packer.submit(self._pack_and_add, call_id, request)
+        except RuntimeError:  # shut down: ``fail`` ends the call
+            logger.debug("a request came while the engine was being closed")
+        return result
+
+    def abort(self, request_ids: Iterable[str]) -> None:
+        """As ``EngineClient.abort``."""
+        ids = tuple(request_ids)
+        with self._lock:
+            self._aborted_packing.update(self._packing.intersection(ids))
+        self.outbox.send(messages.encode("abort", ids))
+
+    def resolve(self, call_id: int, value: Any, error: tuple[str, str, bool] | None) -> None:
+        """The engine's answer to a call."""
+        with self._lock:
+            result = self._calls.pop(call_id, None)
+        if result is None:
+            return
+        if error is None:
+            result.set_result(value)
+        else:
+            result.set_exception(messages.unpack_error(*error))
+
+    def fail(self, error: EngineError) -> None:
+        """Ends every call with ``error``, those to come too."""
+        with self._lock:
+            self._failed = error
+            calls = list(self._calls.values())
+            self._calls.clear()
+        self.outbox.close()
+        self.segments.close()
+        for result in calls:
+            result.set_exception(error)
+
+    def _new_call(self) -> tuple[int, Future[Any]]:
+        result: Future[Any] = Future()
+        result.set_running_or_notify_cancel()  # nobody can take back what was sent
+        with self._lock:
+            call_id = self._num_calls
+            self._num_calls += 1
+            if self._failed is None:
+                self._calls[call_id] = result
+                return call_id, result
+        result.set_exception(self._failed)
+        return call_id, result
+
+    def _pack_and_add(self, call_id: int, request: EngineRequest) -> None:
+        placements: list[Placement | None] = []
+        payload = None
+        try:
+            for item in request.items:
+                placed = self.segments.place(item.key, item.features) if item.features else None
+                placements.append(placed)
+            payload = messages.encode_add(call_id, request, placements)
+        except Exception as error:
+            self.segments.release(p.segment for p in placements if p and p.segment is not None)
+            if not isinstance(error, EngineError):
+                logger.exception("a request can't be sent to the engine's process")
+            self.resolve(call_id, None, messages.pack_error(error))
+        with self._lock:
+            self._packing.discard(request.request_id)
+            aborted = request.request_id in self._aborted_packing
+            self._aborted_packing.discard(request.request_id)
+            if payload is not None:
+                self.outbox.send(payload)
+            if aborted:  # whoever asked did so before the engine knew of it
+                self.outbox.send(messages.encode("abort", (request.request_id,)))

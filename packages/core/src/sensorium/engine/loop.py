@@ -1,0 +1,89 @@
+"""``EngineLoop``: what is asked for between two steps, and the steps; written once.
+
+    take calls ─ step ─ report ─ take calls ─ …      waits only where there is nothing to run
+
+It runs wherever its owner calls ``run``: in a thread of this process or as the engine's own
+process. Where calls come from and where updates go, it doesn't know.
+"""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from sensorium.engine.core import EngineCore
+from sensorium.types import RequestUpdate
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """Something to do between two steps; the future gets what comes of it."""
+
+    function: Callable[[], Any]
+    result: Future[Any] = field(default_factory=Future)
+
+    def carry_out(self) -> None:
+        """Calls the function, unless the caller has cancelled it meanwhile."""
+        if not self.result.set_running_or_notify_cancel():
+            return
+        try:
+            self.result.set_result(self.function())
+        except Exception as error:
+            self.result.set_exception(error)
+
+
+class Inbox(Protocol):
+    """Where calls come from."""
+
+    def get(self, block: bool = True) -> Call | None:
+        """The next call; None: the loop shall end.
+
+        Raises:
+            queue.Empty: there is none and ``block`` is False.
+        """
+
+
+class EngineLoop:
+    """One core, driven from the thread that calls ``run``.
+
+    Args:
+        report: gets the updates of every step, and of every call, that has some.
+    """
+
+    def __init__(
+        self,
+        core: EngineCore,
+        inbox: Inbox,
+        report: Callable[[Sequence[RequestUpdate]], None],
+    ) -> None:
+        self._core = core
+        self._inbox = inbox
+        self._report = report
+
+    def run(self) -> None:
+        """Steps until the inbox says that it shall end.
+
+        Raises:
+            Exception: whatever a step raises; the core can't be used any more.
+        """
+        while self._take_calls():
+            self.report(self._core.step())
+
+    def report(self, updates: Sequence[RequestUpdate]) -> None:
+        """Passes news on; for calls that make some."""
+        if updates:
+            self._report(updates)
+
+    def _take_calls(self) -> bool:
+        """Carries out what was asked for since the last step; False once the loop shall end."""
+        while True:
+            try:
+                call = self._inbox.get(block=not self._core.scheduler.has_work)
+            except queue.Empty:
+                return True
+            if call is None:
+                return False
+            call.carry_out()

@@ -1,0 +1,186 @@
+"""What crosses between the frontend's process and the engine's, as bytes and back.
+
+    to the engine     hello · setup · segment · drop · add · abort · call · close
+    from the engine   log · ready · failed · updates · result · released · died
+
+A message is a pickled tuple, its kind first. Unpickling runs what the sender wants, which gives
+nothing away here: the one sender is the process at the other end of an unnamed pair of sockets,
+which started this one or was started by it, with the same rights (see ``channel``).
+
+Updates are the many: they cross as one column for each field, and a field that says the same as
+nothing in all of them not at all.
+"""
+
+from __future__ import annotations
+
+import pickle
+from array import array
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields, replace
+from itertools import repeat
+from operator import attrgetter
+from typing import Any
+
+import sensorium.errors
+from sensorium.engine.setup import Setup
+from sensorium.errors import CacheMissError, ConfigError, EngineError, SensoriumError
+from sensorium.types import EngineItem, EngineRequest, Features, RequestUpdate
+
+Message = tuple[Any, ...]
+
+_FIELDS = fields(RequestUpdate)
+_DEFAULTS = tuple(field.default for field in _FIELDS)
+_row: Callable[[RequestUpdate], tuple[Any, ...]] = attrgetter(*(f.name for f in _FIELDS))
+
+
+class MessageError(Exception):
+    """Bytes that are no message."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What the frontend must know of a loaded engine.
+
+    Attributes:
+        device, dtype: what it computes on and in, as torch prints them (the dtype without
+            ``torch.``).
+        max_model_len: tokens of one sequence at most.
+        embed_row_bytes: kind → bytes of one row of an item's embedding, all levels.
+        num_pages, page_size, page_bytes: of the KV cache.
+    """
+
+    device: str
+    dtype: str
+    max_model_len: int
+    embed_row_bytes: Mapping[str, int]
+    num_pages: int
+    page_size: int
+    page_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where an item's features lie.
+
+    Attributes:
+        segment: the segment's number; None: they have no bytes.
+        header: what the segment holds, as ``PackedHeader.to_bytes`` wrote it.
+    """
+
+    segment: int | None
+    header: bytes
+
+
+def encode(*message: Any) -> bytes:
+    """A message's bytes; its first part is its kind."""
+    return pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
+
+
+def decode(payload: bytes) -> Message:
+    """The message.
+
+    Raises:
+        MessageError: these bytes are none.
+    """
+    try:
+        message = pickle.loads(payload)
+    except Exception as error:
+        raise MessageError(f"a message can't be read ({type(error).__name__}: {error})") from error
+    if not isinstance(message, tuple) or not message or not isinstance(message[0], str):
+        raise MessageError("a message doesn't begin with its kind")
+    return message
+
+
+def encode_setup(log_level: int, setup: Setup) -> bytes:
+    """The message "setup".
+
+    Raises:
+        ConfigError: an option's value can't be sent to another process.
+    """
+    try:
+        return encode("setup", log_level, setup)
+    except Exception as error:
+        raise ConfigError(
+            "An option can't be sent to the engine's process "
+            f"({type(error).__name__}: {error}); pass engine_process=False, or plain values."
+        ) from error
+
+
+# --- updates ----------------------------------------------------------------------------
+
+
+def encode_updates(updates: Sequence[RequestUpdate]) -> bytes:
+    """The message "updates"; there must be one at least."""
+    count = len(updates)
+    columns = tuple(
+        None if default is not MISSING and column.count(default) == count else column
+        for column, default in zip(zip(*map(_row, updates), strict=True), _DEFAULTS, strict=True)
+    )
+    return encode("updates", columns)
+
+
+def updates_of(columns: Sequence[Sequence[Any] | None]) -> list[RequestUpdate]:
+    """The updates that a message "updates" brings."""
+    filled = (
+        repeat(default) if column is None else column
+        for column, default in zip(columns, _DEFAULTS, strict=True)
+    )
+    return list(map(RequestUpdate, *filled))
+
+
+# --- requests ---------------------------------------------------------------------------
+
+
+def encode_add(
+    call_id: int, request: EngineRequest, placements: Sequence[Placement | None]
+) -> bytes:
+    """The message "add": a request whose items' features lie in segments.
+
+    Args:
+        placements: for each item where; None: it has no features.
+    """
+    items = tuple(replace(item, features={}) for item in request.items)
+    bare = replace(request, token_ids=(), items=items)
+    tokens = array("I", request.token_ids).tobytes()
+    return encode("add", call_id, bare, tokens, tuple(placements))
+
+
+def request_of(
+    bare: EngineRequest,
+    tokens: bytes,
+    placements: Sequence[Placement | None],
+    features_at: Callable[[Placement], Mapping[str, Features]],
+) -> EngineRequest:
+    """The request that a message "add" brings.
+
+    Args:
+        features_at: reads a segment.
+    """
+    token_ids = array("I")
+    token_ids.frombytes(tokens)
+
+    def whole(item: EngineItem, placement: Placement | None) -> EngineItem:
+        return item if placement is None else replace(item, features=features_at(placement))
+
+    items = tuple(map(whole, bare.items, placements))
+    return replace(bare, token_ids=tuple(token_ids), items=items)
+
+
+# --- errors -----------------------------------------------------------------------------
+
+
+def pack_error(error: BaseException) -> tuple[str, str, bool]:
+    """Class, sentence, and whether it is retryable."""
+    return type(error).__name__, str(error), bool(getattr(error, "retryable", False))
+
+
+def unpack_error(name: str, sentence: str, retryable: bool) -> Exception:
+    """The same error, if it is one of ours or a broken assertion; else an ``EngineError``."""
+    if name == CacheMissError.__name__:
+        return CacheMissError(sentence, retryable=retryable)
+    if name == AssertionError.__name__:
+        return AssertionError(sentence)
+    kind = getattr(sensorium.errors, name, None)
+    if isinstance(kind, type) and issubclass(kind, SensoriumError):
+        return kind(sentence)
+    return EngineError(f"The engine's process failed ({name}); its log has the cause.")

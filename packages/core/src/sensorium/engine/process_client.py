@@ -1,0 +1,282 @@
+"""``ProcessClient``: an engine in a process of its own, and another one when that dies.
+
+    callers' threads ── Connection ── socket ──→ worker
+    on_updates ←── the client's thread ←────────┘  starts it, listens, flushes, starts it again
+
+The client's thread alone waits for the socket; callers never do.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import threading
+import time
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+
+from sensorium.engine import messages
+from sensorium.engine.channel import ChannelError
+from sensorium.engine.client import OnStopped, OnUpdates
+from sensorium.engine.connection import Connection
+from sensorium.engine.messages import EngineInfo, MessageError
+from sensorium.engine.process import EngineProcess
+from sensorium.engine.setup import Setup
+from sensorium.errors import EngineClosedError, EngineDeadError, EngineError, SensoriumError
+from sensorium.types import EngineRequest
+
+logger = logging.getLogger("sensorium.engine")
+
+#: Processes that may die one after another before they have served anybody.
+MAX_FAILED_STARTS = 3
+#: How long an engine that was asked to end may take: a step, and giving memory back.
+CLOSE_S = 10.0
+
+
+class ProcessClient:
+    """As ``EngineClient``. The process is started at once, and loads when ``load`` says what."""
+
+    def __init__(self) -> None:
+        self._setup: Setup | None = None
+        self._ready: Future[EngineInfo] = Future()
+        self._on_updates: OnUpdates | None = None
+        self._on_stopped: OnStopped | None = None
+        self._lock = threading.Lock()
+        self._stopped: EngineError | None = None
+        self._process: EngineProcess | None = None
+        self._is_ready = False
+        self._last_words: SensoriumError | None = None
+        self._waker = _Waker()
+        self._packer = ThreadPoolExecutor(1, thread_name_prefix="sensorium-features")
+        self._connection = Connection(self._waker.wake, self._packer)
+        self._thread = threading.Thread(target=self._run, name="sensorium-engine", daemon=True)
+        self._thread.start()
+
+    # --- from any thread ----------------------------------------------------------------
+
+    def load(self, setup: Setup) -> None:
+        """Says what to load.
+
+        Raises:
+            ConfigError: options that can't cross.
+        """
+        messages.encode_setup(logging.NOTSET, setup)
+        self._setup = setup
+        self._waker.wake()
+
+    def wait_ready(self) -> EngineInfo:
+        """Waits until the engine has loaded.
+
+        Raises:
+            ConfigError, PluginError: as the engine's process raised them.
+            EngineError: it died.
+        """
+        return self._ready.result()
+
+    @property
+    def pid(self) -> int | None:
+        """The number of the process that runs; None between two."""
+        process = self._process
+        return None if process is None else process.pid
+
+    def start(self, on_updates: OnUpdates, on_stopped: OnStopped) -> None:
+        self._on_updates = on_updates
+        self._on_stopped = on_stopped
+
+    def add(self, request: EngineRequest) -> Future[None]:
+        return self._connection.add(request)
+
+    def abort(self, request_ids: Iterable[str]) -> None:
+        self._connection.abort(request_ids)
+
+    def reset_prefix_cache(self) -> Future[bool]:
+        return self._connection.call("reset_prefix_cache")
+
+    def reset_encoder_cache(self) -> Future[None]:
+        return self._connection.call("reset_encoder_cache")
+
+    def check_integrity(self) -> Future[None]:
+        return self._connection.call("check_integrity")
+
+    def close(self) -> None:
+        with self._lock:
+            if self._stopped is None:
+                self._stopped = EngineClosedError("The engine was closed.")
+        self._waker.wake()
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def _has_stopped(self) -> bool:
+        return self._stopped is not None
+
+    # --- on the client's thread -----------------------------------------------------------
+
+    def _run(self) -> None:
+        num_failed = 0
+        try:
+            while not self._has_stopped():
+                error = self._serve_one_process()
+                served = self._is_ready and self._connection.was_used
+                num_failed = 0 if served else num_failed + 1
+                if not self._ready.done():
+                    self._ready.set_exception(error)
+                    self._stop(error)
+                elif num_failed >= MAX_FAILED_STARTS:
+                    self._stop(error)
+                elif not self._has_stopped():
+                    self._replace_connection(error)
+        except BaseException as error:
+            logger.exception("the client of the engine's process failed")
+            self._stop(EngineDeadError(f"The engine's client failed ({type(error).__name__})."))
+        self._finish()
+
+    def _serve_one_process(self) -> SensoriumError:
+        """Starts a process and listens to it to its end; returns why it ended."""
+        self._forget_last_process()
+        try:
+            self._process = process = EngineProcess()
+        except EngineDeadError as error:
+            return error
+        try:
+            grace_s = self._converse(process)
+        except BaseException:
+            process.end(0.0)
+            raise
+        finally:
+            self._process = None
+        ending = process.end(grace_s)
+        if self._last_words is not None:
+            return self._last_words
+        what = "died" if self._is_ready else "died while starting"
+        return EngineDeadError(f"The engine's process {what} ({ending}).")
+
+    def _forget_last_process(self) -> None:
+        self._is_ready = False
+        self._last_words = None
+
+    def _converse(self, process: EngineProcess) -> float:
+        """Listens until the other end closes; returns how long the process may go on."""
+        poller = select.poll()
+        poller.register(self._waker.descriptor, select.POLLIN)
+        was_told = False
+        deadline_s: float | None = None
+        try:
+            while True:
+                if not was_told and self._setup is not None:
+                    level = logging.getLogger("sensorium").getEffectiveLevel()
+                    process.channel.send(messages.encode_setup(level, self._setup))
+                    was_told = True
+                rest = self._connection.outbox.flush()
+                poller.register(process.socket, select.POLLIN | (select.POLLOUT if rest else 0))
+                poller.poll(_left_ms(deadline_s))
+                self._waker.clear()
+                frames = process.channel.receive(wait=False)
+                if frames is None:
+                    return CLOSE_S
+                for frame in frames:
+                    self._take(process, messages.decode(frame.payload))
+                if self._has_stopped() and deadline_s is None:
+                    if not self._is_ready:
+                        return 0.0
+                    self._connection.outbox.send(messages.encode("close"))
+                    deadline_s = time.monotonic() + CLOSE_S
+                if deadline_s is not None and time.monotonic() >= deadline_s:
+                    return 0.0
+        except (ChannelError, MessageError) as error:
+            logger.error("the engine's process can't be understood: %s", error)
+            return 0.0
+
+    def _take(self, process: EngineProcess, message: messages.Message) -> None:
+        kind, *rest = message
+        if kind == "updates":
+            if self._on_updates is not None:
+                self._on_updates(messages.updates_of(*rest))
+        elif kind == "released":
+            self._connection.segments.release(*rest)
+        elif kind == "result":
+            self._connection.resolve(*rest)
+        elif kind == "log":
+            _log(*rest)
+        elif kind == "ready":
+            self._is_ready = True
+            self._connection.outbox.attach(process.socket)
+            if not self._ready.done():
+                self._ready.set_result(*rest)
+        elif kind == "failed":
+            error = messages.unpack_error(*rest)
+            assert isinstance(error, SensoriumError)
+            self._last_words = error
+        elif kind == "died":
+            self._last_words = EngineDeadError(*rest)
+        else:
+            raise MessageError(f"there is no message {kind!r}")
+
+    def _replace_connection(self, error: SensoriumError) -> None:
+        """Ends what waits for a process that has died; what comes now waits for the next."""
+        logger.error("%s It is started again.", error)
+        dead = _as_engine_error(error)
+        old = self._connection
+        self._connection = Connection(self._waker.wake, self._packer)
+        old.fail(dead)
+        if self._on_stopped is not None:
+            self._on_stopped(dead)
+
+    def _stop(self, error: SensoriumError) -> None:
+        with self._lock:
+            if self._stopped is None:
+                self._stopped = _as_engine_error(error)
+
+    def _finish(self) -> None:
+        assert self._stopped is not None
+        self._connection.fail(self._stopped)
+        if self._on_stopped is not None:
+            self._on_stopped(self._stopped)
+        self._packer.shutdown(wait=True)
+        self._waker.close()
+
+
+def _as_engine_error(error: SensoriumError) -> EngineError:
+    """What requests are told: an engine that can't start again is no fault of theirs."""
+    return error if isinstance(error, EngineError) else EngineDeadError(str(error))
+
+
+def _left_ms(deadline_s: float | None) -> float | None:
+    return None if deadline_s is None else max(0.0, 1e3 * (deadline_s - time.monotonic()))
+
+
+class _Waker:
+    """Interrupts the client's thread where it polls."""
+
+    def __init__(self) -> None:
+        self.descriptor = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._lock = threading.Lock()
+        self._is_closed = False
+
+    def wake(self) -> None:
+        """From any thread."""
+        with self._lock:
+            if not self._is_closed:
+                os.eventfd_write(self.descriptor, 1)
+
+    def clear(self) -> None:
+        """Lets the next poll wait again."""
+        with suppress(BlockingIOError):
+            os.eventfd_read(self.descriptor)
+
+    def close(self) -> None:
+        """Wakes nobody any more."""
+        with self._lock:
+            self._is_closed = True
+            os.close(self.descriptor)
+
+
+def _log(name: str, level: int, text: str, trace: str | None, created_s: float) -> None:
+    """A record of the engine's process, as if it had been made here."""
+    target = logging.getLogger(name)
+    if not target.isEnabledFor(level):
+        return
+    record = logging.LogRecord(name, level, "(the engine's process)", 0, text, None, None)
+    record.exc_text, record.created = trace, created_s
+    target.handle(record)

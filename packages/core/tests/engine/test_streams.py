@@ -1,0 +1,120 @@
+"""Streams: a step's updates reach each loop in one call, and a reader wakes when it has cause."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import weakref
+from typing import Any
+
+import pytest
+
+from sensorium.engine.streams import Stream, Streams
+from sensorium.errors import CacheMissError, EngineDeadError, EngineError, RequestError
+from sensorium.output import RequestState
+from sensorium.sampling_params import SamplingParams
+from sensorium.types import RequestUpdate
+
+
+class NoTokenizer:
+    """Nothing is made into text here."""
+
+    special_ids: frozenset[int] = frozenset()
+
+
+def state(request_id: str, **params: Any) -> RequestState:
+    return RequestState(
+        request_id=request_id,
+        prompt=None,
+        prompt_token_ids=(1,),
+        sampling=SamplingParams(detokenize=False, **params),
+        tokenizer=NoTokenizer(),  # type: ignore[arg-type]
+    )
+
+
+def opened(streams: Streams, request_id: str, *, only_final: bool = False) -> Stream:
+    return streams.open(state(request_id), lambda ids: None, only_final=only_final)
+
+
+async def test_a_loop_is_called_once_however_many_updates_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    streams = Streams()
+    mine = [opened(streams, f"r{i}") for i in range(8)]
+    loop, calls = asyncio.get_running_loop(), []
+    original = loop.call_soon_threadsafe
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        calls.append(args)
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(loop, "call_soon_threadsafe", counted)
+    for step in range(3):
+        streams.deliver([RequestUpdate(f"r{i}", (step,)) for i in range(8)])
+    streams.deliver([RequestUpdate("nobody", (1,))])
+    assert len(calls) == 1
+    for stream in mine:
+        await stream.news()
+        assert stream.state.output().outputs[0].token_ids == (0, 1, 2)
+    streams.deliver([RequestUpdate("r0", (3,))])
+    assert len(calls) == 2
+
+
+async def test_a_reader_of_the_last_output_sleeps_until_then() -> None:
+    streams = Streams()
+    stream = opened(streams, "r", only_final=True)
+    reader = asyncio.create_task(stream.news())
+    streams.deliver([RequestUpdate("r", (1,))])
+    await asyncio.sleep(0.01)
+    assert not reader.done()
+    streams.deliver([RequestUpdate("r", (2,), finish_reason="length")])
+    await asyncio.wait_for(reader, 1)
+    assert stream.state.output().outputs[0].token_ids == (1, 2)
+
+
+@pytest.mark.parametrize("only_final", [True, False])
+async def test_what_ends_a_request_is_raised(only_final: bool) -> None:
+    streams = Streams()
+    failed, lost, dead = (
+        opened(streams, name, only_final=only_final) for name in ("failed", "lost", "dead")
+    )
+    streams.deliver(
+        [
+            RequestUpdate("failed", finish_reason="error", error="the step"),
+            RequestUpdate("lost", finish_reason="error", error="gone", lost_item=True),
+        ]
+    )
+    with pytest.raises(EngineError, match="the step"):
+        await failed.news()
+    with pytest.raises(CacheMissError, match="gone") as caught:
+        await lost.news()
+    assert caught.value.retryable
+    streams.end_all(EngineDeadError("it died"))
+    with pytest.raises(EngineDeadError, match="it died"):
+        await dead.news()
+
+
+async def test_a_name_is_taken_until_its_stream_is_closed() -> None:
+    streams = Streams()
+    first = opened(streams, "same")
+    with pytest.raises(RequestError, match="same"):
+        opened(streams, "same")
+    streams.close(first)
+    second = opened(streams, "same")
+    streams.deliver([RequestUpdate("same", (5,))])
+    await second.news()
+    assert first.state.output().outputs[0].token_ids == ()
+
+
+def test_a_loop_that_has_ended_is_forgotten() -> None:
+    streams = Streams()
+
+    async def one() -> tuple[Stream, weakref.ref[asyncio.AbstractEventLoop]]:
+        return opened(streams, "r"), weakref.ref(asyncio.get_running_loop())
+
+    stream, loop = asyncio.run(one())
+    streams.deliver([RequestUpdate("r", (1,))])
+    streams.close(stream)
+    del stream
+    gc.collect()
+    assert loop() is None
