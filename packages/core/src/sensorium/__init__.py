@@ -28,7 +28,16 @@ from sensorium.errors import (
     SensoriumError,
     UnsupportedError,
 )
-from sensorium.outputs import CompletionOutput, Logprob, RequestMetrics, RequestOutput
+from sensorium.outputs import (
+    CompletionOutput,
+    EmbeddingOutput,
+    EmbeddingRequestOutput,
+    Logprob,
+    PoolingOutput,
+    PoolingRequestOutput,
+    RequestMetrics,
+    RequestOutput,
+)
 from sensorium.sampling_params import SamplingParams
 
 if TYPE_CHECKING:
@@ -43,6 +52,8 @@ __all__ = [
     "CacheMissError",
     "CompletionOutput",
     "ConfigError",
+    "EmbeddingOutput",
+    "EmbeddingRequestOutput",
     "EngineClosedError",
     "EngineDeadError",
     "EngineError",
@@ -50,6 +61,8 @@ __all__ = [
     "Logprob",
     "MediaError",
     "PluginError",
+    "PoolingOutput",
+    "PoolingRequestOutput",
     "RequestError",
     "RequestMetrics",
     "RequestOutput",

@@ -61,7 +61,8 @@ class EngineConfig:
             or "string".
         generation_config: "auto" reads the checkpoint's ``generation_config.json``,
             "sensorium" doesn't.
-        task, runner: "generate" (or "auto") is what is built.
+        task: "generate" or "embed"; runner: "generate" or "pooling", the same by its other name.
+            "auto": what the model was made for.
         tensor_parallel_size: 1 is what is built.
         plugin_options †: distribution → options of its plugin.
         plugin_choices †: claim ("kind:NAME", "family:ARCHITECTURE",
@@ -127,6 +128,13 @@ class EngineConfig:
         given["model"] = str(given["model"])
         return cls(**given)
 
+    @property
+    def wanted_task(self) -> str | None:
+        """The task that was asked for; None: what the model was made for."""
+        if self.task != "auto":
+            return self.task
+        return {"auto": None, "generate": "generate", "pooling": "embed"}[self.runner]
+
     def __post_init__(self) -> None:
         self._check_choices()
         self._check_numbers()
@@ -146,6 +154,12 @@ class EngineConfig:
         dtype = str(self.dtype).removeprefix("torch.")
         object.__setattr__(self, "dtype", dtype)
         _one_of("dtype", dtype, DTYPES)
+        _one_of("task", self.task, ("auto", "generate", "embed"))
+        _one_of("runner", self.runner, ("auto", "generate", "pooling"))
+        if {self.task, self.runner} in ({"embed", "generate"}, {"generate", "pooling"}):
+            raise ConfigError(
+                f"task is {self.task!r} and runner is {self.runner!r}, which contradict each other."
+            )
         _one_of("load_format", self.load_format, LOAD_FORMATS)
         _one_of("generation_config", self.generation_config, ("auto", "sensorium"))
         _one_of(
@@ -180,10 +194,6 @@ class EngineConfig:
             )
 
     def _check_unbuilt(self) -> None:
-        for name in ("task", "runner"):
-            value = getattr(self, name)
-            if value not in ("auto", "generate"):
-                raise ConfigError(f'{name} is {value!r}; only "generate" is built so far.')
         if self.tensor_parallel_size != 1:
             raise ConfigError(
                 f"tensor_parallel_size is {self.tensor_parallel_size}; only 1 is built so far."

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, TypeVar
 
@@ -19,14 +19,19 @@ from sensorium.engine.async_engine import AsyncEngine, last_output
 from sensorium.errors import EngineClosedError, RequestError, SensoriumError
 from sensorium.frontend.chat import Conversation
 from sensorium.frontend.prompts import PromptInput, split_prompts
-from sensorium.outputs import RequestOutput
+from sensorium.outputs import (
+    EmbeddingRequestOutput,
+    PoolingOutput,
+    PoolingRequestOutput,
+    RequestOutput,
+)
 from sensorium.sampling_params import SamplingParams
 from sensorium.tokenizer import Tokenizer
 
 T = TypeVar("T")
 OnError = Literal["raise", "return"]
 UseTqdm = bool | Callable[..., Any]
-_Start = Callable[[int], AsyncIterator[RequestOutput]]
+S = TypeVar("S")
 #: How long coroutines of a closed engine may take to come to their end.
 _END_S = 5.0
 
@@ -58,6 +63,7 @@ class LLM:
         *,
         use_tqdm: UseTqdm = True,
         on_error: OnError = "raise",
+        priority: int | Sequence[int] = 0,
     ) -> list[RequestOutput]:
         """Answers prompts; outputs come in the prompts' order.
 
@@ -69,15 +75,20 @@ class LLM:
             use_tqdm: a progress bar, or a function to make one.
             on_error: "raise" ends the call's other prompts and raises; "return" puts the
                 error into its prompt's output (``RequestOutput.error``) and goes on.
+            priority: one for all, or one for each; lower ones go first.
 
         Raises:
             RequestError: a prompt that can't be served (unless ``on_error`` is "return").
             EngineError: the engine failed or was closed.
         """
         parts = split_prompts(prompts)
-        params = _one_each(sampling_params, len(parts))
+        params = _one_each(sampling_params, len(parts), "SamplingParams")
+        ranks = _one_each(priority, len(parts), "priorities")
         return self._answer_all(
-            lambda i: self._engine.generate(parts[i], params[i], only_final=True),
+            lambda i: last_output(
+                self._engine.generate(parts[i], params[i], priority=ranks[i] or 0, only_final=True)
+            ),
+            lambda error: RequestOutput("", None, (), (), finished=True, error=error),
             len(parts),
             use_tqdm,
             on_error,
@@ -98,6 +109,7 @@ class LLM:
         tools: Sequence[Mapping[str, Any]] | None = None,
         mm_processor_kwargs: Mapping[str, Any] | None = None,
         cache_salt: str | None = None,
+        priority: int | Sequence[int] = 0,
     ) -> list[RequestOutput]:
         """Answers one conversation or a list of them.
 
@@ -109,7 +121,8 @@ class LLM:
         Raises: as ``generate``.
         """
         conversations = _conversations(messages)
-        params = _one_each(sampling_params, len(conversations))
+        params = _one_each(sampling_params, len(conversations), "SamplingParams")
+        ranks = _one_each(priority, len(conversations), "priorities")
         options: dict[str, Any] = {
             "chat_template": chat_template,
             "content_format": chat_template_content_format,
@@ -121,8 +134,50 @@ class LLM:
             "salt": cache_salt or "",
         }
         return self._answer_all(
-            lambda i: self._engine.chat(conversations[i], params[i], only_final=True, **options),
+            lambda i: last_output(
+                self._engine.chat(
+                    conversations[i], params[i], priority=ranks[i] or 0, only_final=True, **options
+                )
+            ),
+            lambda error: RequestOutput("", None, (), (), finished=True, error=error),
             len(conversations),
+            use_tqdm,
+            on_error,
+        )
+
+    def embed(
+        self,
+        prompts: PromptInput | Sequence[PromptInput],
+        *,
+        use_tqdm: UseTqdm = True,
+        on_error: OnError = "raise",
+        priority: int | Sequence[int] = 0,
+    ) -> list[EmbeddingRequestOutput]:
+        """Prompts as vectors of length 1, of an engine loaded with ``task="embed"``.
+
+        The vector is the last token's hidden state behind the model's last norm, divided by its
+        length. Arguments and errors as for ``generate``.
+        """
+        found = self.encode(prompts, use_tqdm=use_tqdm, on_error=on_error, priority=priority)
+        return [EmbeddingRequestOutput.of(output) for output in found]
+
+    def encode(
+        self,
+        prompts: PromptInput | Sequence[PromptInput],
+        *,
+        use_tqdm: UseTqdm = True,
+        on_error: OnError = "raise",
+        priority: int | Sequence[int] = 0,
+    ) -> list[PoolingRequestOutput]:
+        """As ``embed``, the vectors as they are."""
+        parts = split_prompts(prompts)
+        ranks = _one_each(priority, len(parts), "priorities")
+        return self._answer_all(
+            lambda i: self._engine.encode(parts[i], priority=ranks[i] or 0),
+            lambda error: PoolingRequestOutput(
+                "", None, (), PoolingOutput(()), finished=True, error=error
+            ),
+            len(parts),
             use_tqdm,
             on_error,
         )
@@ -173,31 +228,41 @@ class LLM:
     # --- driving the loop -------------------------------------------------------------
 
     def _answer_all(
-        self, start: _Start, count: int, use_tqdm: UseTqdm, on_error: OnError
-    ) -> list[RequestOutput]:
+        self,
+        start: Callable[[int], Awaitable[T]],
+        failed: Callable[[SensoriumError], T],
+        count: int,
+        use_tqdm: UseTqdm,
+        on_error: OnError,
+    ) -> list[T]:
         if on_error not in ("raise", "return"):
             raise RequestError(f'on_error is {on_error!r}; allowed are "raise" and "return".')
         bar = _progress_bar(use_tqdm, count)
         try:
-            return self._wait(self._gather(start, count, bar, on_error))
+            return self._wait(self._gather(start, failed, count, bar, on_error))
         finally:
             if bar is not None:
                 bar.close()
 
     async def _gather(
-        self, start: _Start, count: int, bar: Any, on_error: OnError
-    ) -> list[RequestOutput]:
+        self,
+        start: Callable[[int], Awaitable[T]],
+        failed: Callable[[SensoriumError], T],
+        count: int,
+        bar: Any,
+        on_error: OnError,
+    ) -> list[T]:
         """Runs all; the semaphore bounds how many hold prepared media at once."""
         in_flight = asyncio.Semaphore(2 * self._engine.config.max_num_seqs)
 
-        async def answer(i: int) -> RequestOutput:
+        async def answer(i: int) -> T:
             async with in_flight:
                 try:
-                    output = await last_output(start(i))
+                    output = await start(i)
                 except SensoriumError as error:
                     if on_error == "raise":
                         raise
-                    output = RequestOutput("", None, (), (), finished=True, error=error)
+                    output = failed(error)
             if bar is not None:
                 bar.update(1)
             return output
@@ -249,17 +314,14 @@ def _progress_bar(use_tqdm: UseTqdm, count: int) -> Any:
     return make(total=count, desc="Processed prompts", dynamic_ncols=True)
 
 
-def _one_each(
-    params: SamplingParams | Sequence[SamplingParams] | None, count: int
-) -> list[SamplingParams | None]:
-    if params is None or isinstance(params, SamplingParams):
-        return [params] * count
-    if len(params) != count:
+def _one_each(given: S | Sequence[S] | None, count: int, what: str) -> list[S | None]:
+    if given is None or not isinstance(given, Sequence):
+        return [given] * count
+    if len(given) != count:
         raise RequestError(
-            f"There are {count} prompts and {len(params)} SamplingParams; give one for all or "
-            "one for each."
+            f"There are {count} prompts and {len(given)} {what}; give one for all or one for each."
         )
-    return list(params)
+    return list(given)
 
 
 def _conversations(messages: Any) -> list[Conversation]:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from sensorium.errors import SensoriumError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +105,8 @@ class RequestOutput:
         prompt: the prompt's text, if it was given as text.
         prompt_token_ids: with media expanded, as the model saw it.
         outputs: the ``n`` answers.
+        prompt_logprobs: for each place of the prompt a mapping from token id to its ``Logprob``;
+            None at the first place and where media stand. None unless asked for.
         num_cached_tokens: prompt tokens found in the prefix cache.
         error: why it failed; only where the caller asked not to raise.
     """
@@ -112,6 +119,80 @@ class RequestOutput:
     num_cached_tokens: int = 0
     metrics: RequestMetrics = field(default_factory=RequestMetrics)
     error: SensoriumError | None = None
+    prompt_logprobs: tuple[Mapping[int, Logprob] | None, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PoolingOutput:
+    """A prompt as one vector: its last token's hidden state, normalised by the model's last norm.
+
+    Attributes:
+        values: (hidden,) numbers.
+    """
+
+    values: tuple[float, ...]
+
+    @property
+    def data(self) -> Tensor:
+        """(hidden,) float32."""
+        import torch
+
+        return torch.tensor(self.values, dtype=torch.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingOutput:
+    """A prompt as one vector of length 1.
+
+    Attributes:
+        embedding: (hidden,) numbers.
+    """
+
+    embedding: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PoolingRequestOutput:
+    """What ``encode`` returns of a prompt; attributes as those of ``RequestOutput``."""
+
+    request_id: str
+    prompt: str | None
+    prompt_token_ids: tuple[int, ...]
+    outputs: PoolingOutput
+    finished: bool
+    num_cached_tokens: int = 0
+    metrics: RequestMetrics = field(default_factory=RequestMetrics)
+    error: SensoriumError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingRequestOutput:
+    """What ``embed`` returns of a prompt; attributes as those of ``RequestOutput``."""
+
+    request_id: str
+    prompt: str | None
+    prompt_token_ids: tuple[int, ...]
+    outputs: EmbeddingOutput
+    finished: bool
+    num_cached_tokens: int = 0
+    metrics: RequestMetrics = field(default_factory=RequestMetrics)
+    error: SensoriumError | None = None
+
+    @classmethod
+    def of(cls, pooled: PoolingRequestOutput) -> EmbeddingRequestOutput:
+        """The same with the vector divided by its length (a vector of zeros stays one)."""
+        values = pooled.outputs.values
+        length = math.sqrt(sum(value * value for value in values)) or 1.0
+        return cls(
+            request_id=pooled.request_id,
+            prompt=pooled.prompt,
+            prompt_token_ids=pooled.prompt_token_ids,
+            outputs=EmbeddingOutput(tuple(value / length for value in values)),
+            finished=pooled.finished,
+            num_cached_tokens=pooled.num_cached_tokens,
+            metrics=pooled.metrics,
+            error=pooled.error,
+        )
 
 
 def _share(part: int, whole: int) -> float | None:

@@ -369,8 +369,8 @@ class TokenLogprobs:
 
 #: Places in a prompt, and the log-probabilities of the tokens there.
 PromptLogprobs = tuple[tuple[int, TokenLogprobs], ...]
-#: A prompt as one vector.
-Pooled = npt.NDArray[np.float32]
+#: A prompt as one vector, in plain numbers, which cross to another process as they are.
+Pooled = tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -390,7 +390,7 @@ class StepOutput:
         tokens: one for each chunk with ``samples`` that did not fail, of requests that generate.
         failed: request id → a sentence, for requests whose own input made the step fail.
         prompt_logprobs: request id → (place in the prompt, of the token there), as asked for.
-        pooled: request id → (hidden,) float32, for chunks with ``samples`` of requests to embed.
+        pooled: request id → (hidden,) numbers, for chunks with ``samples`` of requests to embed.
     """
 
     tokens: tuple[SampledToken, ...] = ()

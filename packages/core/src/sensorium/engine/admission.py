@@ -6,16 +6,29 @@ Refuses what can never run, with the numbers, before the engine hears of it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sensorium.errors import LimitError, RequestError
 from sensorium.frontend.frontend import PreparedPrompt
-from sensorium.output import RequestState, bad_word_ids
+from sensorium.output import PooledState, RequestState, bad_word_ids
 from sensorium.outputs import RequestMetrics
 from sensorium.sampling_params import NEUTRAL, SamplingParams
 from sensorium.tokenizer import Tokenizer
 from sensorium.types import EngineItem, EngineRequest, PreparedItem
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A request on both sides.
+
+    Attributes:
+        requests: for the engine, one for each answer.
+        state: takes their updates.
+    """
+
+    requests: list[EngineRequest]
+    state: RequestState | PooledState
 
 
 class Admission:
@@ -47,12 +60,66 @@ class Admission:
             **self._defaults, max_tokens=generation.get("max_new_tokens", 16)
         )
 
+    def generation(
+        self,
+        request_id: str,
+        engine_id: str,
+        prepared: PreparedPrompt,
+        metrics: RequestMetrics,
+        *,
+        sampling: SamplingParams | None,
+        priority: int,
+    ) -> Admitted:
+        """A request to generate.
+
+        Args:
+            request_id, engine_id: the caller's name for it, and the engine's.
+            priority: lower ones go first.
+
+        Raises:
+            LimitError: the prompt leaves no room for an answer.
+            RequestError: token ids that the vocabulary doesn't have.
+        """
+        requests = self.requests(engine_id, prepared, sampling, metrics.arrival_s, priority)
+        state = RequestState(
+            request_id=request_id,
+            prompt=prepared.text,
+            prompt_token_ids=prepared.composition.token_ids,
+            sampling=requests[0].sampling,
+            tokenizer=self._tokenizer,
+            metrics=metrics,
+            child_ids=[request.request_id for request in requests],
+        )
+        return Admitted(requests, state)
+
+    def embedding(
+        self,
+        request_id: str,
+        engine_id: str,
+        prepared: PreparedPrompt,
+        metrics: RequestMetrics,
+        *,
+        priority: int,
+    ) -> Admitted:
+        """A request to embed; arguments and errors as for ``generation``."""
+        sampling = SamplingParams(temperature=0.0, max_tokens=1)
+        [request] = self.requests(engine_id, prepared, sampling, metrics.arrival_s, priority)
+        state = PooledState(
+            request_id=request_id,
+            prompt=prepared.text,
+            prompt_token_ids=prepared.composition.token_ids,
+            metrics=metrics,
+            child_id=engine_id,
+        )
+        return Admitted([replace(request, embeds=True)], state)
+
     def requests(
         self,
         request_id: str,
         prepared: PreparedPrompt,
         sampling: SamplingParams | None,
         arrival_s: float,
+        priority: int = 0,
     ) -> list[EngineRequest]:
         """One engine request for each of the ``n`` answers.
 
@@ -80,28 +147,11 @@ class Admission:
             salt=prepared.salt,
             bad_word_ids=bad_word_ids(self._tokenizer, tuple(sampling.bad_words or ())),
             arrival_s=arrival_s,
+            priority=priority,
         )
         if sampling.n == 1:
             return [first]
         return [_nth_answer(first, i) for i in range(sampling.n)]
-
-    def state(
-        self,
-        request_id: str,
-        prepared: PreparedPrompt,
-        requests: list[EngineRequest],
-        metrics: RequestMetrics,
-    ) -> RequestState:
-        """The frontend's side of the same requests."""
-        return RequestState(
-            request_id=request_id,
-            prompt=prepared.text,
-            prompt_token_ids=prepared.composition.token_ids,
-            sampling=requests[0].sampling,
-            tokenizer=self._tokenizer,
-            metrics=metrics,
-            child_ids=[request.request_id for request in requests],
-        )
 
     def _engine_item(self, item: PreparedItem) -> EngineItem:
         return EngineItem(

@@ -45,6 +45,7 @@ class Assembly:
     admission: Admission
     client: EngineClient
     tokenizer: Tokenizer
+    task: str
 
 
 def assemble(config: EngineConfig) -> Assembly:
@@ -65,6 +66,7 @@ def assemble(config: EngineConfig) -> Assembly:
         admission=build_admission(model, info),
         client=ThreadClient(core),
         tokenizer=model.tokenizer,
+        task=config.wanted_task or model.family.task,
     )
 
 
@@ -83,6 +85,7 @@ def _with_process(config: EngineConfig) -> Assembly:
             admission=build_admission(model, info),
             client=client,
             tokenizer=model.tokenizer,
+            task=config.wanted_task or model.family.task,
         )
     except BaseException:
         client.close()

@@ -14,23 +14,33 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
+from functools import partial
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from sensorium.config import EngineConfig
-from sensorium.engine.admission import Admission
+from sensorium.engine.admission import Admission, Admitted
 from sensorium.engine.assembly import Assembly, assemble
 from sensorium.engine.client import EngineClient
 from sensorium.engine.streams import Streams
+from sensorium.errors import RequestError
 from sensorium.frontend.chat import Conversation
 from sensorium.frontend.frontend import PreparedPrompt
 from sensorium.frontend.prompts import PromptInput, parse_prompt
 from sensorium.logger import apply_log_level
-from sensorium.outputs import RequestMetrics, RequestOutput
+from sensorium.outputs import (
+    EmbeddingRequestOutput,
+    PoolingRequestOutput,
+    RequestMetrics,
+    RequestOutput,
+)
 from sensorium.sampling_params import SamplingParams
 from sensorium.tokenizer import Tokenizer
 
+T = TypeVar("T")
 _Prepare = Callable[[], Any]
+#: The caller's name and the engine's, the prompt, what is known of it so far → the request.
+_Admit = Callable[[str, str, PreparedPrompt, RequestMetrics], Admitted]
 
 
 class AsyncEngine:
@@ -64,13 +74,14 @@ class AsyncEngine:
         sampling_params: SamplingParams | None = None,
         request_id: str | None = None,
         *,
+        priority: int = 0,
         only_final: bool = False,
     ) -> AsyncIterator[RequestOutput]:
         """Answers one prompt.
 
         Yields cumulative outputs as tokens come; the last one is finished, and is the only one
         with ``only_final``. Leaving the iterator early (break and ``aclose``, or cancellation)
-        aborts the request.
+        aborts the request. Requests of lower ``priority`` go first.
 
         Raises (on iteration):
             RequestError: the prompt, its media or the parameters can't be served.
@@ -79,9 +90,9 @@ class AsyncEngine:
         """
         return self._answer(
             lambda: self._parts.frontend.prepare(parse_prompt(prompt)),
-            sampling_params,
+            self._generation(sampling_params, priority),
             request_id,
-            only_final,
+            only_final=only_final,
         )
 
     def chat(
@@ -90,24 +101,53 @@ class AsyncEngine:
         sampling_params: SamplingParams | None = None,
         request_id: str | None = None,
         *,
+        priority: int = 0,
         only_final: bool = False,
         **chat_options: Any,
     ) -> AsyncIterator[RequestOutput]:
         """Answers a conversation; ``chat_options`` are those of ``Frontend.prepare_chat``."""
         return self._answer(
             lambda: self._parts.frontend.prepare_chat(messages, **chat_options),
-            sampling_params,
+            self._generation(sampling_params, priority),
             request_id,
-            only_final,
+            only_final=only_final,
         )
 
+    async def encode(
+        self, prompt: PromptInput, request_id: str | None = None, *, priority: int = 0
+    ) -> PoolingRequestOutput:
+        """One prompt as its last token's hidden state.
+
+        Raises:
+            RequestError: the engine was loaded to generate, or as ``generate``.
+            EngineError: as ``generate``.
+        """
+        if self._parts.task != "embed":
+            raise RequestError(
+                'This engine was loaded to generate; pass task="embed" to load one that embeds.'
+            )
+        outputs = self._answer(
+            lambda: self._parts.frontend.prepare(parse_prompt(prompt)),
+            partial(self._admission.embedding, priority=priority),
+            request_id,
+            only_final=True,
+        )
+        return await last_output(outputs)
+
+    async def embed(
+        self, prompt: PromptInput, request_id: str | None = None, *, priority: int = 0
+    ) -> EmbeddingRequestOutput:
+        """As ``encode``, as a vector of length 1."""
+        return EmbeddingRequestOutput.of(await self.encode(prompt, request_id, priority=priority))
+
+    def _generation(self, sampling: SamplingParams | None, priority: int) -> _Admit:
+        if self._parts.task != "generate":
+            raise RequestError('This engine was loaded to embed; pass task="generate" to generate.')
+        return partial(self._admission.generation, sampling=sampling, priority=priority)
+
     async def _answer(
-        self,
-        prepare: _Prepare,
-        sampling: SamplingParams | None,
-        request_id: str | None,
-        only_final: bool,
-    ) -> AsyncIterator[RequestOutput]:
+        self, prepare: _Prepare, admit: _Admit, request_id: str | None, *, only_final: bool
+    ) -> AsyncIterator[Any]:
         arrival_s = time.monotonic()
         # A name may be used again as soon as its request has ended here; what the engine still has
         # to say of that one must not be taken for news of the next.
@@ -115,8 +155,8 @@ class AsyncEngine:
         engine_id = f"{request_id}~{serial}" if request_id else f"request-{serial}"
         request_id = request_id or engine_id
         prepared: PreparedPrompt = await prepare()
-        requests = self._admission.requests(engine_id, prepared, sampling, arrival_s)
-        state = self._admission.state(request_id, prepared, requests, _metrics(prepared, arrival_s))
+        admitted = admit(request_id, engine_id, prepared, _metrics(prepared, arrival_s))
+        requests, state = admitted.requests, admitted.state
         stream = self._streams.open(state, self._client.abort, only_final=only_final)
         try:
             await asyncio.gather(
@@ -193,12 +233,12 @@ def _metrics(prepared: PreparedPrompt, arrival_s: float) -> RequestMetrics:
     )
 
 
-async def last_output(outputs: AsyncIterator[RequestOutput]) -> RequestOutput:
+async def last_output(outputs: AsyncIterator[T]) -> T:
     """The finished output of one request."""
-    last: RequestOutput | None = None
+    last: Any = None
     async with aclosing(outputs) as stream:  # type: ignore[type-var]
         async for output in stream:
             last = output
     assert last is not None
     assert last.finished
-    return last
+    return last  # type: ignore[no-any-return]

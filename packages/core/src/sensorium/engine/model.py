@@ -53,10 +53,6 @@ def open_model(config: EngineConfig, registry: Registry) -> Model:
     tokenizer = load_tokenizer(config, checkpoint)
     architecture = checkpoint.architecture
     family = registry.family(architecture)
-    if family.task != "generate":
-        raise ConfigError(
-            f"{architecture} is made to {family.task}; only generate is built so far."
-        )
     decoder = family.decoder_config(checkpoint.config)
 
     def context(owner: object) -> ModelContext:

@@ -15,13 +15,14 @@ import weakref
 from collections.abc import Callable, Sequence
 
 from sensorium.errors import CacheMissError, EngineError, RequestError
-from sensorium.output import RequestState
+from sensorium.output import PooledState, RequestState
 from sensorium.types import RequestUpdate
 
 logger = logging.getLogger("sensorium.engine")
 
 Event = RequestUpdate | EngineError
 Abort = Callable[[Sequence[str]], None]
+State = RequestState | PooledState
 
 
 class Stream:
@@ -35,9 +36,7 @@ class Stream:
 
     __slots__ = ("_abort", "_error", "_has_news", "_only_final", "_reader", "mailbox", "state")
 
-    def __init__(
-        self, mailbox: Mailbox, state: RequestState, abort: Abort, *, only_final: bool
-    ) -> None:
+    def __init__(self, mailbox: Mailbox, state: State, abort: Abort, *, only_final: bool) -> None:
         self.mailbox = mailbox
         self.state = state
         self._abort = abort
@@ -128,7 +127,7 @@ class Streams:
             weakref.WeakKeyDictionary()
         )
 
-    def open(self, state: RequestState, abort: Abort, *, only_final: bool) -> Stream:
+    def open(self, state: State, abort: Abort, *, only_final: bool) -> Stream:
         """A stream for a request that the running loop waits for; before the engine hears of it.
 
         Raises:

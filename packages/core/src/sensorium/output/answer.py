@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from sensorium.output.logprobs import logprob_entry
 from sensorium.output.stop_strings import StopStrings
 from sensorium.outputs import CompletionOutput, Logprob
 from sensorium.sampling_params import SamplingParams
@@ -121,13 +122,4 @@ class Answer:
 
     def _take_logprobs(self, token_id: int, found: TokenLogprobs) -> None:
         self._cumulative_logprob += found.logprob
-        entry = {
-            top_id: Logprob(logprob, rank, self._tokenizer.decode([top_id]))
-            for rank, (top_id, logprob) in enumerate(
-                zip(found.top_ids, found.top_logprobs, strict=True), start=1
-            )
-        }
-        if token_id not in entry:
-            decoded = self._tokenizer.decode([token_id])
-            entry[token_id] = Logprob(found.logprob, found.rank, decoded)
-        self._logprobs.append(entry)
+        self._logprobs.append(logprob_entry(token_id, found, self._tokenizer))

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from sensorium.output.answer import Answer
-from sensorium.outputs import RequestMetrics, RequestOutput
+from sensorium.output.logprobs import logprob_entry
+from sensorium.outputs import Logprob, RequestMetrics, RequestOutput
 from sensorium.sampling_params import SamplingParams
 from sensorium.tokenizer import Tokenizer
-from sensorium.types import RequestUpdate
+from sensorium.types import RequestUpdate, TokenLogprobs
 
 
 class RequestState:
@@ -46,6 +47,9 @@ class RequestState:
         self._first_token_s: float | None = None
         self._finished_s: float | None = None
         self._num_cached_tokens: int | None = None
+        self._tokenizer = tokenizer
+        self._wants_prompt_logprobs = sampling.prompt_logprobs is not None
+        self._prompt_logprobs: dict[int, TokenLogprobs] = {}
 
     @property
     def request_id(self) -> str:
@@ -73,6 +77,8 @@ class RequestState:
         was_finished = answer.finish_reason is not None
         ended_here = answer.apply(update)
         self._last[child] = update
+        if update.prompt_logprobs:
+            self._prompt_logprobs.update(update.prompt_logprobs)
         if self._num_cached_tokens is None:
             self._num_cached_tokens = update.num_cached_tokens
         if self._first_token_s is None and update.new_token_ids:
@@ -89,11 +95,20 @@ class RequestState:
             request_id=self._request_id,
             prompt=self._prompt,
             prompt_token_ids=self._prompt_token_ids,
+            prompt_logprobs=self._prompt_entries() if self._wants_prompt_logprobs else None,
             outputs=tuple(answer.output() for answer in self._answers.values()),
             finished=self.finished,
             num_cached_tokens=self._num_cached_tokens or 0,
             metrics=self._current_metrics(),
         )
+
+    def _prompt_entries(self) -> tuple[Mapping[int, Logprob] | None, ...]:
+        entries: list[Mapping[int, Logprob] | None] = []
+        for place, token_id in enumerate(self._prompt_token_ids):
+            found = self._prompt_logprobs.get(place)
+            entry = None if found is None else logprob_entry(token_id, found, self._tokenizer)
+            entries.append(entry)
+        return tuple(entries)
 
     def _current_metrics(self) -> RequestMetrics:
         last = self._last.values()

@@ -112,7 +112,7 @@ def device_kv_bytes(
     if left <= 0:
         raise ConfigError(
             f"gpu_memory_utilization is {config.gpu_memory_utilization}: of {total} bytes, "
-            f"weights, the largest step and graphs take {peak}, media embeddings {reserved_bytes}, other "
-            f"processes {others}; nothing is left for the KV cache."
+            f"weights, the largest step and graphs take {peak}, media embeddings "
+            f"{reserved_bytes}, other processes {others}; nothing is left for the KV cache."
         )
     return left

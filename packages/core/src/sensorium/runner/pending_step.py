@@ -60,7 +60,7 @@ class PendingStep:
         for report in self._prompts:
             found = report.read([next(arrived) for _ in report.tensors])
             logprobs[report.request_id] = logprobs.get(report.request_id, ()) + found
-        pooled = {request_id: next(arrived).numpy() for request_id in self._pooled}
+        pooled = {name: tuple(next(arrived).tolist()) for name in self._pooled}
         for key, (_, sentence) in self._finite.items():
             if not bool(next(arrived)):
                 broken.update(dict.fromkeys(self._users_of(key), sentence))
