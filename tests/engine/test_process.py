@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from family_helpers import random_image
 from tiny_checkpoints import make_qwen25vl
 
@@ -37,7 +36,9 @@ from sensorium.engine.process_client import ProcessClient
 
 GREEDY = SamplingParams(temperature=0.0, repetition_penalty=1.0, max_tokens=8, ignore_eos=True)
 LONG = SamplingParams(temperature=0.0, max_tokens=480, ignore_eos=True)
-OPTIONS: dict[str, Any] = {"dtype": "float32", "max_model_len": 512}
+#: Where there is a GPU, several engines share it.
+SHARE: dict[str, Any] = {"gpu_memory_utilization": 0.15}
+OPTIONS: dict[str, Any] = {"dtype": "float32", "max_model_len": 512, **SHARE}
 
 
 @pytest.fixture(scope="module")
@@ -193,9 +194,22 @@ def test_ctrl_c_aborts_and_leaves_the_engine_usable(llm: LLM) -> None:
     assert llm.reset_prefix_cache() is True, "an aborted request still holds pages"
 
 
-def test_the_parent_never_touches_the_device(llm: LLM) -> None:
-    assert not torch.cuda.is_initialized()
+def test_the_process_is_in_a_group_of_its_own(llm: LLM) -> None:
     assert os.getpgid(pid_of(llm)) != os.getpgid(0), "Ctrl-C in a terminal would reach it"
+
+
+def test_the_parent_never_touches_the_device(text_model: Path) -> None:
+    """Where there is no device this can't fail; it runs on machines with one too."""
+    script = f"""
+        import torch
+        from sensorium import LLM
+        with LLM({str(text_model)!r}, engine_process=True, max_model_len=64,
+                 gpu_memory_utilization=0.15) as llm:
+            llm.generate("hello", use_tqdm=False)
+        assert not torch.cuda.is_initialized()
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
 
 
 # --- starting -----------------------------------------------------------------------------
@@ -259,7 +273,8 @@ def test_log_records_come_to_this_process(
 SCRIPT = """
     import os, sys
     from sensorium import LLM, SamplingParams
-    llm = LLM({folder!r}, engine_process=True, dtype="float32", max_model_len=64)
+    llm = LLM({folder!r}, engine_process=True, dtype="float32", max_model_len=64,
+              gpu_memory_utilization=0.15)
     params = SamplingParams(temperature=0.0, max_tokens=4, ignore_eos=True)
     print(os.getpid(), llm._engine._client.pid, flush=True)
     print(len(llm.generate("hello", params, use_tqdm=False)[0].outputs[0].token_ids), flush=True)

@@ -235,7 +235,10 @@ def load_reference(folder: Path, name: str, dtype: torch.dtype = torch.float32) 
         # transformers 5 refuses its own old spelling: it asks for a key before it fills it in.
         written["rope_scaling"]["type"] = "longrope"
     config = AutoConfig.for_model(**written)
-    model = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=dtype).eval()
+    # Older releases leave soft caps out of every implementation but this one.
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, config=config, dtype=dtype, attn_implementation="eager"
+    ).eval()
     if case.extended:
         rope = model.model.rotary_emb
         frequencies, _ = ROPE_INIT_FUNCTIONS[rope.rope_type](
