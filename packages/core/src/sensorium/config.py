@@ -43,7 +43,7 @@ class EngineConfig:
         kv_cache_memory_bytes: size of the KV cache; None: what the fraction leaves (on the
             CPU: room for ``max_num_seqs`` contexts, at most 4 GiB and a quarter of memory).
         page_size †: tokens of one KV page.
-        enforce_eager: never capture device graphs (none are captured yet).
+        enforce_eager: never capture device graphs; decode is then launched kernel by kernel.
         enable_prefix_caching: keep finished prompts' pages for later ones.
         enable_chunked_prefill: False: a prompt is prefilled in one step.
         max_num_batched_tokens: tokens computed in one step at most.
