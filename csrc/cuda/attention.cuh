@@ -26,6 +26,36 @@ __device__ inline Run run_of(const Attention& a, int row, int index, int length)
   return run;
 }
 
+// What the rows of a block see: any of them, and all of them.
+struct Runs {
+  Run any, all;
+};
+
+// Of `count` rows from `row` on, tokens `index` … of their sequence. Where ranges reach ahead, every
+// thread looks at one row (or none) and the block agrees; a block has no more rows than threads.
+__device__ inline Runs runs_of(const Attention& a, int row, int index, int count, int length) {
+  if (a.reach == nullptr) {  // both ends ascend with the row
+    const Run first = run_of(a, row, index, length);
+    const Run last = run_of(a, row + count - 1, index + count - 1, length);
+    return {{first.first, last.last}, {last.first, first.last}};
+  }
+  __shared__ int shared[4];
+  if (threadIdx.x == 0) {
+    shared[0] = shared[3] = length;
+    shared[1] = shared[2] = 0;
+  }
+  __syncthreads();
+  if (threadIdx.x < count) {
+    const Run run = run_of(a, row + threadIdx.x, index + threadIdx.x, length);
+    atomicMin(&shared[0], run.first);
+    atomicMax(&shared[1], run.last);
+    atomicMax(&shared[2], run.first);
+    atomicMin(&shared[3], run.last);
+  }
+  __syncthreads();
+  return {{shared[0], shared[1]}, {shared[2], shared[3]}};
+}
+
 // A score in units of log₂: capped where there is a cap.
 __device__ inline float capped(float score, float scale, float cap) {
   return cap * tanhf(score * scale / cap) * kLog2e;

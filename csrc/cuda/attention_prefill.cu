@@ -30,11 +30,6 @@ struct Shape {
   static constexpr int kBytes = (kRows + 2 * kKeys) * kStride * 2;
 };
 
-// What the rows of a block see: any of them, and all of them.
-struct Runs {
-  Run any, all;
-};
-
 // Pieces of 16 bytes of `Rows` rows of queries; rows from `count` on become zeros.
 template <class T, int D, int Rows>
 __device__ inline void copy_queries(const T* from, int64_t row_stride, int count, uint32_t to) {
@@ -63,37 +58,10 @@ __device__ inline void copy_share(const T* from, int64_t row_stride, int count, 
   }
 }
 
-// Every thread looks at one row (or none); the block agrees.
-template <int Rows>
-__device__ inline Runs runs_of(const Attention& a, int row, int index, int count, int length) {
-  __shared__ int shared[4];
-  if (threadIdx.x == 0) {
-    shared[0] = length;
-    shared[1] = 0;
-    shared[2] = 0;
-    shared[3] = length;
-  }
-  __syncthreads();
-  if (a.reach == nullptr) {  // both ends ascend with the row
-    const Run first = run_of(a, row, index, length);
-    const Run last = run_of(a, row + count - 1, index + count - 1, length);
-    return {{first.first, last.last}, {last.first, first.last}};
-  }
-  static_assert(Rows <= kThreads);
-  if (threadIdx.x < count) {
-    const Run run = run_of(a, row + threadIdx.x, index + threadIdx.x, length);
-    atomicMin(&shared[0], run.first);
-    atomicMax(&shared[1], run.last);
-    atomicMax(&shared[2], run.first);
-    atomicMin(&shared[3], run.last);
-  }
-  __syncthreads();
-  return {{shared[0], shared[1]}, {shared[2], shared[3]}};
-}
-
 template <class T, int D, int Tiles>
 __global__ void __launch_bounds__(kThreads) prefill_kernel(const Attention a, bool skip_single) {
   using S = Shape<D, Tiles>;
+  static_assert(S::kRows <= kThreads);
   constexpr int kTiles = S::kTiles, kKeys = S::kKeys;
   extern __shared__ __align__(16) unsigned char memory[];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -105,7 +73,7 @@ __global__ void __launch_bounds__(kThreads) prefill_kernel(const Attention a, bo
   const int length = a.seq_lens != nullptr ? a.seq_lens[b] : num_queries;
   const int count = min(S::kRows, num_queries - block_row);
   const int row = start + block_row, index = length - num_queries + block_row;
-  const Runs runs = runs_of<S::kRows>(a, row, index, count, length);
+  const Runs runs = runs_of(a, row, index, count, length);
 
   const uint32_t queries = shared_address(memory);
   const uint32_t keys = queries + S::kRows * S::kStride * 2;

@@ -30,34 +30,6 @@ struct Shape {
   static constexpr int kBytes = kQueries + 4 * kTile + 1024;  // to begin at a multiple of 1024
 };
 
-// What the rows of a block see: any of them, and all of them.
-struct Runs {
-  Run any, all;
-};
-
-__device__ inline Runs runs_of(const Attention& a, int row, int index, int count, int length) {
-  __shared__ int shared[4];
-  if (a.reach == nullptr) {  // both ends ascend with the row
-    const Run first = run_of(a, row, index, length);
-    const Run last = run_of(a, row + count - 1, index + count - 1, length);
-    return {{first.first, last.last}, {last.first, first.last}};
-  }
-  if (threadIdx.x == 0) {
-    shared[0] = shared[3] = length;
-    shared[1] = shared[2] = 0;
-  }
-  __syncthreads();
-  if (threadIdx.x < count) {
-    const Run run = run_of(a, row + threadIdx.x, index + threadIdx.x, length);
-    atomicMin(&shared[0], run.first);
-    atomicMax(&shared[1], run.last);
-    atomicMax(&shared[2], run.first);
-    atomicMin(&shared[3], run.last);
-  }
-  __syncthreads();
-  return {{shared[0], shared[1]}, {shared[2], shared[3]}};
-}
-
 // Copies `Rows` rows from `from` on to rows of a tile whose blocks of 64 columns are `block` bytes
 // long; `thread` of `Threads`. Rows from `count` on become zeros.
 template <class T, int D, int Rows, int Threads>
