@@ -10,8 +10,6 @@
 
 namespace sensorium {
 
-inline int32_t narrow(int64_t value) { return static_cast<int32_t>(value); }
-
 // What both forms of attention have in common: q (N, heads, size) and its partners.
 inline void fill_queries(Attention& a, const Contract& c, const Tensor& q, const Tensor& out) {
   c.dims(q, "q", 3);
@@ -21,16 +19,16 @@ inline void fill_queries(Attention& a, const Contract& c, const Tensor& q, const
   a.q_row_stride = q.stride(0);
   a.q_head_stride = q.stride(1);
   a.out = out.mutable_data_ptr();
-  a.num_queries = narrow(q.size(0));
-  a.num_heads = narrow(q.size(1));
-  a.head_size = narrow(q.size(2));
+  a.num_queries = c.narrow_size(q, "q", 0);
+  a.num_heads = c.narrow_size(q, "q", 1);
+  a.head_size = c.narrow_size(q, "q", 2);
   c.require(a.head_size >= 1 && a.num_heads >= 1, "q", "has no heads, or heads of size 0");
 }
 
 inline void fill_heads(Attention& a, const Contract& c, const char* argument, int64_t kv_heads) {
   c.require(kv_heads >= 1 && a.num_heads % kv_heads == 0, argument, "has ", kv_heads,
             " key heads; the ", a.num_heads, " query heads must be a multiple of them");
-  a.num_kv_heads = narrow(kv_heads);
+  a.num_kv_heads = c.narrow(kv_heads, argument);
 }
 
 inline Attention paged_arguments(const Tensor& q, const Tensor& kv, const Tensor& query_start,
@@ -47,7 +45,7 @@ inline Attention paged_arguments(const Tensor& q, const Tensor& kv, const Tensor
   c.size(kv, "kv", 0, 2);
   c.size(kv, "kv", 4, a.head_size);
   fill_heads(a, c, "kv", kv.size(3));
-  a.page_size = narrow(kv.size(2));
+  a.page_size = c.narrow_size(kv, "kv", 2);
   a.k_head_stride = a.v_head_stride = a.head_size;
   a.k_row_stride = a.v_row_stride = kv.size(3) * a.head_size;
   a.k_page_stride = a.v_page_stride = kv.size(2) * a.k_row_stride;
@@ -59,8 +57,8 @@ inline Attention paged_arguments(const Tensor& q, const Tensor& kv, const Tensor
   c.indices(query_start, "query_start", ScalarType::Int, q);
   c.dims(seq_lens, "seq_lens", 1);
   c.indices(seq_lens, "seq_lens", ScalarType::Int, q);
-  a.batch = narrow(seq_lens.size(0));
-  c.size(query_start, "query_start", 0, a.batch + 1);
+  a.batch = c.narrow_size(seq_lens, "seq_lens", 0);
+  c.size(query_start, "query_start", 0, int64_t{a.batch} + 1);
   c.dims(page_table, "page_table", 2);
   c.beside(page_table, "page_table", q);
   c.type(page_table, "page_table", ScalarType::Int);
@@ -84,10 +82,10 @@ inline Attention paged_arguments(const Tensor& q, const Tensor& kv, const Tensor
   }
   c.require(window >= 0, "window", "is ", window, "; it must be 0 (none) or more");
   c.require(soft_cap >= 0, "soft_cap", "is ", soft_cap, "; it must be 0 (none) or more");
-  a.max_query_len = narrow(max_query_len);
-  a.max_seq_len = narrow(max_seq_len);
+  a.max_query_len = c.narrow(max_query_len, "max_query_len");
+  a.max_seq_len = c.narrow(max_seq_len, "max_seq_len");
   a.scale = static_cast<float>(scale);
-  a.window = narrow(window);
+  a.window = c.narrow(window, "window");
   a.soft_cap = static_cast<float>(soft_cap);
   a.causal = true;
   return a;
@@ -120,10 +118,10 @@ inline Attention varlen_arguments(const Tensor& q, const Tensor& k, const Tensor
   c.indices(cu_seqlens, "cu_seqlens", ScalarType::Int, q);
   c.require(cu_seqlens.size(0) >= 1, "cu_seqlens", "is empty; it must hold at least a 0");
   a.query_start = static_cast<const int32_t*>(cu_seqlens.const_data_ptr());
-  a.batch = narrow(cu_seqlens.size(0) - 1);
+  a.batch = c.narrow(cu_seqlens.size(0) - 1, "cu_seqlens");
   c.require(max_len >= 0 && max_len <= a.num_queries, "max_len", "is ", max_len,
             "; it must lie between 0 and the number of tokens, ", a.num_queries);
-  a.max_query_len = a.max_seq_len = narrow(max_len);
+  a.max_query_len = a.max_seq_len = c.narrow(max_len, "max_len");
   a.scale = static_cast<float>(scale);
   a.causal = causal;
   return a;
@@ -140,9 +138,9 @@ inline RopeStore store_arguments(const char* op, const std::optional<Tensor>& q,
   c.dims(k, "k", 3);
   c.dense(k, "k", 2);
   s.dtype = c.dtype(k, "k");
-  s.num_tokens = narrow(k.size(0));
-  s.num_kv_heads = narrow(k.size(1));
-  s.head_size = narrow(k.size(2));
+  s.num_tokens = c.narrow_size(k, "k", 0);
+  s.num_kv_heads = c.narrow_size(k, "k", 1);
+  s.head_size = c.narrow_size(k, "k", 2);
   s.k = k.const_data_ptr();
   s.k_row_stride = k.stride(0);
   s.k_head_stride = k.stride(1);
@@ -162,7 +160,7 @@ inline RopeStore store_arguments(const char* op, const std::optional<Tensor>& q,
     s.q = q->mutable_data_ptr();
     s.q_row_stride = q->stride(0);
     s.q_head_stride = q->stride(1);
-    s.num_heads = narrow(q->size(1));
+    s.num_heads = c.narrow_size(*q, "q", 1);
     const std::pair<const Tensor*, const char*> pair[] = {{&*cos, "cos"}, {&*sin, "sin"}};
     for (const auto& [x, argument] : pair) {
       c.dims(*x, argument, 2);
@@ -171,7 +169,7 @@ inline RopeStore store_arguments(const char* op, const std::optional<Tensor>& q,
       c.size(*x, argument, 0, s.num_tokens);
       c.size(*x, argument, 1, cos->size(1));
     }
-    s.rotary_size = narrow(2 * cos->size(1));
+    s.rotary_size = c.narrow(2 * cos->size(1), "cos");
     c.require(s.rotary_size <= s.head_size, "cos", "turns ", s.rotary_size,
               " elements of heads of size ", s.head_size);
     s.cos = cos->const_data_ptr();
@@ -203,9 +201,10 @@ inline RmsNorm norm_arguments(const char* op, const Tensor& x, const std::option
   const int64_t last = x.dim() - 1;
   c.dense(x, "x", last);
   n.dtype = c.dtype(x, "x");
-  n.heads = heads ? std::max(1, narrow(x.size(1))) : 1;
-  n.rows = narrow(heads ? x.size(0) * x.size(1) : x.size(0));
-  n.size = narrow(x.size(last));
+  n.heads = heads ? std::max(1, c.narrow_size(x, "x", 1)) : 1;
+  n.rows = c.narrow_size(x, "x", 0);
+  if (heads) n.rows = c.narrow(n.rows * x.size(1), "x");
+  n.size = c.narrow_size(x, "x", last);
   n.wide = wide;
   n.offset = static_cast<float>(offset);
   c.require(wide || offset == 0, "offset", "is ", offset, "; it must be 0 unless wide is true");
@@ -241,8 +240,8 @@ inline SiluMul silu_arguments(const Tensor& x, const Tensor& out) {
   s.x = x.const_data_ptr();
   s.x_row_stride = x.stride(0);
   s.out = out.mutable_data_ptr();
-  s.rows = narrow(x.size(0));
-  s.size = narrow(x.size(1) / 2);
+  s.rows = c.narrow_size(x, "x", 0);
+  s.size = c.narrow(x.size(1) / 2, "x");
   return s;
 }
 

@@ -2,6 +2,8 @@
 // arguments, what was given and what is allowed.
 #pragma once
 
+#include <cstdint>
+#include <limits>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -38,6 +40,18 @@ class Contract {
   void size(const Tensor& x, const char* argument, int64_t dim, int64_t wanted) const {
     require(x.size(dim) == wanted, argument, "has size ", x.size(dim), " in dimension ", dim,
             "; it must be ", wanted);
+  }
+
+  // The kernels count in 32 bits.
+  int32_t narrow(int64_t value, const char* argument) const {
+    require(value >= 0 && value <= kMost, argument, "is ", value, "; allowed are 0 to ", kMost);
+    return static_cast<int32_t>(value);
+  }
+
+  int32_t narrow_size(const Tensor& x, const char* argument, int64_t dim) const {
+    require(x.size(dim) <= kMost, argument, "has size ", x.size(dim), " in dimension ", dim,
+            "; allowed are up to ", kMost);
+    return static_cast<int32_t>(x.size(dim));
   }
 
   void type(const Tensor& x, const char* argument, ScalarType wanted) const {
@@ -87,6 +101,8 @@ class Contract {
   }
 
  private:
+  static constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
+
   static const char* name(ScalarType type) {
     switch (type) {
       case ScalarType::Float: return "float32";

@@ -68,7 +68,7 @@ void check_batch(const Contract& c, const Attention& a, int64_t num_pages) {
               "; allowed are 0 to ", a.max_seq_len);
     c.require(stop - start <= length, "seq_lens", "holds ", length, "; the sequence has ",
               stop - start, " queries");
-    for (int32_t i = 0; i * a.page_size < length; ++i) {
+    for (int64_t i = 0; i * a.page_size < length; ++i) {
       const int32_t page = a.page_table[b * a.page_table_stride + i];
       c.require(page >= 0 && page < num_pages, "page_table", "holds ", page, "; the cache has ",
                 num_pages, " pages");
@@ -176,14 +176,14 @@ Tensor linear_cpu(Tensor x, Tensor weight, std::optional<Tensor> bias) {
   const Contract c("linear");
   c.dims(x, "x", 2);
   c.dense(x, "x", 1);
+  Linear l{};
+  l.dtype = c.dtype(x, "x");
+  supported(c, l.dtype, "x");
   c.dims(weight, "weight", 2);
   c.like(weight, "weight", x);
   c.dense(weight, "weight", 1);
   c.size(weight, "weight", 1, x.size(1));
   const Tensor out = torch::stable::new_empty(x, {x.size(0), weight.size(0)});
-  Linear l{};
-  l.dtype = c.dtype(x, "x");
-  supported(c, l.dtype, "x");
   if (bias) {
     c.dims(*bias, "bias", 1);
     c.like(*bias, "bias", x);
@@ -196,9 +196,9 @@ Tensor linear_cpu(Tensor x, Tensor weight, std::optional<Tensor> bias) {
   l.weight = weight.const_data_ptr();
   l.weight_row_stride = weight.stride(0);
   l.out = out.mutable_data_ptr();
-  l.rows = narrow(x.size(0));
-  l.in_size = narrow(x.size(1));
-  l.out_size = narrow(weight.size(0));
+  l.rows = c.narrow_size(x, "x", 0);
+  l.in_size = c.narrow_size(x, "x", 1);
+  l.out_size = c.narrow_size(weight, "weight", 0);
   if (l.rows == 0) return out;
   const CpuKernels& kernels = cpu_kernels();
   // Whole blocks of outputs: a thread's share begins where no other thread writes a cache line.

@@ -46,10 +46,30 @@ class Launch {
   cudaStream_t stream_ = nullptr;
 };
 
-Tensor run_attention(const char* op, Attention& a, const Tensor& q, const Tensor& out) {
+bool aligned(const void* pointer, int64_t row_stride, int64_t head_stride) {
+  return reinterpret_cast<uintptr_t>(pointer) % 16 == 0 && row_stride % 8 == 0 &&
+         head_stride % 8 == 0;
+}
+
+// What attention_fits asks of one argument, with that argument's name; the rest it says itself.
+void check_attention(const Contract& c, const Attention& a) {
+  c.require(a.dtype != DType::kFloat32, "q",
+            "has dtype float32; on CUDA allowed are float16 and bfloat16");
   const char* why = nullptr;
-  const Contract contract(op);
-  contract.require(attention_fits(a, &why), "(arguments)", why == nullptr ? "don't fit" : why);
+  if (attention_fits(a, &why)) return;
+  const bool paged = a.page_table != nullptr;
+  const char* uneven = "lies at an address, or has strides, that aren't multiples of 16 bytes";
+  c.require(a.scale > 0, "scale", "is ", a.scale, "; on CUDA it must be positive");
+  c.require(!paged || a.page_size == 16, "kv", "has pages of ", a.page_size,
+            " tokens; on CUDA they must have 16");
+  c.require(aligned(a.q, a.q_row_stride, a.q_head_stride), "q", uneven);
+  c.require(aligned(a.k, a.k_row_stride, a.k_head_stride), paged ? "kv" : "k", uneven);
+  c.require(aligned(a.v, a.v_row_stride, a.v_head_stride), paged ? "kv" : "v", uneven);
+  c.require(false, "q", "and its partners ", why);
+}
+
+Tensor run_attention(const char* op, Attention& a, const Tensor& q, const Tensor& out) {
+  check_attention(Contract(op), a);
   if (a.num_queries == 0) return out;
   const Launch launch(op, q);
   const Device device = launch.device();

@@ -228,6 +228,15 @@ def test_contracts_name_the_argument(device: str, dtype: torch.dtype) -> None:
     refused("max_seq_len is 65", attend, q, kv, start, lens, table, None, 1, 65, 0.1, 0, 0.0)
     refused("max_query_len is 65", attend, q, kv, start, lens, table, None, 65, 64, 0.1, 0, 0.0)
     refused("window is -1", attend, q, kv, start, lens, table, None, 1, 64, 0.1, -1, 0.0)
+    many = (2**31, 2**32 + 1)
+    for window in many:
+        refused("window is", attend, q, kv, start, lens, table, None, 1, 64, 0.1, window, 0.0)
+    # A batch of nothing has room for any number of tokens.
+    nothing = (q[:0], kv, start[:1], lens[:0], new(0, 2**30, dtype=torch.int32), None)
+    for length in many:
+        refused("max_seq_len is", attend, *nothing, 0, length, 0.1, 0, 0.0)
+        refused("max_query_len is", attend, *nothing, length, length, 0.1, 0, 0.0)
+        refused("max_len is", "varlen_attention", q, q, q, start, length, 0.1, False)
     refused("soft_cap is -1", attend, q, kv, start, lens, table, None, 1, 64, 0.1, 0, -1.0)
     refused("k has size 1", "varlen_attention", q, q[:1], q, start, 1, 0.1, False)
     refused("max_len is 3", "varlen_attention", q, q, q, start, 3, 0.1, False)
