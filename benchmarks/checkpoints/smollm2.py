@@ -134,10 +134,8 @@ def _weights(reader: Any, dequantize: Any, config: dict[str, Any]) -> Iterator[t
             # (heads, pair, which of the two) → (heads, which of the two, pair)
             pairs = values.unflatten(0, (heads[name], -1, 2))
             values = pairs.transpose(1, 2).flatten(0, 2)
-        if where:
-            path = f"layers.{where.removeprefix('blk.')}.{_LAYER[name]}"
-        else:
-            path = _OUTSIDE[name]
+        layer = where.removeprefix("blk.")
+        path = f"layers.{layer}.{_LAYER[name]}" if where else _OUTSIDE[name]
         yield f"model.{path}.weight", values.to(torch.bfloat16).contiguous()
 
 
