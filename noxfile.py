@@ -87,8 +87,6 @@ def wheels(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Run the benchmarks; arguments name some of them (`-- latency`), all by default."""
     _set_up(session)
-    install = [PYTHON, "-m", "pip", "install", "-qq", "-c", str(CONSTRAINTS)]
-    session.run(*install, "-r", str(ROOT / "requirements" / "bench.txt"))
     scripts = {script.stem: script for script in sorted(ROOT.glob("benchmarks/*.py"))}
     for name in session.posargs or list(scripts):
         if name not in scripts:

@@ -1,121 +1,166 @@
-"""Questions about pictures, answered by the engine and by transformers in the same process.
+"""Text on the CPU: the engine against transformers' ``generate`` in the same process and dtype.
 
-    python benchmarks/offline.py [--count 32] [--repeats 3]
+    python benchmarks/offline.py [--repeats 5] [--json FILE]
 
-Both use the embedded model in float32 and torch's own number of threads, and both do all of the
-work, from the PIL picture to the text. Greedy, 16 new tokens whatever they are. Printed: answers
-a second (the median of the repeats), and the engine's ratio to transformers.
+SmolLM2-135M-Instruct (real weights, ``checkpoints/smollm2.py``) in bfloat16, torch's own number of
+threads, greedy, a fixed number of new tokens. Prompts are token ids, new ones each time, so that
+no cache helps. Ours and theirs take turns within a repeat: what else the machine does meanwhile
+hits both. Printed: tokens a second (the median of the repeats), and the median, least and greatest
+ratio of the two within a repeat.
+
+    decode, 1 and 16 requests   new tokens over all of the time, prompts of 16 tokens included
+    prefill                     tokens of one prompt over the time to its first token
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import random
 import statistics
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
-from transformers import AutoModelForImageTextToText, AutoTokenizer
-from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+from checkpoints.smollm2 import checkpoint
+from transformers import AutoModelForCausalLM
 
 from sensorium import LLM, SamplingParams
-from sensorium_tiny_models import model_path
-from sensorium_tiny_models.questions import TRAIN, Item
-from sensorium_tiny_models.score import draw_items
 
-NEW_TOKENS = 16
-GREEDY = SamplingParams(temperature=0.0, max_tokens=NEW_TOKENS, ignore_eos=True)
+Prompts = list[list[int]]
 
 
-def with_engine(llm: LLM, items: Sequence[Item]) -> None:
-    """Answers all at once."""
-    conversations = []
-    for item in items:
-        parts: list[dict[str, Any]] = [
-            {"type": "image_pil", "image_pil": image} for image in item.images
-        ]
-        parts.append({"type": "text", "text": item.question})
-        conversations.append([{"role": "user", "content": parts}])
-    llm.chat(conversations, GREEDY, use_tqdm=False)
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What is measured.
+
+    Attributes:
+        asked: the ratio to transformers that the engine should reach.
+    """
+
+    name: str
+    num_prompts: int
+    prompt_len: int
+    new_tokens: int
+    asked: float
+
+    @property
+    def num_counted(self) -> int:
+        """Tokens that the rate counts."""
+        counted = self.new_tokens if self.new_tokens > 1 else self.prompt_len
+        return self.num_prompts * counted
 
 
-class Transformers:
-    """The reference: one question at a time, as its ``generate`` takes pictures of mixed sizes."""
+LOADS = (
+    Load("decode, 1 request", 1, 16, 96, 2.0),
+    Load("decode, 16 requests", 16, 16, 64, 4.0),
+    Load("prefill, 1 × 512", 1, 512, 1, 1.0),
+    Load("prefill, 1 × 2048", 1, 2048, 1, 1.0),
+)
 
-    def __init__(self) -> None:
-        self.tokenizer = AutoTokenizer.from_pretrained(model_path())
-        self.processor = Qwen2VLImageProcessorPil.from_pretrained(model_path())
-        self.model = AutoModelForImageTextToText.from_pretrained(
-            model_path(), dtype=torch.float32
-        ).eval()
 
-    def answer(self, item: Item) -> None:
-        """One question, from its pictures to its text."""
-        pixels = self.processor(list(item.images), return_tensors="pt")
-        parts = [*({"type": "image"} for _ in item.images), {"type": "text", "text": item.question}]
-        prompt = self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": parts}], add_generation_prompt=True, tokenize=False
-        )
-        first, *rest = prompt.split("<|image_pad|>")
-        for grid, piece in zip(pixels["image_grid_thw"], rest, strict=True):
-            first += "<|image_pad|>" * (int(grid.prod()) // 4) + piece
-        ids = self.tokenizer(first, return_tensors="pt").input_ids
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Tokens a second of each repeat."""
+
+    load: Load
+    ours: tuple[float, ...]
+    theirs: tuple[float, ...]
+
+    @property
+    def ratios(self) -> list[float]:
+        """Ours to theirs, repeat by repeat."""
+        return [a / b for a, b in zip(self.ours, self.theirs, strict=True)]
+
+
+class Ours:
+    """The engine as a script uses it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.llm = LLM(str(folder), dtype="bfloat16")
+
+    def __call__(self, prompts: Prompts, new_tokens: int) -> int:
+        """How many tokens came."""
+        sampling = SamplingParams(temperature=0.0, max_tokens=new_tokens, ignore_eos=True)
+        given = [{"prompt_token_ids": ids} for ids in prompts]
+        outputs = self.llm.generate(given, sampling, use_tqdm=False)
+        return sum(len(output.outputs[0].token_ids) for output in outputs)
+
+
+class Theirs:
+    """``generate`` with all prompts as one batch."""
+
+    def __init__(self, folder: Path) -> None:
+        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
+
+    def __call__(self, prompts: Prompts, new_tokens: int) -> int:
+        """As ``Ours``."""
+        ids = torch.tensor(prompts)
         with torch.inference_mode():
             out = self.model.generate(
-                input_ids=ids,
+                ids,
                 attention_mask=torch.ones_like(ids),
-                mm_token_type_ids=(ids == self.model.config.image_token_id).int(),
-                **pixels,
                 do_sample=False,
-                min_new_tokens=NEW_TOKENS,
-                max_new_tokens=NEW_TOKENS,
+                min_new_tokens=new_tokens,
+                max_new_tokens=new_tokens,
             )
-        self.tokenizer.decode(out[0, ids.shape[1] :])
+        return int(out[:, ids.shape[1] :].numel())
 
 
-def one_by_one(answer: Callable[[Item], None]) -> Callable[[Sequence[Item]], None]:
-    """Answers each item before the next is begun."""
+def measure(load: Load, ours: Ours, theirs: Theirs, repeats: int) -> Line:
+    """Both in turn, each repeat with prompts of its own; the first is not counted."""
+    draw = random.Random(0)
+    rates: tuple[list[float], list[float]] = ([], [])
+    for repeat in range(repeats + 1):
+        prompts = [
+            [draw.randrange(100, 40000) for _ in range(load.prompt_len)]
+            for _ in range(load.num_prompts)
+        ]
+        for runner, kept in ((ours, rates[0]), (theirs, rates[1])):
+            start = time.perf_counter()
+            came = runner(prompts, load.new_tokens)
+            elapsed = time.perf_counter() - start
+            if came != load.num_prompts * load.new_tokens:
+                raise SystemExit(f"{load.name}: {came} tokens came, not all")
+            if repeat:
+                kept.append(load.num_counted / elapsed)
+    return Line(load, tuple(rates[0]), tuple(rates[1]))
 
-    def work(items: Sequence[Item]) -> None:
-        for item in items:
-            answer(item)
 
-    return work
-
-
-def rate(work: Callable[[Sequence[Item]], None], count: int, repeats: int) -> float:
-    """Answers a second: the median over repeats, each with pictures of its own."""
-    work(draw_items(TRAIN, -1, "color", 2))
-    rates = []
-    for repeat in range(repeats):
-        items = draw_items(TRAIN, repeat, "color", count)
-        start = time.perf_counter()
-        work(items)
-        rates.append(count / (time.perf_counter() - start))
-    return statistics.median(rates)
+def table(lines: Sequence[Line]) -> Iterator[str]:
+    """Markdown."""
+    yield "| tokens/s | engine | transformers | ratio | least | greatest | asked |"
+    yield "| --- | ---: | ---: | ---: | ---: | ---: | ---: |"
+    for line in lines:
+        ratios = line.ratios
+        ours, theirs = statistics.median(line.ours), statistics.median(line.theirs)
+        yield (
+            f"| {line.load.name} | {ours:.1f} | {theirs:.1f} | {statistics.median(ratios):.2f} | "
+            f"{min(ratios):.2f} | {max(ratios):.2f} | {line.load.asked:g} |"
+        )
 
 
 def main() -> None:
     """Measures and prints."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=32)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--only", default="", help="loads whose name holds this")
+    parser.add_argument("--json", type=Path, help="keeps every figure")
     options = parser.parse_args()
-    reference = Transformers()
-    peer = rate(one_by_one(reference.answer), options.count, options.repeats)
-    with LLM(model_path(), dtype="float32") as llm:
-        alone = one_by_one(lambda item: with_engine(llm, [item]))
-        one = rate(alone, options.count, options.repeats)
-        many = rate(lambda items: with_engine(llm, items), options.count, options.repeats)
-    print(f"{torch.get_num_threads()} threads, {options.count} questions, {NEW_TOKENS} new tokens")
-    print("| what | answers/s | ratio |\n| --- | ---: | ---: |")
-    for name, value in (
-        ("transformers, one at a time", peer),
-        ("engine, one at a time", one),
-        ("engine, all at once", many),
-    ):
-        print(f"| {name} | {value:.1f} | {value / peer:.2f} |")
+    folder = checkpoint()
+    theirs = Theirs(folder)
+    ours = Ours(folder)
+    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, bfloat16", flush=True)
+    loads = [load for load in LOADS if options.only in load.name]
+    try:
+        lines = [measure(load, ours, theirs, options.repeats) for load in loads]
+    finally:
+        ours.llm.close()
+    print("\n".join(table(lines)))
+    if options.json:
+        options.json.write_text(json.dumps([asdict(line) for line in lines], indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """Draws the kernels under their roofline, from figures that ``kernels.py --json`` kept.
 
-    python benchmarks/roofline.py [FIGURES.json] [--copy 4.25] [--matrix 790] [--out FILE.svg]
+    python benchmarks/figures/draw_roofline.py [FIGURES.json] [--copy 4.25] [--matrix 790] [--out FILE.svg]
 
 Across: operations for each byte that must move. Up: operations a second. The slope is the copy
 bandwidth, the flat part the rate of the matrix units (Williams, Waterman and Patterson 2009).
-Needs matplotlib (``requirements/bench.txt``).
+Needs matplotlib.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent
+ROOT = HERE.parent.parent
 
 
 def points(lines: list[dict[str, Any]], key: str) -> tuple[list[float], list[float]]:
@@ -58,7 +58,7 @@ def draw(lines: list[dict[str, Any]], copy: float, matrix: float, out: Path) -> 
 def main() -> None:
     """Draws what is named, or what is kept of the last run on an H200."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("figures", nargs="?", type=Path, default=HERE / "figures/kernels-h200.json")
+    parser.add_argument("figures", nargs="?", type=Path, default=HERE / "kernels-h200.json")
     parser.add_argument("--copy", type=float, default=4.25, help="TB/s")
     parser.add_argument("--matrix", type=float, default=790.0, help="TFLOP/s")
     parser.add_argument("--out", type=Path, default=ROOT / "docs/figures/roofline-h200.svg")

@@ -1,0 +1,1 @@
+"""Real weights for benchmarks, made once and kept in ``benchmarks/results``."""
