@@ -5,8 +5,10 @@
 SmolLM2-135M-Instruct (real weights, ``checkpoints/smollm2.py``) in bfloat16, torch's own number of
 threads, greedy, a fixed number of new tokens. Prompts are token ids, new ones each time, so that
 no cache helps. Ours and theirs take turns within a repeat: what else the machine does meanwhile
-hits both. Printed: tokens a second (the median of the repeats), and the median, least and greatest
-ratio of the two within a repeat.
+hits both. Whoever's turn it is runs alone: the engine is opened for it and closed behind it, and
+``generate`` runs in a thread that ends with its turn, because two sets of OpenMP's helpers in one
+process slow each other down even while one of them is idle. Printed: tokens a second (the median of
+the repeats), and the median, least and greatest ratio of the two within a repeat.
 
     decode, 1 and 16 requests   new tokens over all of the time, prompts of 16 tokens included
     prefill                     tokens of one prompt over the time to its first token
@@ -20,6 +22,7 @@ import random
 import statistics
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -79,13 +82,20 @@ class Ours:
     """The engine as a script uses it."""
 
     def __init__(self, folder: Path) -> None:
-        self.llm = LLM(str(folder), dtype="bfloat16")
+        self.folder = folder
 
-    def __call__(self, prompts: Prompts, new_tokens: int) -> int:
-        """How many tokens came."""
+    def turn(self, warm: Prompts, prompts: Prompts, new_tokens: int) -> tuple[float, int]:
+        """Seconds, and how many tokens came."""
+        with LLM(str(self.folder), dtype="bfloat16") as llm:
+            self._run(llm, warm, new_tokens)
+            start = time.perf_counter()
+            came = self._run(llm, prompts, new_tokens)
+            return time.perf_counter() - start, came
+
+    def _run(self, llm: LLM, prompts: Prompts, new_tokens: int) -> int:
         sampling = SamplingParams(temperature=0.0, max_tokens=new_tokens, ignore_eos=True)
         given = [{"prompt_token_ids": ids} for ids in prompts]
-        outputs = self.llm.generate(given, sampling, use_tqdm=False)
+        outputs = llm.generate(given, sampling, use_tqdm=False)
         return sum(len(output.outputs[0].token_ids) for output in outputs)
 
 
@@ -93,10 +103,23 @@ class Theirs:
     """``generate`` with all prompts as one batch."""
 
     def __init__(self, folder: Path) -> None:
-        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
+        with ThreadPoolExecutor(1) as thread:
+            load = AutoModelForCausalLM.from_pretrained
+            self.model = thread.submit(load, folder, dtype=torch.bfloat16).result().eval()
 
-    def __call__(self, prompts: Prompts, new_tokens: int) -> int:
-        """As ``Ours``."""
+    def turn(self, warm: Prompts, prompts: Prompts, new_tokens: int) -> tuple[float, int]:
+        """As ``Ours.turn``."""
+
+        def run() -> tuple[float, int]:
+            self._run(warm, new_tokens)
+            start = time.perf_counter()
+            came = self._run(prompts, new_tokens)
+            return time.perf_counter() - start, came
+
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(run).result()
+
+    def _run(self, prompts: Prompts, new_tokens: int) -> int:
         ids = torch.tensor(prompts)
         with torch.inference_mode():
             out = self.model.generate(
@@ -110,22 +133,21 @@ class Theirs:
 
 
 def measure(load: Load, ours: Ours, theirs: Theirs, repeats: int) -> Line:
-    """Both in turn, each repeat with prompts of its own; the first is not counted."""
+    """Both in turn, each repeat with prompts of its own, others before them to warm up."""
     draw = random.Random(0)
     rates: tuple[list[float], list[float]] = ([], [])
-    for repeat in range(repeats + 1):
-        prompts = [
-            [draw.randrange(100, 40000) for _ in range(load.prompt_len)]
-            for _ in range(load.num_prompts)
-        ]
+
+    def drawn() -> Prompts:
+        lengths = [load.prompt_len] * load.num_prompts
+        return [[draw.randrange(100, 40000) for _ in range(length)] for length in lengths]
+
+    for _ in range(repeats):
+        warm, prompts = drawn(), drawn()
         for runner, kept in ((ours, rates[0]), (theirs, rates[1])):
-            start = time.perf_counter()
-            came = runner(prompts, load.new_tokens)
-            elapsed = time.perf_counter() - start
+            elapsed_s, came = runner.turn(warm, prompts, load.new_tokens)
             if came != load.num_prompts * load.new_tokens:
                 raise SystemExit(f"{load.name}: {came} tokens came, not all")
-            if repeat:
-                kept.append(load.num_counted / elapsed)
+            kept.append(load.num_counted / elapsed_s)
     return Line(load, tuple(rates[0]), tuple(rates[1]))
 
 
@@ -154,10 +176,7 @@ def main() -> None:
     ours = Ours(folder)
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, bfloat16", flush=True)
     loads = [load for load in LOADS if options.only in load.name]
-    try:
-        lines = [measure(load, ours, theirs, options.repeats) for load in loads]
-    finally:
-        ours.llm.close()
+    lines = [measure(load, ours, theirs, options.repeats) for load in loads]
     print("\n".join(table(lines)))
     if options.json:
         options.json.write_text(json.dumps([asdict(line) for line in lines], indent=1) + "\n")

@@ -1,6 +1,7 @@
 """Draws the kernels under their roofline, from figures that ``kernels.py --json`` kept.
 
-    python benchmarks/figures/draw_roofline.py [FIGURES.json] [--copy 4.25] [--matrix 790] [--out FILE.svg]
+    python benchmarks/figures/draw_roofline.py [FIGURES.json] [--copy 4.25] [--matrix 790]
+                                               [--out FILE.svg]
 
 Across: operations for each byte that must move. Up: operations a second. The slope is the copy
 bandwidth, the flat part the rate of the matrix units (Williams, Waterman and Patterson 2009).

@@ -247,7 +247,7 @@ def test_a_dead_engine_says_so(text_model: Path, monkeypatch: pytest.MonkeyPatch
     [
         ({"max_model_length": 5}, "max_model_len"),
         ({"tensor_parallel_size": 2}, "tensor_parallel_size"),
-        ({"task": "embed"}, "embed"),
+        ({"task": "rank"}, "rank"),
         ({"dtype": "int8"}, "int8"),
         ({"allowed_media_domains": ["a.org"]}, "allowed_media_domains"),
         ({"allowed_local_media_path": "/srv"}, "allowed_local_media_path"),

@@ -2,12 +2,13 @@
 
 The one place that knows all parts. Nothing here runs per request.
 
-    in a process of its own                     in a thread
-    start it ──────────→ it imports             plugins, checkpoint
-    plugins, checkpoint   …                     load
-    tell it ───────────→ it loads               frontend
-    frontend              …
-    wait for it ←─────── ready
+    here                  a process of its own        or a thread
+    start a process ────→ it imports
+    plugins, checkpoint   …
+    tell it ────────────→ it loads                    it loads
+    chat templates        …                           …
+    wait for it ←──────── ready                       ready
+    frontend
 """
 
 from __future__ import annotations
@@ -54,30 +55,15 @@ def assemble(config: EngineConfig) -> Assembly:
     Raises:
         ConfigError, PluginError: as ``AsyncEngine``.
     """
-    if runs_apart(config):
-        return _with_process(config)
-    model = open_model(config, find_plugins(config))
-    limits = item_limits(config, model)
-    core, info = build_engine(config, model)
-    return Assembly(
-        frontend=build_frontend(
-            model, build_chat(config, model), build_pipeline(config, model, limits, info)
-        ),
-        admission=build_admission(model, info),
-        client=ThreadClient(core),
-        tokenizer=model.tokenizer,
-        task=config.wanted_task or model.family.task,
-    )
-
-
-def _with_process(config: EngineConfig) -> Assembly:
-    """As ``assemble``; what the frontend needs is read while the engine's process loads."""
-    client = ProcessClient()
+    process = ProcessClient() if runs_apart(config) else None
+    client: ProcessClient | ThreadClient | None = process
     try:
         registry = find_plugins(config)
         model = open_model(config, registry)
         limits = item_limits(config, model)
-        client.load(Setup(config, plugins_of(registry)))
+        if process is not None:
+            process.load(Setup(config, plugins_of(registry)))
+        client = process or ThreadClient(lambda: build_engine(config, model))
         chat = build_chat(config, model)
         info = client.wait_ready()
         return Assembly(
@@ -88,7 +74,8 @@ def _with_process(config: EngineConfig) -> Assembly:
             task=config.wanted_task or model.family.task,
         )
     except BaseException:
-        client.close()
+        if client is not None:
+            client.close()
         raise
 
 

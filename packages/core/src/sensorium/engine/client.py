@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from sensorium.engine.core import EngineCore
 from sensorium.engine.loop import Call, EngineLoop
+from sensorium.engine.messages import EngineInfo
 from sensorium.errors import EngineClosedError, EngineDeadError, EngineError
 from sensorium.types import EngineRequest, RequestUpdate
 
@@ -56,19 +57,39 @@ class EngineClient(Protocol):
 
 
 class ThreadClient:
-    """An engine in a daemon thread of this process."""
+    """An engine in a daemon thread of this process.
 
-    def __init__(self, core: EngineCore) -> None:
-        self._core = core
+    The engine is built in that thread as well. Each thread that computes gets helpers of its own
+    from OpenMP, which lets them spin only while there are no more of them than cores: a second set
+    makes every parallel region of both wait for the kernel to wake its helpers.
+
+    Args:
+        build: makes the engine.
+    """
+
+    def __init__(self, build: Callable[[], tuple[EngineCore, EngineInfo]]) -> None:
+        self._build = build
+        self._ready: Future[EngineInfo] = Future()
+        self._is_started = threading.Event()
+        self._on_stopped: OnStopped | None = None
         self._inbox: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._stopped: EngineError | None = None
         self._thread = threading.Thread(target=self._run, name="sensorium-engine", daemon=True)
+        self._thread.start()
+
+    def wait_ready(self) -> EngineInfo:
+        """Waits until the engine is built.
+
+        Raises:
+            ConfigError, PluginError: as ``build``.
+        """
+        return self._ready.result()
 
     def start(self, on_updates: OnUpdates, on_stopped: OnStopped) -> None:
         self._loop = EngineLoop(self._core, self._inbox, on_updates)
         self._on_stopped = on_stopped
-        self._thread.start()
+        self._is_started.set()
 
     def add(self, request: EngineRequest) -> Future[None]:
         return self._call(lambda: self._core.scheduler.add(request))
@@ -91,12 +112,25 @@ class ThreadClient:
             if self._stopped is None:
                 self._stopped = EngineClosedError("The engine was closed.")
             self._inbox.put(None)
+        self._is_started.set()
         if self._thread.is_alive() and threading.current_thread() is not self._thread:
             self._thread.join()
 
     # --- on the engine's thread -------------------------------------------------------
 
     def _run(self) -> None:
+        try:
+            self._core, info = self._build()
+        except BaseException as error:
+            self._ready.set_exception(error)
+            return
+        self._ready.set_result(info)
+        self._is_started.wait()
+        if self._on_stopped is not None:
+            self._serve(self._on_stopped)
+        self._core.close()
+
+    def _serve(self, on_stopped: OnStopped) -> None:
         try:
             self._loop.run()
         except BaseException as error:
@@ -105,8 +139,7 @@ class ThreadClient:
                 self._stopped = EngineDeadError(death_sentence(error))
         self._refuse_rest()
         assert self._stopped is not None
-        self._on_stopped(self._stopped)
-        self._core.close()
+        on_stopped(self._stopped)
 
     def _refuse_rest(self) -> None:
         """Fails the calls that nobody will carry out any more."""
