@@ -94,11 +94,11 @@ CASES = {
 class Reference:
     """transformers' model of a folder, given the same prompts."""
 
-    def __init__(self, case: Case, folder: Path) -> None:
+    def __init__(self, case: Case, folder: Path, dtype: torch.dtype = torch.float32) -> None:
         self.case = case
         self.checkpoint = open_folder(folder)
         self.adapter = make_adapter(case.adapter, case.family, self.checkpoint)
-        self.model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
+        self.model = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype).eval()
 
     def logits(self, ids: list[int], images: list[np.ndarray]) -> torch.Tensor:
         """(len(ids), vocabulary) for a prompt with its items in place."""
@@ -219,3 +219,29 @@ def test_greedy_tokens_on_the_gpu(
         logits = reference.logits([*output.prompt_token_ids, *answer], images)
         comparison.add(logits[-len(answer) - 1 : -1], answer, f"{prompt['prompt']!r}")
     print(comparison.report())
+
+
+@pytest.mark.gpu
+def test_bfloat16_tokens_on_the_gpu_are_the_references_best(
+    case: Case, tmp_path: Path, attention: Attention
+) -> None:
+    """By CUDA's ops and without them, within twice what bfloat16 does to the reference itself."""
+    folder = case.make(tmp_path, seed=7, dtype=torch.bfloat16, wide=True)
+    exact, rounded = (Reference(case, folder, dtype) for dtype in (torch.float32, torch.bfloat16))
+    given = prompts(case)
+    options = {"max_model_len": 256, "max_num_batched_tokens": 64, "gpu_memory_utilization": 0.3}
+    with LLM(folder, device="cuda", dtype="bfloat16", **options) as llm:
+        outputs = llm.generate([*given, *given], GREEDY, use_tqdm=False)
+        llm.check_integrity()
+    attention.assert_ran(*DECODER, *TOWER, device="cuda")
+    gaps, errors = [], []
+    for prompt, output in zip([*given, *given], outputs, strict=True):
+        answer = output.outputs[0].token_ids
+        images = prompt.get("multi_modal_data", {"image": []})["image"]
+        ids = [*output.prompt_token_ids, *answer]
+        logits, near = (r.logits(ids, images)[-len(answer) - 1 : -1] for r in (exact, rounded))
+        chosen = logits.gather(1, torch.tensor(answer)[:, None])[:, 0]
+        gaps.append(float((logits.amax(-1) - chosen).max()))
+        errors.append(float((logits - near.float()).abs().max()))
+    print(f"furthest from the best {max(gaps):.3f}, bfloat16's own error {max(errors):.3f}")
+    assert max(gaps) < 2 * max(errors)

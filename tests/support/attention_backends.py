@@ -1,4 +1,4 @@
-"""Runs a test under each attention backend of the CPU, and tells which ops ran.
+"""Runs a test under each attention backend, and tells which ops ran.
 
 A ``conftest.py`` imports the fixture.
 """
@@ -25,12 +25,12 @@ class Attention:
         self.name = name
         self._before = extension.CALLS.copy()
 
-    def assert_ran(self, *ops: str) -> None:
+    def assert_ran(self, *ops: str, device: str = "cpu") -> None:
         """These ops of the extension ran under "paged"; none at all under "reference"."""
         ran = Counter(extension.CALLS)
         ran.subtract(self._before)
         if self.name == "paged":
-            missing = [op for op in ops if ran[f"cpu.{op}"] <= 0]
+            missing = [op for op in ops if ran[f"{device}.{op}"] <= 0]
             assert not missing, f"not by the extension: {missing}; it ran {+ran}"
         else:
             assert not +ran, f"the extension ran {+ran}"

@@ -5,6 +5,8 @@ A folder holds what a hub's snapshot would: ``config.json``, ``generation_config
 Names and configs come from the manifests; only the sizes are small. Making one takes well
 under a second and needs no transformers.
 
+A ``wide`` one has heads of 64 in its decoder and of 80 in its tower, which CUDA's kernels take.
+
 Weights are drawn so that activations keep their size from layer to layer: logits then differ
 clearly from one another, and a difference between two implementations shows.
 """
@@ -33,6 +35,8 @@ DECODER_CONFIG = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
 }
+#: By which a wide checkpoint's decoder and tower are wider: 16 · 4 = 64 and 16 · 5 = 80 a head.
+WIDER, WIDER_TOWER = 4, 5
 #: Ids the Llama-like tokenizer knows are fewer than the model's, as in LLaVA-1.5.
 LLAMA_VOCABULARY = 384
 LLAVA_IMAGE_ID = 380
@@ -73,15 +77,19 @@ QWEN_TEMPLATE = (
 )
 
 
-def make_llava(folder: Path, seed: int = 0, dtype: torch.dtype = torch.float32) -> Path:
+def make_llava(
+    folder: Path, seed: int = 0, dtype: torch.dtype = torch.float32, *, wide: bool = False
+) -> Path:
     """A LLaVA-1.5: 16 tokens an item of 56×56 pixels, a tower of 3 layers of which 2 count."""
+    widths, decoder_sizes = _decoder(wide=wide)
+    times = WIDER_TOWER if wide else 1
     manifest = load_manifest("llava_1_5_7b")
     config = copy.deepcopy(dict(manifest.config))
-    config["text_config"] |= {**DECODER_CONFIG, "vocab_size": LLAMA_VOCABULARY}
+    config["text_config"] |= {**widths, "vocab_size": LLAMA_VOCABULARY}
     config["text_config"]["torch_dtype"] = _name(dtype)
     config["vision_config"] |= {
-        "hidden_size": 32,
-        "intermediate_size": 48,
+        "hidden_size": 32 * times,
+        "intermediate_size": 48 * times,
         "num_attention_heads": 2,
         "num_hidden_layers": 3,
         "image_size": 56,
@@ -94,10 +102,10 @@ def make_llava(folder: Path, seed: int = 0, dtype: torch.dtype = torch.float32) 
         "image_seq_length": 16,
         "torch_dtype": _name(dtype),
     }
-    sizes = DECODER_SIZES | {
+    sizes = decoder_sizes | {
         "vocabulary": LLAMA_VOCABULARY,
-        "tower": 32,
-        "tower_mlp": 48,
+        "tower": 32 * times,
+        "tower_mlp": 48 * times,
         "tower_layers": 3,
         "tower_positions": 17,
         "patch": 14,
@@ -123,23 +131,37 @@ def make_llava(folder: Path, seed: int = 0, dtype: torch.dtype = torch.float32) 
     return folder
 
 
-def make_qwen25vl(folder: Path, seed: int = 0, dtype: torch.dtype = torch.float32) -> Path:
+def make_qwen25vl(
+    folder: Path, seed: int = 0, dtype: torch.dtype = torch.float32, *, wide: bool = False
+) -> Path:
     """A Qwen2.5-VL: windows of 4×4 merged patches, a tower whose middle layer of 3 is full."""
+    times = WIDER_TOWER if wide else 1
     tower = {
         "depth": 3,
-        "hidden_size": 32,
-        "intermediate_size": 48,
+        "hidden_size": 32 * times,
+        "intermediate_size": 48 * times,
         "num_heads": 2,
-        "out_hidden_size": 64,
+        "out_hidden_size": 64 * WIDER if wide else 64,
         "fullatt_block_indexes": [1],
     }
-    return _make_qwen_vl("qwen2_5_vl_3b", tower, {"tower_mlp": 48}, folder, seed, dtype)
+    mlp = {"tower_mlp": 48 * times}
+    return _make_qwen_vl("qwen2_5_vl_3b", tower, mlp, folder, seed, dtype, wide=wide)
 
 
-def make_qwen2vl(folder: Path, seed: int = 0, dtype: torch.dtype = torch.float32) -> Path:
+def make_qwen2vl(
+    folder: Path, seed: int = 0, dtype: torch.dtype = torch.float32, *, wide: bool = False
+) -> Path:
     """A Qwen2-VL with a tower of 3 layers."""
-    tower = {"depth": 3, "embed_dim": 32, "num_heads": 2, "mlp_ratio": 2, "hidden_size": 64}
-    return _make_qwen_vl("qwen2_vl_2b", tower, {"tower_mlp": 64}, folder, seed, dtype)
+    times = WIDER_TOWER if wide else 1
+    tower = {
+        "depth": 3,
+        "embed_dim": 32 * times,
+        "num_heads": 2,
+        "mlp_ratio": 2,
+        "hidden_size": 64 * WIDER if wide else 64,
+    }
+    mlp = {"tower_mlp": 64 * times}
+    return _make_qwen_vl("qwen2_vl_2b", tower, mlp, folder, seed, dtype, wide=wide)
 
 
 def _make_qwen_vl(
@@ -149,24 +171,28 @@ def _make_qwen_vl(
     folder: Path,
     seed: int,
     dtype: torch.dtype,
+    *,
+    wide: bool,
 ) -> Path:
+    widths, decoder_sizes = _decoder(wide=wide)
+    times = WIDER_TOWER if wide else 1
     manifest = load_manifest(name)
     config = copy.deepcopy(dict(manifest.config))
     config |= {
-        **DECODER_CONFIG,
+        **widths,
         **_qwen_ids(),
         "vocab_size": QWEN_VOCABULARY,
         "max_position_embeddings": 4096,
         "torch_dtype": _name(dtype),
-        "rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 3]},
+        "rope_scaling": {"type": "mrope", "mrope_section": [8, 12, 12] if wide else [2, 3, 3]},
     }
     config["vision_config"] |= tower
-    sizes = DECODER_SIZES | {
+    sizes = decoder_sizes | {
         "vocabulary": QWEN_VOCABULARY,
-        "tower": 32,
-        "tower_qkv": 96,
+        "tower": 32 * times,
+        "tower_qkv": 96 * times,
         "tower_layers": 3,
-        "merged": 128,
+        "merged": 128 * times,
         "temporal": 2,
         "patch": 14,
         **tower_sizes,
@@ -311,6 +337,15 @@ def _qwen_generation() -> dict[str, Any]:
         "repetition_penalty": 1.05,
         "temperature": 1e-06,
     }
+
+
+def _decoder(*, wide: bool) -> tuple[dict[str, int], dict[str, int]]:
+    """The decoder's part of a config, and of a manifest's sizes."""
+    if not wide:
+        return DECODER_CONFIG, DECODER_SIZES
+    config = {n: DECODER_CONFIG[n] * WIDER for n in ("hidden_size", "intermediate_size")}
+    sizes = {n: DECODER_SIZES[n] * WIDER for n in ("hidden", "mlp", "query", "key")}
+    return DECODER_CONFIG | config, DECODER_SIZES | sizes
 
 
 def _text_sizes(vocabulary: int, unused: str) -> dict[str, int]:
