@@ -38,8 +38,8 @@ class EngineConfig:
         seed: of sampling without a seed of its own, and of dummy weights.
         max_model_len: context in tokens; None: what the checkpoint was made for, or as much of
             it as the KV cache holds.
-        gpu_memory_utilization: fraction of an accelerator's memory the engine may take; on
-            the CPU ``kv_cache_memory_bytes`` counts instead.
+        gpu_memory_utilization: fraction of an accelerator's memory that this engine may take,
+            whatever others beside it hold; on the CPU ``kv_cache_memory_bytes`` counts instead.
         kv_cache_memory_bytes: size of the KV cache; None: what the fraction leaves (on the
             CPU: room for ``max_num_seqs`` contexts, at most 4 GiB and a quarter of memory).
         page_size †: tokens of one KV page.

@@ -78,6 +78,35 @@ def test_the_fullest_steps_use_all_that_is_allowed(chunked: bool) -> None:
     assert all(len(chunk.pages) == 63 for chunk in (prefill, *decodes))
 
 
+def device_bytes(
+    monkeypatch: pytest.MonkeyPatch, *, free: int, own: int, peak: int, **options: Any
+) -> int:
+    """On a GPU of 1000 bytes; ``own``: what torch holds of it. 30 embeddings, 20 for graphs."""
+    cuda = {
+        "synchronize": None,
+        "reset_peak_memory_stats": None,
+        "empty_cache": None,
+        "max_memory_allocated": peak,
+        "memory_reserved": own,
+        "mem_get_info": (free, 1000),
+    }
+    for name, value in cuda.items():
+        monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
+    return memory.device_kv_bytes(config(**options), torch.device("cuda"), 30, lambda: 20)
+
+
+def test_an_accelerators_share_is_the_engines_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = {"free": 800, "own": 200, "peak": 250}
+    assert device_bytes(monkeypatch, **alone) == 900 - 250 - 20 - 30
+    beside = {"free": 300, "own": 200, "peak": 250}  # others hold 500
+    half = device_bytes(monkeypatch, **beside, gpu_memory_utilization=0.4)
+    assert half == 400 - 250 - 20 - 30
+    assert device_bytes(monkeypatch, **beside) == 475 - 250 - 20 - 30
+    assert device_bytes(monkeypatch, **beside, kv_cache_memory_bytes=7) == 7
+    with pytest.raises(ConfigError, match=r"may take 300 \(others hold 500\); .* take 270"):
+        device_bytes(monkeypatch, **beside, gpu_memory_utilization=0.3)
+
+
 # --- device and dtype -------------------------------------------------------------------
 
 

@@ -90,6 +90,9 @@ def device_kv_bytes(
 ) -> int:
     """What is left of the engine's share of an accelerator's memory.
 
+    The share is this engine's own: two of 0.4 each fit beside one another. Where other processes
+    leave less than it, it is what they leave, less a twentieth that stays free.
+
     Args:
         reserved_bytes: what the encoder cache may grow to.
         worst_step: computes the largest step, whose peak is measured; returns what stays taken
@@ -108,11 +111,12 @@ def device_kv_bytes(
     torch.cuda.empty_cache()
     free, total = torch.cuda.mem_get_info(device)
     others = total - free - torch.cuda.memory_reserved(device)
-    left = int(total * config.gpu_memory_utilization) - others - peak - reserved_bytes
+    share = min(int(total * config.gpu_memory_utilization), (total - others) * 19 // 20)
+    left = share - peak - reserved_bytes
     if left <= 0:
         raise ConfigError(
-            f"gpu_memory_utilization is {config.gpu_memory_utilization}: of {total} bytes, "
-            f"weights, the largest step and graphs take {peak}, media embeddings "
-            f"{reserved_bytes}, other processes {others}; nothing is left for the KV cache."
+            f"gpu_memory_utilization is {config.gpu_memory_utilization}: of {total} bytes this "
+            f"engine may take {share} (others hold {others}); weights, the largest step and graphs "
+            f"take {peak}, media embeddings {reserved_bytes}; nothing is left for the KV cache."
         )
     return left
