@@ -133,3 +133,6 @@ def test_priorities_one_each(llm: LLM) -> None:
     assert len(outputs) == 3
     with pytest.raises(RequestError, match="3 prompts and 2 priorities"):
         llm.generate(PROMPTS, GREEDY, use_tqdm=False, priority=[1, 2])
+    for wrong in ("1", 0.5):
+        with pytest.raises(RequestError, match=rf"priority is {wrong!r}; it must be an integer"):
+            llm.generate(PROMPTS[0], GREEDY, use_tqdm=False, priority=[wrong])  # type: ignore[list-item]

@@ -12,6 +12,7 @@ import pytest
 from sensorium.engine.streams import Stream, Streams
 from sensorium.errors import CacheMissError, EngineDeadError, EngineError, RequestError
 from sensorium.output import RequestState
+from sensorium.outputs import RequestMetrics
 from sensorium.sampling_params import SamplingParams
 from sensorium.types import RequestUpdate
 
@@ -22,13 +23,15 @@ class NoTokenizer:
     special_ids: frozenset[int] = frozenset()
 
 
-def state(request_id: str, **params: Any) -> RequestState:
+def state(request_id: str) -> RequestState:
     return RequestState(
         request_id=request_id,
         prompt=None,
         prompt_token_ids=(1,),
-        sampling=SamplingParams(detokenize=False, **params),
+        sampling=SamplingParams(detokenize=False),
         tokenizer=NoTokenizer(),  # type: ignore[arg-type]
+        metrics=RequestMetrics(),
+        child_ids=[request_id],
     )
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tokenizers import decoders, models, pre_tokenizers
 
 from sensorium.output import RequestState, bad_word_ids
-from sensorium.outputs import CompletionOutput
+from sensorium.outputs import CompletionOutput, RequestMetrics
 from sensorium.sampling_params import SamplingParams
 from sensorium.tokenizer import Tokenizer
 from sensorium.types import RequestUpdate, TokenLogprobs
@@ -41,6 +41,8 @@ def state(tokenizer: Tokenizer, **params: Any) -> RequestState:
         prompt_token_ids=(1, 2),
         sampling=SamplingParams(**params),
         tokenizer=tokenizer,
+        metrics=RequestMetrics(),
+        child_ids=[f"r#{i}" for i in range(params["n"])] if "n" in params else ["r"],
     )
 
 

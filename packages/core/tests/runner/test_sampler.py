@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sampling import sample
 from torch import Tensor
 
 from sensorium.runner.request_state import RunningRequest
-from sensorium.runner.sampler import sample, truncate
+from sensorium.runner.sampler import truncate
 from sensorium.runner.token_counts import TokenCounts
 from sensorium.sampling_params import SamplingParams
 from sensorium.types import PENDING, Chunk, EngineRequest, SampledToken

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sampling import sample
 from tiny_checkpoints import make_llama
 
 from sensorium import LLM, SamplingParams
 from sensorium.runner.request_state import RunningRequest
-from sensorium.runner.sampler import sample
 from sensorium.types import Chunk, EngineRequest
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]

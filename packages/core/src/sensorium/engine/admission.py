@@ -78,9 +78,10 @@ class Admission:
 
         Raises:
             LimitError: the prompt leaves no room for an answer.
-            RequestError: token ids that the vocabulary doesn't have.
+            RequestError: token ids that the vocabulary doesn't have, or a priority that is no
+                integer.
         """
-        requests = self.requests(engine_id, prepared, sampling, metrics.arrival_s, priority)
+        requests = self._requests(engine_id, prepared, sampling, metrics.arrival_s, priority)
         state = RequestState(
             request_id=request_id,
             prompt=prepared.text,
@@ -103,7 +104,7 @@ class Admission:
     ) -> Admitted:
         """A request to embed; arguments and errors as for ``generation``."""
         sampling = SamplingParams(temperature=0.0, max_tokens=1)
-        [request] = self.requests(engine_id, prepared, sampling, metrics.arrival_s, priority)
+        [request] = self._requests(engine_id, prepared, sampling, metrics.arrival_s, priority)
         state = PooledState(
             request_id=request_id,
             prompt=prepared.text,
@@ -113,20 +114,17 @@ class Admission:
         )
         return Admitted([replace(request, embeds=True)], state)
 
-    def requests(
+    def _requests(
         self,
         request_id: str,
         prepared: PreparedPrompt,
         sampling: SamplingParams | None,
         arrival_s: float,
-        priority: int = 0,
+        priority: int,
     ) -> list[EngineRequest]:
-        """One engine request for each of the ``n`` answers.
-
-        Raises:
-            LimitError: the prompt leaves no room for an answer.
-            RequestError: token ids that the vocabulary doesn't have.
-        """
+        """One engine request for each of the ``n`` answers."""
+        if not isinstance(priority, int):
+            raise RequestError(f"priority is {priority!r}; it must be an integer.")
         sampling = (sampling or self.default_sampling).filled(self._defaults)
         composition = prepared.composition
         room = self._max_model_len - len(composition.token_ids)

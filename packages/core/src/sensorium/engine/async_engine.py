@@ -90,8 +90,9 @@ class AsyncEngine:
         """
         return self._answer(
             lambda: self._parts.frontend.prepare(parse_prompt(prompt)),
-            self._generation(sampling_params, priority),
+            partial(self._admission.generation, sampling=sampling_params, priority=priority),
             request_id,
+            task="generate",
             only_final=only_final,
         )
 
@@ -108,8 +109,9 @@ class AsyncEngine:
         """Answers a conversation; ``chat_options`` are those of ``Frontend.prepare_chat``."""
         return self._answer(
             lambda: self._parts.frontend.prepare_chat(messages, **chat_options),
-            self._generation(sampling_params, priority),
+            partial(self._admission.generation, sampling=sampling_params, priority=priority),
             request_id,
+            task="generate",
             only_final=only_final,
         )
 
@@ -122,14 +124,11 @@ class AsyncEngine:
             RequestError: the engine was loaded to generate, or as ``generate``.
             EngineError: as ``generate``.
         """
-        if self._parts.task != "embed":
-            raise RequestError(
-                'This engine was loaded to generate; pass task="embed" to load one that embeds.'
-            )
         outputs = self._answer(
             lambda: self._parts.frontend.prepare(parse_prompt(prompt)),
             partial(self._admission.embedding, priority=priority),
             request_id,
+            task="embed",
             only_final=True,
         )
         return await last_output(outputs)
@@ -140,14 +139,20 @@ class AsyncEngine:
         """As ``encode``, as a vector of length 1."""
         return EmbeddingRequestOutput.of(await self.encode(prompt, request_id, priority=priority))
 
-    def _generation(self, sampling: SamplingParams | None, priority: int) -> _Admit:
-        if self._parts.task != "generate":
-            raise RequestError('This engine was loaded to embed; pass task="generate" to generate.')
-        return partial(self._admission.generation, sampling=sampling, priority=priority)
-
     async def _answer(
-        self, prepare: _Prepare, admit: _Admit, request_id: str | None, *, only_final: bool
+        self,
+        prepare: _Prepare,
+        admit: _Admit,
+        request_id: str | None,
+        *,
+        task: str,
+        only_final: bool,
     ) -> AsyncIterator[Any]:
+        loaded = self._parts.task
+        if loaded != task:
+            raise RequestError(
+                f'This engine was loaded to {loaded}; pass task="{task}" to load one to {task}.'
+            )
         arrival_s = time.monotonic()
         # A name may be used again as soon as its request has ended here; what the engine still has
         # to say of that one must not be taken for news of the next.

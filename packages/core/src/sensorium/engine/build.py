@@ -34,9 +34,6 @@ def build_engine(config: EngineConfig, model: Model) -> tuple[EngineCore, Engine
         dtype=str(runner.dtype).removeprefix("torch."),
         max_model_len=runner.max_model_len,
         embed_row_bytes=dict(runner.embed_row_bytes),
-        num_pages=runner.num_pages,
-        page_size=config.page_size,
-        page_bytes=runner.kv_shape.page_bytes,
     )
     return EngineCore(Scheduler(scheduler_config(config, runner)), runner), info
 

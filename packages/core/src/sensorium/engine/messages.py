@@ -46,16 +46,12 @@ class EngineInfo:
             ``torch.``).
         max_model_len: tokens of one sequence at most.
         embed_row_bytes: kind → bytes of one row of an item's embedding, all levels.
-        num_pages, page_size, page_bytes: of the KV cache.
     """
 
     device: str
     dtype: str
     max_model_len: int
     embed_row_bytes: Mapping[str, int]
-    num_pages: int
-    page_size: int
-    page_bytes: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,7 @@ class RequestState:
     """Gathers the updates of a request's ``n`` sequences.
 
     Args:
-        child_ids: the ids by which the engine knows its sequences; None: the request's id with
-            n = 1, else "ID#0", "ID#1" ….
+        child_ids: the ids by which the engine knows its ``n`` sequences.
     """
 
     def __init__(
@@ -30,20 +29,17 @@ class RequestState:
         prompt_token_ids: tuple[int, ...],
         sampling: SamplingParams,
         tokenizer: Tokenizer,
-        metrics: RequestMetrics | None = None,
-        child_ids: Sequence[str] | None = None,
+        metrics: RequestMetrics,
+        child_ids: Sequence[str],
     ) -> None:
         self._request_id = request_id
         self._prompt = prompt
         self._prompt_token_ids = prompt_token_ids
-        n = sampling.n
-        if child_ids is None:
-            child_ids = [request_id] if n == 1 else [f"{request_id}#{i}" for i in range(n)]
-        assert len(set(child_ids)) == n, "one id for each answer"
+        assert len(set(child_ids)) == sampling.n, "one id for each answer"
         self._answers = {child: Answer(i, sampling, tokenizer) for i, child in enumerate(child_ids)}
-        self._num_unfinished = n
+        self._num_unfinished = sampling.n
         self._last: dict[str, RequestUpdate] = {}
-        self._metrics = metrics or RequestMetrics()
+        self._metrics = metrics
         self._first_token_s: float | None = None
         self._finished_s: float | None = None
         self._num_cached_tokens: int | None = None

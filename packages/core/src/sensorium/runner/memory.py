@@ -8,14 +8,13 @@ from collections.abc import Callable
 
 import torch
 
-from sensorium.config import EngineConfig
+from sensorium.config import GIB, EngineConfig
 from sensorium.decoder_config import DecoderConfig
 from sensorium.errors import ConfigError
 from sensorium.types import KVShape
 
 logger = logging.getLogger("sensorium.runner")
 
-GIB = 2**30
 #: What the KV cache takes at most on the CPU where nothing else is said.
 MAX_CPU_KV_BYTES = 4 * GIB
 

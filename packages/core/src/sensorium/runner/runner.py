@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from sensorium.checkpoint import Checkpoint
-from sensorium.config import EngineConfig
+from sensorium.config import GIB, EngineConfig
 from sensorium.decoder_config import DecoderConfig
 from sensorium.errors import ConfigError, EngineError
 from sensorium.models.decoder import Decoder
@@ -37,8 +37,6 @@ from sensorium.runner.request_state import RunningRequest
 from sensorium.types import Batch, Chunk, EngineItem, EngineRequest, StepOutput
 
 logger = logging.getLogger("sensorium.runner")
-
-GIB = 2**30
 
 
 class Runner:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from sensorium.runner.request_state import RunningRequest
 from sensorium.runner.token_counts import TokenCounts
-from sensorium.runner.upload import Download, upload_list
+from sensorium.runner.upload import upload_list
 from sensorium.sampling_params import SamplingParams
 from sensorium.types import PromptLogprobs, SampledToken, TokenLogprobs
 
@@ -138,15 +138,6 @@ def choose(
     chosen = torch.where(best.isneginf(), _NO_TOKEN, chosen)
     chosen = torch.where(best.isnan(), _NO_NUMBER, chosen)
     return Choice(tuple(requests), chosen, _reports(logits, chosen.clamp_min(0), requests))
-
-
-def sample(
-    logits: Tensor, requests: Sequence[RunningRequest]
-) -> tuple[list[SampledToken], dict[str, str]]:
-    """``choose`` for requests whose tokens are all known, and what came of it."""
-    counts = TokenCounts.of(requests, logits.shape[-1], logits.device)
-    choice = choose(logits, requests, counts)
-    return choice.read(Download(choice.tensors).wait())
 
 
 def _draw(logits: Tensor, requests: Sequence[RunningRequest]) -> Tensor:

@@ -30,18 +30,6 @@ class TokenCounts:
         self.in_prompt = torch.zeros(num_slots, vocab_size, dtype=torch.bool, device=device)
         self.in_answer = torch.zeros(num_slots, vocab_size, dtype=torch.int32, device=device)
 
-    @classmethod
-    def of(
-        cls, requests: Sequence[RunningRequest], vocab_size: int, device: torch.device
-    ) -> TokenCounts:
-        """Counts of requests whose tokens are all known; their slots become their places here."""
-        counts = cls(max(1, len(requests)), vocab_size, device)
-        for slot, running in enumerate(requests):
-            running.slot, running.num_counted = slot, 0
-            counts.start(running)
-            counts.take(running)
-        return counts
-
     def start(self, running: RunningRequest) -> None:
         """Makes a row ready for a request that starts (again)."""
         self.in_prompt[running.slot] = False
