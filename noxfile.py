@@ -85,15 +85,13 @@ def wheels(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Run the benchmarks; arguments name some of them (`-- latency`), all by default."""
+    """Run the benchmarks; arguments name some of them (`-- kernels`), all by default."""
     _set_up(session)
     scripts = {script.stem: script for script in sorted(ROOT.glob("benchmarks/*.py"))}
     for name in session.posargs or list(scripts):
         if name not in scripts:
             session.error(f"no benchmark is called {name!r}; there are: {', '.join(scripts)}")
         session.run(PYTHON, str(scripts[name]))
-    if not scripts:
-        session.warn("there is no benchmark yet: benchmarks/ holds no script")
 
 
 @nox.session

@@ -144,7 +144,8 @@ def main() -> None:
         return replace(parts, client=client)
 
     async_engine.assemble = with_stand_in
-    with AsyncEngine(str(model_path()), dtype="float32", max_num_seqs=options.requests) as engine:
+    config = {"device": "cpu", "dtype": "float32", "max_num_seqs": options.requests}
+    with AsyncEngine(str(model_path()), **config) as engine:
         text = "The quick brown fox sees three red squares, and naïve cafés: " * 4
         token_ids = engine.get_tokenizer().encode(text)
         print(f"{options.requests} requests of {options.tokens} tokens")

@@ -339,6 +339,8 @@ def main() -> None:
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     if lack := extension.lack(device, dtype):
         raise SystemExit(f"there is nothing to measure: {lack}")
+    if options.general and device.type != "cuda":
+        parser.error("--general chooses among CUDA's kernels; the device is the CPU")
     if options.general:
         path = extension.FOLDER / extension.LIBRARIES["cuda"]
         ctypes.CDLL(str(path)).sensorium_cuda_general(1)
@@ -353,8 +355,12 @@ def main() -> None:
             if options.only in case.name:
                 lines.append(measure(case, where))
                 print(show(lines[-1]), flush=True)
+    if not lines:
+        parser.error(f"no line has {options.only!r} in its name")
     if options.json:
-        options.json.write_text(json.dumps([asdict(line) for line in lines], indent=1) + "\n")
+        kept = {"device": name, "torch": torch.__version__, "copy": where.copy}
+        kept |= {"matrix": where.matrix, "lines": [asdict(line) for line in lines]}
+        options.json.write_text(json.dumps(kept, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Text on the CPU: the engine against transformers' ``generate`` in the same process and dtype.
 
-    python benchmarks/offline.py [--repeats 5] [--json FILE]
+    python benchmarks/offline.py [--repeats 5] [--only "16 requests"] [--json FILE]
 
 SmolLM2-135M-Instruct (real weights, ``checkpoints/smollm2.py``) in bfloat16, torch's own number of
 threads, greedy, a fixed number of new tokens. Prompts are token ids, new ones each time, so that
@@ -86,7 +86,7 @@ class Ours:
 
     def turn(self, warm: Prompts, prompts: Prompts, new_tokens: int) -> tuple[float, int]:
         """Seconds, and how many tokens came."""
-        with LLM(str(self.folder), dtype="bfloat16") as llm:
+        with LLM(str(self.folder), device="cpu", dtype="bfloat16") as llm:
             self._run(llm, warm, new_tokens)
             start = time.perf_counter()
             came = self._run(llm, prompts, new_tokens)
@@ -171,11 +171,13 @@ def main() -> None:
     parser.add_argument("--only", default="", help="loads whose name holds this")
     parser.add_argument("--json", type=Path, help="keeps every figure")
     options = parser.parse_args()
+    loads = [load for load in LOADS if options.only in load.name]
+    if not loads:
+        parser.error(f"no load has {options.only!r} in {[load.name for load in LOADS]}")
     folder = checkpoint()
     theirs = Theirs(folder)
     ours = Ours(folder)
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, bfloat16", flush=True)
-    loads = [load for load in LOADS if options.only in load.name]
     lines = [measure(load, ours, theirs, options.repeats) for load in loads]
     print("\n".join(table(lines)))
     if options.json:

@@ -1,7 +1,31 @@
-"""Engines for scripts that time the same work on several: ``Class(args).run(requests, out_len)``.
+"""Engines that scripts time on the same work: ``Class(folder, options).run(requests, out_len)``.
 
-A request is ``{"ids": [...], "images": [...]}`` with one placeholder token an image; ``run``
+``folder`` holds a model without weights, which are drawn; ``options`` are the engine's own. ``run``
 answers greedily, takes no notice of end-of-text, and returns how many tokens each request got.
-``args`` has ``model``, ``enforce_eager``, ``max_model_len``, ``max_num_seqs``, ``gpu_mem``,
-``seed``, ``kw`` (JSON: more options) and ``no_detokenize``.
 """
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from PIL import Image
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A prompt with one placeholder token an image."""
+
+    token_ids: list[int]
+    images: list[Image.Image]
+
+
+class Engine(Protocol):
+    """What can be timed."""
+
+    def __init__(self, folder: Path, options: Mapping[str, Any]) -> None: ...
+
+    def run(self, requests: Sequence[Request], out_len: int) -> list[int]:
+        """How many tokens each request got."""

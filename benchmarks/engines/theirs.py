@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from engines import Request
+
 
 class Transformers:
-    """A model of random weights in bfloat16; all requests of a call as one batch."""
+    """Random weights in bfloat16; all requests of a call, equally long, as one batch."""
 
-    def __init__(self, args: Any) -> None:
+    def __init__(self, folder: Path, options: Mapping[str, Any]) -> None:
+        if options:
+            raise SystemExit(f"transformers takes no options; given are {', '.join(options)}")
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        torch.manual_seed(args.seed)
+        config = AutoConfig.from_pretrained(folder)
+        if hasattr(config, "vision_config"):
+            raise SystemExit("transformers is timed on text alone: name a model without a tower")
         with torch.device(self.device):
-            config = AutoConfig.from_pretrained(args.model)
             self.model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
 
     @torch.inference_mode()
-    def run(self, requests: list[dict[str, Any]], out_len: int) -> list[int]:
+    def run(self, requests: Sequence[Request], out_len: int) -> list[int]:
         """How many tokens each request got."""
-        assert not any(request["images"] for request in requests), "text alone"
-        ids = torch.tensor([request["ids"] for request in requests], device=self.device)
+        ids = torch.tensor([request.token_ids for request in requests], device=self.device)
         out = self.model.generate(
             ids,
             attention_mask=torch.ones_like(ids),
@@ -31,5 +37,4 @@ class Transformers:
             min_new_tokens=out_len,
             pad_token_id=0,
         )
-        torch.cuda.synchronize() if self.device == "cuda" else None
-        return [out.shape[1] - ids.shape[1]] * len(requests)
+        return [len(row) - ids.shape[1] for row in out.tolist()]

@@ -1,11 +1,10 @@
 """Draws the kernels under their roofline, from figures that ``kernels.py --json`` kept.
 
-    python benchmarks/figures/draw_roofline.py [FIGURES.json] [--copy 4.25] [--matrix 790]
-                                               [--out FILE.svg]
+    python benchmarks/figures/draw_roofline.py [FIGURES.json] [--out FILE.svg]
 
 Across: operations for each byte that must move. Up: operations a second. The slope is the copy
-bandwidth, the flat part the rate of the matrix units (Williams, Waterman and Patterson 2009).
-Needs matplotlib.
+bandwidth, the flat part the rate of the matrix units, both of the same run (Williams, Waterman and
+Patterson 2009). Needs matplotlib.
 """
 
 from __future__ import annotations
@@ -26,20 +25,16 @@ def points(lines: list[dict[str, Any]], key: str) -> tuple[list[float], list[flo
     return across, [line["flops"] / line[key] / 1e6 for line in some]
 
 
-def draw(lines: list[dict[str, Any]], copy: float, matrix: float, out: Path) -> None:
-    """Writes the figure.
-
-    Args:
-        lines: as ``kernels.py`` keeps them.
-        copy: TB/s.
-        matrix: TFLOP/s.
-    """
+def draw(figures: dict[str, Any], out: Path) -> None:
+    """Writes the figure of what ``kernels.py`` kept."""
     import matplotlib
 
     matplotlib.use("svg")
     matplotlib.rcParams["svg.hashsalt"] = "roofline"  # the same figure, byte for byte
     from matplotlib import pyplot
 
+    lines = figures["lines"]
+    copy, matrix = figures["copy"] / 1e12, figures["matrix"] / 1e12  # TB/s and TFLOP/s
     figure, axes = pyplot.subplots(figsize=(8, 5))
     roof = [1.0, matrix / copy, 4096.0]
     axes.plot(roof, [min(matrix, copy * x) for x in roof], color="0.4", label="roof")
@@ -60,11 +55,9 @@ def main() -> None:
     """Draws what is named, or what is kept of the last run on an H200."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("figures", nargs="?", type=Path, default=HERE / "kernels-h200.json")
-    parser.add_argument("--copy", type=float, default=4.25, help="TB/s")
-    parser.add_argument("--matrix", type=float, default=790.0, help="TFLOP/s")
     parser.add_argument("--out", type=Path, default=ROOT / "docs/figures/roofline-h200.svg")
     options = parser.parse_args()
-    draw(json.loads(options.figures.read_text()), options.copy, options.matrix, options.out)
+    draw(json.loads(options.figures.read_text()), options.out)
     print(f"drawn: {options.out}")
 
 

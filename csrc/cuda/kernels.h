@@ -17,8 +17,6 @@ struct Device {
   bool is_hopper;  // compute capability 9.0
 };
 
-// Whether the kernels take this; else `why` says what they don't.
-bool attention_fits(const Attention& attention, const char** why);
 int64_t attention_workspace_bytes(const Attention& attention, const Device& device);
 cudaError_t attention(const Attention& attention, void* workspace, const Device& device,
                       cudaStream_t stream);

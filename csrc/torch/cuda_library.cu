@@ -46,26 +46,35 @@ class Launch {
   cudaStream_t stream_ = nullptr;
 };
 
-bool aligned(const void* pointer, int64_t row_stride, int64_t head_stride) {
+constexpr int kMaxGrid = 65535;  // blocks in a launch's second and third dimension
+
+// Pieces of 16 bytes, 8 elements.
+bool aligned(const void* pointer, int64_t row_stride, int64_t head_stride, int64_t page_stride) {
   return reinterpret_cast<uintptr_t>(pointer) % 16 == 0 && row_stride % 8 == 0 &&
-         head_stride % 8 == 0;
+         head_stride % 8 == 0 && page_stride % 8 == 0;
 }
 
-// What attention_fits asks of one argument, with that argument's name; the rest it says itself.
+// What CUDA's attention asks beyond the contract that both devices share.
 void check_attention(const Contract& c, const Attention& a) {
-  c.require(a.dtype != DType::kFloat32, "q",
-            "has dtype float32; on CUDA allowed are float16 and bfloat16");
-  const char* why = nullptr;
-  if (attention_fits(a, &why)) return;
+  const int size = a.head_size;
   const bool paged = a.page_table != nullptr;
   const char* uneven = "lies at an address, or has strides, that aren't multiples of 16 bytes";
+  c.require(a.dtype != DType::kFloat32, "q",
+            "has dtype float32; on CUDA allowed are float16 and bfloat16");
+  c.require(size == 64 || size == 80 || size == 96 || size == 128 || size == 256, "q",
+            "has heads of ", size, "; on CUDA allowed are 64, 80, 96, 128 and 256");
+  c.require(a.num_heads <= kMaxGrid, "q", "has ", a.num_heads, " heads; on CUDA allowed are ",
+            kMaxGrid);
+  c.require(a.batch <= kMaxGrid, paged ? "query_start" : "cu_seqlens", "has ", a.batch,
+            " sequences; on CUDA allowed are ", kMaxGrid);
   c.require(a.scale > 0, "scale", "is ", a.scale, "; on CUDA it must be positive");
   c.require(!paged || a.page_size == 16, "kv", "has pages of ", a.page_size,
             " tokens; on CUDA they must have 16");
-  c.require(aligned(a.q, a.q_row_stride, a.q_head_stride), "q", uneven);
-  c.require(aligned(a.k, a.k_row_stride, a.k_head_stride), paged ? "kv" : "k", uneven);
-  c.require(aligned(a.v, a.v_row_stride, a.v_head_stride), paged ? "kv" : "v", uneven);
-  c.require(false, "q", "and its partners ", why);
+  c.require(aligned(a.q, a.q_row_stride, a.q_head_stride, 0), "q", uneven);
+  c.require(aligned(a.k, a.k_row_stride, a.k_head_stride, a.k_page_stride), paged ? "kv" : "k",
+            uneven);
+  c.require(aligned(a.v, a.v_row_stride, a.v_head_stride, a.v_page_stride), paged ? "kv" : "v",
+            uneven);
 }
 
 Tensor run_attention(const char* op, Attention& a, const Tensor& q, const Tensor& out) {
@@ -110,24 +119,23 @@ void rope_store_kv_cuda(Tensor q, Tensor k, Tensor v, Tensor cos, Tensor sin, Te
   launch.check(rope_store(s, launch.stream()));
 }
 
-Tensor rms_norm_cuda(Tensor x, Tensor weight, double eps, bool wide, double offset) {
+Tensor run_norm(const char* op, const Tensor& x, const std::optional<Tensor>& residual,
+                const Tensor& weight, double eps, bool wide, double offset) {
   const Tensor out = torch::stable::new_empty(x, x.sizes());
-  const RmsNorm n = norm_arguments("rms_norm", x, {}, weight, eps, wide, offset, out);
+  const RmsNorm n = norm_arguments(op, x, residual, weight, eps, wide, offset, out);
   if (n.rows == 0) return out;
-  const Launch launch("rms_norm", x);
+  const Launch launch(op, x);
   launch.check(rms_norm(n, launch.stream()));
   return out;
 }
 
+Tensor rms_norm_cuda(Tensor x, Tensor weight, double eps, bool wide, double offset) {
+  return run_norm("rms_norm", x, {}, weight, eps, wide, offset);
+}
+
 Tensor add_rms_norm_cuda(Tensor x, Tensor residual, Tensor weight, double eps, bool wide,
                          double offset) {
-  const Tensor out = torch::stable::new_empty(x, x.sizes());
-  const RmsNorm n =
-      norm_arguments("add_rms_norm", x, residual, weight, eps, wide, offset, out);
-  if (n.rows == 0) return out;
-  const Launch launch("add_rms_norm", x);
-  launch.check(rms_norm(n, launch.stream()));
-  return out;
+  return run_norm("add_rms_norm", x, residual, weight, eps, wide, offset);
 }
 
 Tensor silu_mul_cuda(Tensor x) {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,3 +25,11 @@ def llm(text_model: Path) -> Iterator[LLM]:
     with LLM(text_model, dtype="float32", max_model_len=512, engine_process=False) as engine:
         yield engine
         engine.check_integrity()
+
+
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Python's own handler, also where the shell that started the tests had them ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

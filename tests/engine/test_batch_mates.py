@@ -1,4 +1,4 @@
-"""On real float32 weights a request's answer doesn't depend on who is computed beside it."""
+"""On random float32 weights a request's answer doesn't depend on who is computed beside it."""
 
 from __future__ import annotations
 

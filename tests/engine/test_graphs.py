@@ -9,38 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_tokenizers import write_llama_like
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from tiny_checkpoints import make_llama
+from transformers import AutoModelForCausalLM
 
 from sensorium import LLM, SamplingParams
 
 pytestmark = pytest.mark.gpu
-VOCAB = 512
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Llama whose heads the device's kernels take."""
-    folder = tmp_path_factory.mktemp("llama-64")
-    torch.manual_seed(4)
-    config = LlamaConfig(
-        hidden_size=256,
-        intermediate_size=512,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=64,
-        vocab_size=VOCAB,
-        max_position_embeddings=512,
-        dtype="bfloat16",
-    )
-    model = LlamaForCausalLM(config)
-    for name, parameter in model.named_parameters():
-        deviation = 0.1 if parameter.dim() == 1 else 2.0 * parameter.shape[-1] ** -0.5
-        torch.nn.init.normal_(parameter, 1.0 if "norm" in name else 0.0, deviation)
-    model.to(torch.bfloat16).save_pretrained(folder)
-    write_llama_like(folder)
-    return folder
+    return make_llama(tmp_path_factory.mktemp("llama"), seed=4, dtype=torch.bfloat16, wide=True)
 
 
 def prompts() -> list[list[int]]:
@@ -49,7 +29,11 @@ def prompts() -> list[list[int]]:
 
 
 def answers(folder: Path, params: Any, **options: Any) -> list[Any]:
-    with LLM(folder, max_model_len=512, gpu_memory_utilization=0.3, **options) as llm:
+    """Of an engine that has captured graphs unless it is told not to."""
+    options |= {"max_model_len": 512, "gpu_memory_utilization": 0.3, "engine_process": False}
+    with LLM(folder, **options) as llm:
+        runner = llm._engine._client._core.runner  # type: ignore[attr-defined]
+        assert (runner._forward._graphs is None) == options.get("enforce_eager", False)
         outputs = llm.generate(prompts(), params, use_tqdm=False)
         llm.check_integrity()
     return [output.outputs[0] for output in outputs]
@@ -90,10 +74,14 @@ def test_sampled_tokens_are_those_without_graphs(folder: Path) -> None:
     captured = answers(folder, params)
     eager = answers(folder, params, enforce_eager=True)
     same = sum(a.token_ids == b.token_ids for a, b in zip(captured, eager, strict=True))
-    print(json.dumps({"same": same, "of": len(eager)}))
-    assert same >= len(eager) - 3
+    gaps = []
     for a, b in zip(captured, eager, strict=True):
-        first = [
-            next(iter(logprobs.values())).logprob for logprobs in (a.logprobs[0], b.logprobs[0])
-        ]
-        assert first[0] == pytest.approx(first[1], abs=0.05)
+        for i, (token, other) in enumerate(zip(a.token_ids, b.token_ids, strict=True)):
+            if token != other:
+                break
+            gaps.append(abs(a.logprobs[i][token].logprob - b.logprobs[i][token].logprob))
+    print(json.dumps({"same": same, "of": len(eager), "furthest": max(gaps)}))
+    assert same >= len(eager) - 3
+    # The CPU's two attention backends differ by 0.36 at most on this model, by 0.017 in the median.
+    assert np.median(gaps) < 0.05
+    assert max(gaps) < 1.0

@@ -5,15 +5,14 @@ from __future__ import annotations
 import _thread
 import asyncio
 import gc
-import signal
 import threading
 import time
 import weakref
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from leftovers import our_threads
 
 from sensorium import (
     LLM,
@@ -28,10 +27,6 @@ from sensorium import (
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=8, ignore_eos=True)
 LONG = SamplingParams(temperature=0.0, max_tokens=480, ignore_eos=True)
-
-
-def our_threads() -> list[str]:
-    return [t.name for t in threading.enumerate() if t.name.startswith("sensorium")]
 
 
 def texts(llm: LLM, prompts: Any, params: Any = GREEDY) -> list[str]:
@@ -66,8 +61,9 @@ def test_using_a_closed_engine_is_an_error(text_model: Path) -> None:
         llm.generate("hello", use_tqdm=False)
 
 
-def test_close_ends_running_requests_with_an_error(text_model: Path) -> None:
-    llm = LLM(text_model, dtype="float32", max_model_len=512)
+@pytest.mark.parametrize("engine_process", [False, True])
+def test_close_ends_running_requests_with_an_error(text_model: Path, engine_process: bool) -> None:
+    llm = LLM(text_model, dtype="float32", max_model_len=512, engine_process=engine_process)
     errors: list[BaseException] = []
 
     def run() -> None:
@@ -83,6 +79,8 @@ def test_close_ends_running_requests_with_an_error(text_model: Path) -> None:
     thread.join(20)
     assert not thread.is_alive()
     assert isinstance(errors[0], EngineClosedError)
+    with pytest.raises(EngineClosedError):
+        llm.generate("late", GREEDY, use_tqdm=False)
 
 
 # --- where it works from --------------------------------------------------------------
@@ -108,14 +106,6 @@ def test_from_several_threads(llm: LLM) -> None:
     for thread in threads:
         thread.join(60)
     assert [found[i] for i in range(6)] == alone
-
-
-@pytest.fixture
-def ctrl_c() -> Iterator[None]:
-    """Python's own handler, also where the shell that started the tests had them ignore it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.usefixtures("ctrl_c")

@@ -12,19 +12,24 @@ from greedy import Comparison
 from text_checkpoints import CASES, load_reference, make_text
 
 from sensorium import LLM, SamplingParams
+from sensorium.ops import extension
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=20, ignore_eos=True)
 #: Room for what all prompts leave in the prefix cache.
 MEMORY = {"kv_cache_memory_bytes": 2**25}
-ENGINES: dict[str, dict[str, Any]] = {
-    "one at a time": {"max_num_seqs": 1},
-    "mixed batches": {},
-    "mixed batches, in plain torch": {"max_num_seqs": 64},
-    "chunks of 16, no prefix cache": {
-        "max_num_batched_tokens": 16,
-        "enable_prefix_caching": False,
-    },
-    "chunks of 7, small pages": {"max_num_batched_tokens": 7, "page_size": 4, "max_num_seqs": 4},
+#: The attention backend that is forced, if any, and options.
+ENGINES: dict[str, tuple[str | None, dict[str, Any]]] = {
+    "one at a time": (None, {"max_num_seqs": 1}),
+    "mixed batches": ("paged", {}),
+    "mixed batches, in plain torch": ("reference", {}),
+    "chunks of 16, no prefix cache": (
+        None,
+        {"max_num_batched_tokens": 16, "enable_prefix_caching": False},
+    ),
+    "chunks of 7, small pages": (
+        None,
+        {"max_num_batched_tokens": 7, "page_size": 4, "max_num_seqs": 4},
+    ),
 }
 
 
@@ -47,16 +52,22 @@ def made(
     return name, folder, load_reference(folder, name)
 
 
-@pytest.mark.parametrize("options", ENGINES.values(), ids=ENGINES)
+@pytest.mark.parametrize(("backend", "options"), ENGINES.values(), ids=ENGINES)
 def test_greedy_tokens_equal_transformers(
-    made: tuple[str, Path, Any], options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    made: tuple[str, Path, Any],
+    backend: str | None,
+    options: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     name, folder, reference = made
-    if options is ENGINES["mixed batches, in plain torch"]:
-        monkeypatch.setenv("SENSORIUM_ATTENTION", "reference")
+    if backend is not None:
+        monkeypatch.setenv("SENSORIUM_ATTENTION", backend)
+    if backend == "paged" and (reason := extension.lack(torch.device("cpu"), torch.float32)):
+        pytest.skip(f"no extension: {reason}")
     length = CASES[name].max_model_len
     comparison, distinct = Comparison(), set()
-    with LLM(folder, dtype="float32", max_model_len=length, **MEMORY, **options) as llm:
+    options = {"device": "cpu", "dtype": "float32", "max_model_len": length, **MEMORY, **options}
+    with LLM(folder, **options) as llm:
         first = llm.generate(prompts(length - 30), GREEDY, use_tqdm=False)
         again = llm.generate(prompts(length - 30), GREEDY, use_tqdm=False)
         llm.check_integrity()

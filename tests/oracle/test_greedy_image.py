@@ -167,7 +167,8 @@ def test_greedy_tokens_equal_transformers(
 ) -> None:
     given = prompts(case)
     comparison = Comparison()
-    with LLM(folder, dtype="float32", **{"max_model_len": 256, **options}) as llm:
+    options = {"device": "cpu", "dtype": "float32", "max_model_len": 256, **options}
+    with LLM(folder, **options) as llm:
         first = llm.generate(given, GREEDY, use_tqdm=False)
         again = llm.generate(given, GREEDY, use_tqdm=False)
         llm.check_integrity()
@@ -193,7 +194,7 @@ def test_the_answer_depends_on_the_image(
     text = f"what is this? {case.placeholder} answer:"
     images = [random_image(80, 80, seed) for seed in range(2)]
     given = [{"prompt": text, "multi_modal_data": {"image": image}} for image in images]
-    with LLM(folder, dtype="float32", max_model_len=512) as llm:
+    with LLM(folder, device="cpu", dtype="float32", max_model_len=512) as llm:
         one, other = llm.generate(given, GREEDY, use_tqdm=False)
     attention.assert_ran(*DECODER, *TOWER)
     assert one.outputs[0].token_ids != other.outputs[0].token_ids

@@ -56,7 +56,7 @@ def test_greedy_tokens_equal_transformers(
     folder: Path, reference: Any, options: dict[str, Any], attention: Attention
 ) -> None:
     comparison = Comparison()
-    with LLM(folder, dtype="float32", max_model_len=256, **options) as llm:
+    with LLM(folder, device="cpu", dtype="float32", max_model_len=256, **options) as llm:
         first = llm.generate(prompts(), GREEDY, use_tqdm=False)
         again = llm.generate(prompts(), GREEDY, use_tqdm=False)
         llm.check_integrity()

@@ -13,6 +13,7 @@ import shutil
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -83,23 +84,29 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
 
 
 @pytest.fixture
-def cuda_torch(csrc: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A torch that was built for CUDA."""
-    folder = tmp_path / "torch"
-    folder.mkdir()
-    (folder / "version.py").write_text("__version__ = '2.10.0'\ncuda: Optional[str] = '12.8'\n")
-    monkeypatch.setattr(csrc, "_find_torch", lambda: folder)
-    return folder
+def torch_of(
+    csrc: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], None]:
+    """Puts a torch there, whose ``version.py`` is this."""
+
+    def found(version: str) -> None:
+        (tmp_path / "torch").mkdir()
+        (tmp_path / "torch" / "version.py").write_text(version)
+        monkeypatch.setattr(csrc, "_find_torch", lambda: tmp_path / "torch")
+
+    return found
 
 
 @pytest.fixture
-def cpu_torch(csrc: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def cuda_torch(torch_of: Callable[[str], None]) -> None:
+    """A torch that was built for CUDA."""
+    torch_of("__version__ = '2.10.0'\ncuda: Optional[str] = '12.8'\n")
+
+
+@pytest.fixture
+def cpu_torch(torch_of: Callable[[str], None]) -> None:
     """One that wasn't."""
-    folder = tmp_path / "torch"
-    folder.mkdir()
-    (folder / "version.py").write_text("__version__ = '2.10.0+cpu'\ncuda: Optional[str] = None\n")
-    monkeypatch.setattr(csrc, "_find_torch", lambda: folder)
-    return folder
+    torch_of("__version__ = '2.10.0+cpu'\ncuda: Optional[str] = None\n")
 
 
 # --- what is planned ----------------------------------------------------------------------
@@ -252,6 +259,8 @@ def test_libraries_that_are_not_planned_any_more_are_removed(
     monkeypatch.setenv("SENSORIUM_BUILD_EXT", "0")
     csrc.build(folder, cache)
     assert [file.name for file in folder.iterdir()] == ["built.json"]
+    record = json.loads((folder / "built.json").read_text())
+    assert record == {"reason": "SENSORIUM_BUILD_EXT=0", "made_of": {}}
 
 
 @pytest.mark.usefixtures("cuda_torch")
@@ -367,31 +376,12 @@ print(extension.serves(torch.zeros(1)))
 """
 
 
-@pytest.mark.parametrize(
-    ("variable", "gone", "reason"),
-    [
-        ("0", None, "SENSORIUM_BUILD_EXT=0"),
-        (None, "g++", "there is no C++ compiler on the path"),
-        (None, "objdump", "there is no objdump (binutils) on the path"),
-        (None, None, "the compiler failed on libsensorium_cpu.so"),
-    ],
-)
+@pytest.mark.usefixtures("cpu_torch")
 def test_the_reason_of_the_build_is_in_the_start_up_line(
-    csrc: ModuleType,
-    machine: Machine,
-    cpu_torch: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    variable: str | None,
-    gone: str | None,
-    reason: str,
+    csrc: ModuleType, machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "out"
     machine.has("g++", script=BROKEN)
-    if gone:
-        (machine.tools / gone).unlink()
-    if variable:
-        monkeypatch.setenv("SENSORIUM_BUILD_EXT", variable)
     csrc.build(folder)
     assert json.loads((folder / "built.json").read_text())["made_of"] == {}
     monkeypatch.delenv("SENSORIUM_ATTENTION", raising=False)
@@ -401,5 +391,6 @@ def test_the_reason_of_the_build_is_in_the_start_up_line(
     )
     line, serves = done.stdout.splitlines()
     assert line.startswith("reference [")
+    reason = "the compiler failed on libsensorium_cpu.so"
     assert f"it was built without its cpu library ({reason})" in line
     assert serves == "False"

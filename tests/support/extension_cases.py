@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from torch import Tensor
 
 from sensorium.ops import extension
 
@@ -29,13 +30,29 @@ def require(device: str, dtype: torch.dtype) -> None:
         pytest.skip(f"no extension: {reason}")
 
 
+def compiled(op: str, device: str) -> bool:
+    """Whether the extension has ``op`` there: on CUDA products are torch's own."""
+    return (op, device) != ("linear", "cuda")
+
+
+def close(out: Tensor, wanted: Tensor, dtype: torch.dtype) -> None:
+    """Within the dtype's tolerance of values in float64 whose size is about one."""
+    assert out.dtype == dtype
+    tolerance = TOLERANCE[dtype]
+    torch.testing.assert_close(out.double(), wanted, rtol=tolerance, atol=tolerance)
+
+
 def cpu_levels() -> list[str]:
-    """The instruction sets that the library holds and this processor has."""
-    if extension.load().lacks.get("cpu"):
+    """The instruction sets that the library holds and this processor has, the best one last."""
+    before = extension.load().cpu_level
+    if not before:
         return []
-    return [level for level in ("plain", "avx2", "avx512", "avx512bf16") if _force(level)]
+    levels = [level for level in ("plain", "avx2", "avx512", "avx512bf16") if _force(level)]
+    assert _force(before)
+    return levels
 
 
+@contextlib.contextmanager
 def at_level(level: str) -> Iterator[None]:
     """Uses another instruction set for a while."""
     before = extension.load().cpu_level

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from extension_cases import TOLERANCE
 from torch import Tensor
 
 from sensorium.ops import AttentionBatch, AttentionSpec, ReferenceAttention
@@ -68,11 +67,3 @@ def random_batch(
 def expected(q: Tensor, kv: Tensor, batch: AttentionBatch, spec: AttentionSpec) -> Tensor:
     """The reference on the same numbers in float64."""
     return ReferenceAttention().paged_attention(q.double(), kv.double(), batch, spec)
-
-
-def close(out: Tensor, wanted: Tensor, dtype: torch.dtype) -> None:
-    """Within the dtype's tolerance of values whose size is about one."""
-    assert out.dtype == dtype
-    torch.testing.assert_close(
-        out.double(), wanted, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype], equal_nan=False
-    )

@@ -21,7 +21,7 @@ from tiny_checkpoints import llama_tokenizer
 from sensorium.models.manifests import load_manifest
 
 VOCABULARY = 384
-#: Of every case; 2 query heads share a key head, and heads are narrower than the stream's share.
+#: Where a case's config says nothing else; 2 query heads share a key head.
 SIZES = {
     "hidden_size": 64,
     "intermediate_size": 96,

@@ -81,8 +81,8 @@ def make_llava(
     folder: Path, seed: int = 0, dtype: torch.dtype = torch.float32, *, wide: bool = False
 ) -> Path:
     """A LLaVA-1.5: 16 tokens an item of 56×56 pixels, a tower of 3 layers of which 2 count."""
-    widths, decoder_sizes = _decoder(wide=wide)
-    times = WIDER_TOWER if wide else 1
+    wider, times = (WIDER, WIDER_TOWER) if wide else (1, 1)
+    widths, decoder_sizes = _decoder(wider)
     manifest = load_manifest("llava_1_5_7b")
     config = copy.deepcopy(dict(manifest.config))
     config["text_config"] |= {**widths, "vocab_size": LLAMA_VOCABULARY}
@@ -135,33 +135,33 @@ def make_qwen25vl(
     folder: Path, seed: int = 0, dtype: torch.dtype = torch.float32, *, wide: bool = False
 ) -> Path:
     """A Qwen2.5-VL: windows of 4×4 merged patches, a tower whose middle layer of 3 is full."""
-    times = WIDER_TOWER if wide else 1
+    wider, times = (WIDER, WIDER_TOWER) if wide else (1, 1)
     tower = {
         "depth": 3,
         "hidden_size": 32 * times,
         "intermediate_size": 48 * times,
         "num_heads": 2,
-        "out_hidden_size": 64 * WIDER if wide else 64,
+        "out_hidden_size": 64 * wider,
         "fullatt_block_indexes": [1],
     }
     mlp = {"tower_mlp": 48 * times}
-    return _make_qwen_vl("qwen2_5_vl_3b", tower, mlp, folder, seed, dtype, wide=wide)
+    return _make_qwen_vl("qwen2_5_vl_3b", tower, mlp, folder, seed, dtype, wider, times)
 
 
 def make_qwen2vl(
     folder: Path, seed: int = 0, dtype: torch.dtype = torch.float32, *, wide: bool = False
 ) -> Path:
     """A Qwen2-VL with a tower of 3 layers."""
-    times = WIDER_TOWER if wide else 1
+    wider, times = (WIDER, WIDER_TOWER) if wide else (1, 1)
     tower = {
         "depth": 3,
         "embed_dim": 32 * times,
         "num_heads": 2,
         "mlp_ratio": 2,
-        "hidden_size": 64 * WIDER if wide else 64,
+        "hidden_size": 64 * wider,
     }
     mlp = {"tower_mlp": 64 * times}
-    return _make_qwen_vl("qwen2_vl_2b", tower, mlp, folder, seed, dtype, wide=wide)
+    return _make_qwen_vl("qwen2_vl_2b", tower, mlp, folder, seed, dtype, wider, times)
 
 
 def _make_qwen_vl(
@@ -171,11 +171,10 @@ def _make_qwen_vl(
     folder: Path,
     seed: int,
     dtype: torch.dtype,
-    *,
-    wide: bool,
+    wider: int,
+    times: int,
 ) -> Path:
-    widths, decoder_sizes = _decoder(wide=wide)
-    times = WIDER_TOWER if wide else 1
+    widths, decoder_sizes = _decoder(wider)
     manifest = load_manifest(name)
     config = copy.deepcopy(dict(manifest.config))
     config |= {
@@ -184,7 +183,7 @@ def _make_qwen_vl(
         "vocab_size": QWEN_VOCABULARY,
         "max_position_embeddings": 4096,
         "torch_dtype": _name(dtype),
-        "rope_scaling": {"type": "mrope", "mrope_section": [8, 12, 12] if wide else [2, 3, 3]},
+        "rope_scaling": {"type": "mrope", "mrope_section": [n * wider for n in (2, 3, 3)]},
     }
     config["vision_config"] |= tower
     sizes = decoder_sizes | {
@@ -206,14 +205,17 @@ def _make_qwen_vl(
     return folder
 
 
-def make_llama(folder: Path, seed: int = 0, dtype: torch.dtype = torch.float32) -> Path:
+def make_llama(
+    folder: Path, seed: int = 0, dtype: torch.dtype = torch.float32, *, wide: bool = False
+) -> Path:
     """A Llama, untied, for text alone."""
+    widths, sizes = _decoder(WIDER if wide else 1)
     shapes = {
         name.removeprefix("language_model."): shape
-        for name, shape in load_manifest("llava_1_5_7b").shapes(_text_sizes(384, "tower")).items()
+        for name, shape in load_manifest("llava_1_5_7b").shapes(_text_sizes(sizes, 384)).items()
         if name.startswith("language_model.")
     }
-    config = DECODER_CONFIG | {
+    config = widths | {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
         "vocab_size": LLAMA_VOCABULARY,
@@ -236,9 +238,10 @@ def make_llama(folder: Path, seed: int = 0, dtype: torch.dtype = torch.float32) 
 
 def make_qwen2(folder: Path, seed: int = 0, dtype: torch.dtype = torch.float32) -> Path:
     """A Qwen2, tied, for text alone."""
+    sizes = _text_sizes(DECODER_SIZES, 320)
     shapes = {
         name: shape
-        for name, shape in load_manifest("qwen2_5_vl_3b").shapes(_text_sizes(320, "merged")).items()
+        for name, shape in load_manifest("qwen2_5_vl_3b").shapes(sizes).items()
         if name.startswith("model.")
     }
     config = DECODER_CONFIG | {
@@ -339,20 +342,17 @@ def _qwen_generation() -> dict[str, Any]:
     }
 
 
-def _decoder(*, wide: bool) -> tuple[dict[str, int], dict[str, int]]:
+def _decoder(wider: int) -> tuple[dict[str, int], dict[str, int]]:
     """The decoder's part of a config, and of a manifest's sizes."""
-    if not wide:
-        return DECODER_CONFIG, DECODER_SIZES
-    config = {n: DECODER_CONFIG[n] * WIDER for n in ("hidden_size", "intermediate_size")}
-    sizes = {n: DECODER_SIZES[n] * WIDER for n in ("hidden", "mlp", "query", "key")}
+    config = {n: DECODER_CONFIG[n] * wider for n in ("hidden_size", "intermediate_size")}
+    sizes = {n: DECODER_SIZES[n] * wider for n in ("hidden", "mlp", "query", "key")}
     return DECODER_CONFIG | config, DECODER_SIZES | sizes
 
 
-def _text_sizes(vocabulary: int, unused: str) -> dict[str, int]:
+def _text_sizes(decoder: Mapping[str, int], vocabulary: int) -> dict[str, int]:
     """Sizes for a manifest of whose tensors only the decoder's are wanted."""
     others = ("tower", "tower_mlp", "tower_qkv", "tower_positions", "temporal", "patch", "merged")
-    assert unused in others
-    return DECODER_SIZES | {"vocabulary": vocabulary, "tower_layers": 0} | dict.fromkeys(others, 1)
+    return {**decoder, "vocabulary": vocabulary, "tower_layers": 0, **dict.fromkeys(others, 1)}
 
 
 def _write_weights(

@@ -39,7 +39,8 @@ class EngineConfig:
         max_model_len: context in tokens; None: what the checkpoint was made for, or as much of
             it as the KV cache holds.
         gpu_memory_utilization: fraction of an accelerator's memory that this engine may take,
-            whatever others beside it hold; on the CPU ``kv_cache_memory_bytes`` counts instead.
+            whatever others beside it hold, but at most 19/20 of what they leave; on the CPU
+            ``kv_cache_memory_bytes`` counts instead.
         kv_cache_memory_bytes: size of the KV cache; None: what the fraction leaves (on the
             CPU: room for ``max_num_seqs`` contexts, at most 4 GiB and a quarter of memory).
         page_size †: tokens of one KV page.

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from leftovers import num_mapped
 
 from sensorium.engine.messages import Placement
 from sensorium.engine.segments import SegmentPool, SegmentTable, size_class
@@ -45,10 +45,6 @@ def assert_same(left: Any, right: Any) -> None:
         assert list(left[encoder]) == list(tensors)
         for name, tensor in tensors.items():
             assert torch.equal(left[encoder][name], tensor)
-
-
-def num_mapped() -> int:
-    return Path("/proc/self/maps").read_text().count("memfd:sensorium")
 
 
 def test_features_are_read_as_they_were_written_and_segments_used_again() -> None:

@@ -80,7 +80,7 @@ def test_a_parent_that_says_nothing_and_goes(worker: Worker) -> None:
     assert worker.end() == (0, "")
 
 
-def test_a_process_that_was_not_started_by_its_parent_ends(worker: Worker) -> None:
+def test_a_process_that_was_not_started_by_its_parent_ends() -> None:
     done = subprocess.run([*COMMAND, "0", "1"], timeout=30, check=False)
     assert done.returncode == 0
 

@@ -9,7 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from attention_backends import attention
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+
+__all__ = ["attention"]
 
 SIZES = {
     "hidden_size": 32,

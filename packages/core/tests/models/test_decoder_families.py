@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from attention_backends import Attention
 from decoder_helpers import loaded, logits_of
 from text_checkpoints import CASES, load_reference, make_text
 
@@ -17,7 +18,6 @@ from sensorium.models.load import fill_randomly
 
 #: Longer than every window and than the original context of every extended case.
 TOKENS = torch.arange(3, 63) * 7 % 290 + 3
-BACKENDS = ("paged", "reference")
 
 
 def our_logits(folder: Path, name: str, dtype: torch.dtype, **fields: Any) -> torch.Tensor:
@@ -25,33 +25,29 @@ def our_logits(folder: Path, name: str, dtype: torch.dtype, **fields: Any) -> to
     return logits_of(loaded(folder, dtype, max_model_len=length, **fields), TOKENS)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", CASES)
-def test_float32_logits_equal_transformers(
-    name: str, backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("SENSORIUM_ATTENTION", backend)
+def test_float32_logits_equal_transformers(name: str, tmp_path: Path, attention: Attention) -> None:
     folder = make_text(tmp_path, name)
     with torch.inference_mode():
         expected = load_reference(folder, name)(TOKENS[None]).logits[0]
     result = our_logits(folder, name, torch.float32)
+    attention.assert_ran("paged_attention")
     spread = float(expected.std())
     torch.testing.assert_close(result, expected, rtol=0, atol=1e-4 * max(1.0, spread))
     assert spread > 0.2, "the logits are too alike to tell two models apart"
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", CASES)
 def test_bfloat16_logits_lie_within_its_rounding(
-    name: str, backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, tmp_path: Path, attention: Attention
 ) -> None:
     """As near to the float32 truth as transformers' own bfloat16: its error is the tolerance."""
-    monkeypatch.setenv("SENSORIUM_ATTENTION", backend)
     folder = make_text(tmp_path, name, dtype=torch.bfloat16)
     with torch.inference_mode():
         truth = load_reference(folder, name)(TOKENS[None]).logits[0]
         theirs = load_reference(folder, name, torch.bfloat16)(TOKENS[None]).logits[0].float()
     error = (our_logits(folder, name, torch.bfloat16) - truth).std() / truth.std()
+    attention.assert_ran("paged_attention")
     their_error = (theirs - truth).std() / truth.std()
     print(f"{name}: {error:.4f}, transformers {their_error:.4f}")
     assert error < 1.25 * their_error
@@ -85,7 +81,7 @@ def test_dummy_weights_give_numbers(name: str, tmp_path: Path) -> None:
     assert logits.std() > 0
 
 
-def without(name: str, field: str) -> dict[str, Any]:
+def without(field: str) -> dict[str, Any]:
     """The config's field as Llama has it."""
     defaults: dict[str, Any] = {
         "norm_offset": 0.0,
@@ -132,7 +128,7 @@ def test_a_peculiarity_left_out_shows(name: str, field: str, tmp_path: Path) -> 
     """The tiny checkpoints exercise what they are there for: 1e-4 would not hide its absence."""
     folder = make_text(tmp_path, name)
     right = our_logits(folder, name, torch.float32)
-    wrong = our_logits(folder, name, torch.float32, **without(name, field))
+    wrong = our_logits(folder, name, torch.float32, **without(field))
     # The exact and the tanh form of GELU differ by no more than 5e-4 each time.
     least = 2e-4 if field == "activation" else 1e-2
     assert (right - wrong).abs().max() > least

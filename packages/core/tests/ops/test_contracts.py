@@ -12,15 +12,13 @@ from typing import Any
 
 import pytest
 import torch
-from extension_cases import PLACES, require
+from extension_cases import PLACES, compiled, require
 from torch import Tensor
 
 from sensorium.ops.fakes import FAKES
 
 PLACES_OF_CONTRACTS = [PLACES[0], PLACES[2]]
 HEADS, KV_HEADS, SIZE, TOKENS, WIDTH = 4, 2, 64, 3, 16
-#: Why there is no case for a tensor on another device where the op runs on the CPU.
-ELSEWHERE_ON_THE_CPU = "the dispatcher sends the call to the other device's op"
 
 
 def sound(op: str, device: str, dtype: torch.dtype) -> dict[str, Any]:
@@ -171,7 +169,7 @@ CONTIGUOUS = [
 ]
 #: Which argument is found to be elsewhere where the one that all are compared with is.
 BESIDE = {"paged_attention": "kv", "varlen_attention": "k", "store_kv": "v", "rope_store_kv": "v"}
-BESIDE |= {"rms_norm": "weight", "add_rms_norm": "weight", "silu_mul": "", "linear": "weight"}
+BESIDE |= {"rms_norm": "weight", "add_rms_norm": "weight"}
 FIRST = {"paged_attention": "q", "varlen_attention": "q", "store_kv": "k", "rope_store_kv": "k"}
 FIRST |= dict.fromkeys(("rms_norm", "add_rms_norm", "silu_mul", "linear"), "x")
 TOO_MUCH = 2**31
@@ -224,8 +222,9 @@ def table() -> list[Wrong]:
             spelt = str(other).removeprefix("torch.")
             cases.append(Wrong(op, name, "dtype", to(other), f"{name} has dtype {spelt}"))
             cases.append(Wrong(op, name, "stride", thinned, f"{name} has stride 2"))
-            found = BESIDE[op] if name == FIRST[op] else name
-            if found and op != "linear":
+            # The CPU's op never meets another device's tensor: the dispatcher calls the other op.
+            found = BESIDE.get(op) if name == FIRST[op] else name
+            if found and compiled(op, "cuda"):
                 words = f"{found} is on another device"
                 cases.append(Wrong(op, name, "device", lambda x: x.cpu(), words, "cuda"))
     cases += [Wrong(op, name, "stride", apart, f"{name} has stride") for op, name in CONTIGUOUS]
@@ -241,43 +240,93 @@ def _other(dtype: torch.dtype) -> torch.dtype:
     return swaps.get(dtype, torch.float64)
 
 
-def name_of(case: Any) -> str:
-    """For pytest."""
-    return f"{case.op}-{case.argument}-{case.kind}" if isinstance(case, Wrong) else str(case)
+def refused(op: str, given: dict[str, Any], words: str) -> None:
+    """The op says why it doesn't take what is given."""
+    with pytest.raises(RuntimeError, match=rf"sensorium::{op}: {words}"):
+        getattr(torch.ops.sensorium, op)(*given.values())
 
 
-@pytest.mark.parametrize(("device", "dtype"), PLACES_OF_CONTRACTS)
-@pytest.mark.parametrize("case", table(), ids=name_of)
+@pytest.mark.parametrize(
+    ("case", "device", "dtype"),
+    [
+        pytest.param(
+            case,
+            *place.values,
+            id=f"{place.id}-{case.op}-{case.argument}-{case.kind}",
+            marks=place.marks,
+        )
+        for place in PLACES_OF_CONTRACTS
+        for case in table()
+        if case.on in (None, place.values[0]) and compiled(case.op, place.values[0])
+    ],
+)
 def test_what_breaks_a_contract_is_refused(case: Wrong, device: str, dtype: torch.dtype) -> None:
     require(device, dtype)
-    if device == "cuda" and case.op == "linear":
-        pytest.skip("on CUDA linear is torch's own")
-    if case.on not in (None, device):
-        pytest.skip(ELSEWHERE_ON_THE_CPU if case.kind == "device" else "allowed on this device")
     given = sound(case.op, device, dtype)
     given[case.argument] = case.change(given[case.argument])
     before = [x.clone() for x in given.values() if isinstance(x, Tensor)]
-    with pytest.raises(RuntimeError, match=rf"sensorium::{case.op}: {case.words}"):
-        getattr(torch.ops.sensorium, case.op)(*given.values())
+    refused(case.op, given, case.words)
     after = [x for x in given.values() if isinstance(x, Tensor)]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True)), "it wrote"
+
+
+@pytest.mark.parametrize(("device", "dtype"), PLACES_OF_CONTRACTS)
+def test_what_only_several_arguments_break_is_refused(device: str, dtype: torch.dtype) -> None:
+    require(device, dtype)
+    given = sound("rope_store_kv", device, dtype)
+    turns = dict.fromkeys(("cos", "sin"), given["cos"].new_ones(TOKENS, 33))
+    refused("rope_store_kv", given | turns, "cos turns 66")
+    # A batch of nothing has room for any number of tokens.
+    given = sound("paged_attention", device, dtype) | {"reach": None, "max_query_len": 0}
+    given |= {"q": given["q"][:0], "query_start": given["query_start"][:1]}
+    given |= {"seq_lens": given["seq_lens"][:0]}
+    given["page_table"] = given["page_table"].new_zeros(0, 2**30)
+    beside = sound("varlen_attention", device, dtype)
+    for length in (TOO_MUCH, 2**32 + 1):
+        given["max_seq_len"] = length
+        refused("paged_attention", given, "max_seq_len is")
+        refused("paged_attention", given | {"max_query_len": length}, "max_query_len is")
+        refused("varlen_attention", beside | {"max_len": length}, "max_len is")
 
 
 @pytest.mark.parametrize("op", FAKES)
 def test_half_precision_of_the_other_kind_is_refused_on_the_cpu(op: str) -> None:
     require("cpu", torch.float32)
     given = sound(op, "cpu", torch.float16)
-    words = f"sensorium::{op}: {FIRST[op]} has dtype float16; on the CPU allowed are"
-    with pytest.raises(RuntimeError, match=words):
-        getattr(torch.ops.sensorium, op)(*given.values())
+    refused(op, given, f"{FIRST[op]} has dtype float16; on the CPU allowed are")
 
 
-@pytest.mark.parametrize(("device", "dtype"), PLACES_OF_CONTRACTS)
-@pytest.mark.parametrize("op", FAKES)
+def test_what_a_batch_points_at_is_checked_on_the_cpu() -> None:
+    require("cpu", torch.float32)
+    ops = torch.ops.sensorium
+    kv, k = torch.zeros(2, 3, 4, 1, 8), torch.zeros(1, 1, 8)
+    with pytest.raises(RuntimeError, match="slot_mapping holds 12; the cache has 12 slots"):
+        ops.store_kv(k, k, kv, torch.tensor([12]))
+
+    def attend(start: list[int], lens: list[int], table: list[list[int]]) -> None:
+        given = (torch.tensor(x, dtype=torch.int32) for x in (start, lens, table))
+        ops.paged_attention(torch.zeros(1, 1, 8), kv, *given, None, 1, 8, 0.1, 0, 0.0)
+
+    attend([0, 1], [5], [[0, 2]])
+    with pytest.raises(RuntimeError, match="page_table holds 3; the cache has 3 pages"):
+        attend([0, 1], [5], [[0, 3]])
+    with pytest.raises(RuntimeError, match="seq_lens holds 9; allowed are 0 to 8"):
+        attend([0, 1], [9], [[0, 1]])
+    with pytest.raises(RuntimeError, match="query_start"):
+        attend([0, 2], [5], [[0, 1]])
+
+
+@pytest.mark.parametrize(
+    ("op", "device", "dtype"),
+    [
+        pytest.param(op, *place.values, id=f"{op}-{place.id}", marks=place.marks)
+        for op in FAKES
+        for place in PLACES_OF_CONTRACTS
+        if compiled(op, place.values[0])
+    ],
+)
 def test_what_keeps_them_is_taken(op: str, device: str, dtype: torch.dtype) -> None:
     require(device, dtype)
-    if device == "cuda" and op == "linear":
-        pytest.skip("on CUDA linear is torch's own")
     result = getattr(torch.ops.sensorium, op)(*sound(op, device, dtype).values())
     assert result is None or bool(result.isfinite().all())
 
@@ -302,5 +351,5 @@ def test_no_argument_is_left_out(op: str) -> None:
         if name in tensors(op):
             missing = {"dims", "size", "dtype", "stride"} - {k for n, k in cases if n == name}
             assert not missing, f"{op}: {name} has no case of {missing}"
-        elif name not in ANY_VALUE and name != "scale":
+        elif name not in ANY_VALUE:
             assert (name, "value") in cases, f"{op}: {name} has no case"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from attention_backends import Attention
+from extension_cases import require
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -29,18 +31,29 @@ def test_half_precision_squares_in_float32(dtype: torch.dtype) -> None:
     )
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("backend", ["reference", "paged"])
+@pytest.mark.parametrize(
+    ("backend", "dtype"),
+    [
+        ("reference", torch.float32),
+        ("reference", torch.float16),
+        ("reference", torch.bfloat16),
+        ("paged", torch.float32),
+        ("paged", torch.bfloat16),
+    ],
+)
 @pytest.mark.parametrize(("wide", "offset"), [(True, 1.0), (True, 0.0), (False, 0.0)])
 def test_published_norms_are_met_to_the_bit(
-    dtype: torch.dtype, backend: str, wide: bool, offset: float, monkeypatch: pytest.MonkeyPatch
+    backend: str, dtype: torch.dtype, wide: bool, offset: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where the product is rounded tells Llama's, OLMo 2's and Gemma's norms apart."""
     from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
     from transformers.models.llama.modeling_llama import LlamaRMSNorm
     from transformers.models.olmo2.modeling_olmo2 import Olmo2RMSNorm
 
+    if backend == "paged":
+        require("cpu", dtype)
     monkeypatch.setenv("SENSORIUM_ATTENTION", backend)
+    attention = Attention(backend)
     classes = {(True, 1.0): Gemma3RMSNorm, (True, 0.0): Olmo2RMSNorm, (False, 0.0): LlamaRMSNorm}
     theirs = classes[wide, offset](96, eps=1e-6).to(dtype)
     generator = torch.Generator().manual_seed(0)
@@ -63,6 +76,7 @@ def test_published_norms_are_met_to_the_bit(
     normed, total = add_rms_norm(y, residual.clone(), weight, 1e-6, wide=wide, offset=offset)
     assert torch.equal(total, y + residual)
     torch.testing.assert_close(normed, theirs(y + residual), rtol=3 * step, atol=step)
+    attention.assert_ran("rms_norm", "add_rms_norm")
 
 
 def test_an_offset_needs_the_wide_form() -> None:

@@ -12,13 +12,14 @@ from extension_cases import (
     PLACES,
     TOLERANCE,
     at_level,
+    close,
     cpu_levels,
     general_cuda_kernels,
     require,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from paged_batches import close, expected, random_batch
+from paged_batches import expected, random_batch
 
 from sensorium.ops import (
     AttentionBatch,
@@ -36,7 +37,7 @@ CPU = [place for place in PLACES if place.values[0] == "cpu"]
 @pytest.fixture(params=cpu_levels())
 def level(request: pytest.FixtureRequest) -> Iterator[str]:
     """Each instruction set of this machine in turn."""
-    for _ in at_level(request.param):
+    with at_level(request.param):
         yield request.param
 
 

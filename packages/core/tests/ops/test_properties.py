@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import re
-import shutil
-import subprocess
-
 import numpy as np
 import pytest
 import torch
-from extension_cases import PLACES, require
+from extension_cases import PLACES, close, compiled, require
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from paged_batches import close, expected, random_batch
+from paged_batches import expected, random_batch
 from torch import Tensor
 
 from sensorium.ops import AttentionSpec, PagedAttention, Segments, extension, varlen_attention
@@ -102,13 +98,18 @@ def test_any_sequences_side_by_side_equal_the_reference(
     close(out, wanted, dtype)
 
 
-@BOTH
-@pytest.mark.parametrize("op", FAKES)
+@pytest.mark.parametrize(
+    ("op", "device", "dtype"),
+    [
+        pytest.param(op, *place.values, id=f"{op}-{place.id}", marks=place.marks)
+        for op in FAKES
+        for place in PLACES
+        if compiled(op, place.values[0])
+    ],
+)
 def test_ops_are_what_torch_asks_of_them(op: str, device: str, dtype: torch.dtype) -> None:
     """The schema's word on what is written, and tracing with and without known sizes."""
     require(device, dtype)
-    if op == "linear" and device == "cuda":
-        pytest.skip("products are torch's own there")
 
     def new(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator).to(device, dtype)
@@ -134,29 +135,3 @@ def test_ops_are_what_torch_asks_of_them(op: str, device: str, dtype: torch.dtyp
         calls[op],
         test_utils=("test_schema", "test_faketensor", "test_aot_dispatch_dynamic"),
     )
-
-
-def test_wide_registers_are_used_by_code_of_their_level_alone() -> None:
-    """An old processor runs the same library: what it enters may hold no instruction of others."""
-    require("cpu", torch.float32)
-    if shutil.which("objdump") is None:
-        pytest.skip("there is no objdump (binutils) on the path")
-    library = extension.FOLDER / extension.LIBRARIES["cpu"]
-    code = subprocess.run(
-        ["objdump", "-d", "-C", "--no-show-raw-insn", library],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    uses: dict[str, set[str]] = {"ymm": set(), "zmm": set()}
-    name = ""
-    for line in code.splitlines():
-        if found := re.match(r"[0-9a-f]+ <(.*)>:$", line):
-            name = found[1]
-        for register in uses:
-            if f"%{register}" in line:
-                uses[register].add(name)
-    for register, levels in {"ymm": "avx2|avx512|avx512bf16", "zmm": "avx512|avx512bf16"}.items():
-        assert uses[register], f"no {register} at all: is the disassembly read?"
-        strays = [n for n in uses[register] if not re.search(rf"sensorium::({levels})::", n)]
-        assert not strays, f"{register} outside of its level: {strays}"

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig
-from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTextConfig
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
     Qwen2_5_VLRotaryEmbedding,
@@ -17,7 +13,7 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
 
 from sensorium.decoder_config import RopeConfig
 from sensorium.errors import ConfigError
-from sensorium.ops import Rope, apply_rope, inverse_frequencies
+from sensorium.ops import Rope, apply_rope
 
 CPU = torch.device("cpu")
 
@@ -65,33 +61,6 @@ def test_one_axis_stands_for_all() -> None:
         strict=True,
     ):
         assert torch.equal(one, three)
-
-
-@pytest.mark.parametrize(
-    "scaling",
-    [
-        {"rope_type": "linear", "factor": 4.0},
-        {
-            "rope_type": "llama3",
-            "factor": 8.0,
-            "low_freq_factor": 1.0,
-            "high_freq_factor": 4.0,
-            "original_max_position_embeddings": 8192,
-        },
-    ],
-    ids=["linear", "llama3"],
-)
-def test_scaled_frequencies_equal_transformers(scaling: dict[str, Any]) -> None:
-    config = LlamaConfig(
-        hidden_size=256,
-        num_attention_heads=2,
-        max_position_embeddings=131072,
-        rope_parameters={**scaling, "rope_theta": 5e5},
-    )
-    expected, factor = ROPE_INIT_FUNCTIONS[scaling["rope_type"]](config, CPU)
-    assert factor == 1.0
-    result = inverse_frequencies(RopeConfig(theta=5e5, scaling=scaling), 128)
-    torch.testing.assert_close(result, expected, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,9 @@
-"""Every sampling parameter by itself, and the distribution of their combinations."""
+"""What each sampling parameter does to one token, and what is remembered between tokens."""
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from sampling import sample
@@ -134,79 +132,13 @@ def test_rows_that_hold_no_numbers_fail_alone() -> None:
     assert [token.token_id for token in tokens] == [0]
 
 
-# --- distributions ----------------------------------------------------------------------
-
-
-def expected_distribution(
-    logits: np.ndarray[Any, Any], *, temperature: float, top_k: int, top_p: float, min_p: float
-) -> np.ndarray[Any, Any]:
-    """By the parameters' descriptions, one token at a time."""
-    probabilities = np.exp(logits / temperature) / np.exp(logits / temperature).sum()
-    probabilities[probabilities < min_p * probabilities.max()] = 0
-    kept, mass = [], 0.0
-    order = sorted(range(len(logits)), key=lambda i: (-probabilities[i], i))
-    order = order[: top_k if top_k > 0 else None]
-    whole = probabilities[order].sum()
-    for token in order:
-        if mass < top_p * whole - 1e-9:
-            kept.append(token)
-        mass += probabilities[token]
-    result = np.zeros_like(probabilities)
-    result[kept] = probabilities[kept]
-    return np.asarray(result / result.sum())
-
-
-COMBINATIONS: dict[str, dict[str, Any]] = {
-    "temperature 1": {},
-    "hot": {"temperature": 3.0},
-    "cold": {"temperature": 0.3},
-    "top-k": {"top_k": 4},
-    "top-k that cuts a tie": {"top_k": 2},
-    "top-k of all": {"top_k": 100},
-    "top-p": {"top_p": 0.7},
-    "small top-p": {"top_p": 0.01},
-    "min-p": {"min_p": 0.3},
-    "min-p of 1": {"min_p": 1.0},
-    "all": {"temperature": 1.7, "top_k": 6, "top_p": 0.8, "min_p": 0.1},
-    "top-k then top-p": {"top_k": 3, "top_p": 0.5},
-}
-
-
-@pytest.mark.parametrize("options", COMBINATIONS.values(), ids=COMBINATIONS)
-def test_draws_follow_the_distribution(options: dict[str, Any]) -> None:
-    params = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, **options}
-    expected = expected_distribution(LOGITS.double().numpy(), **params)
-    num_draws = 4000
-    requests = [running(seed=i, **params) for i in range(num_draws)]
-    tokens = sampled(LOGITS.expand(num_draws, -1), *requests)
-    counts = np.bincount([token.token_id for token in tokens], minlength=VOCAB)
-    possible = expected > 0
-    assert counts[~possible].sum() == 0
-    wanted = expected[possible] * num_draws
-    statistic = float(((counts[possible] - wanted) ** 2 / wanted).sum())
-    freedom = int(possible.sum()) - 1
-    # Wilson and Hilferty's normal approximation; 4 deviations are 3 in 100,000.
-    if freedom:
-        normal = (statistic / freedom) ** (1 / 3) - (1 - 2 / (9 * freedom))
-        assert normal / np.sqrt(2 / (9 * freedom)) < 4
+# --- draws ------------------------------------------------------------------------------
 
 
 def test_top_p_keeps_all_at_1() -> None:
     logits = torch.zeros(1, 1000)  # their sum rounds above and below 1 on the way
     params = [SamplingParams(top_p=1.0, top_k=999).filled({})]
     assert int(truncate(logits, params).isfinite().sum()) == 999
-
-
-def test_draws_of_one_request_are_independent() -> None:
-    requests = [running(generated=(0,) * n, seed=5, temperature=1.0) for n in range(2000)]
-    ids = [token.token_id for token in sampled(LOGITS.expand(2000, -1), *requests)]
-    expected = LOGITS.softmax(-1)
-    assert abs(ids.count(0) / 2000 - float(expected[0])) < 0.05
-    pairs = sum(a == b == 0 for a, b in itertools.pairwise(ids))
-    assert abs(pairs / 1999 - float(expected[0]) ** 2) < 0.04
-
-
-# --- seeds ------------------------------------------------------------------------------
 
 
 def test_a_seed_repeats_whatever_else_is_in_the_batch() -> None:

@@ -1,98 +1,28 @@
 """Sampled tokens against theory: every sampling parameter, by itself and with others.
 
-What a distribution ought to be is computed here one token at a time, in float64, from the
-parameters' descriptions alone; what is drawn is held against it by Pearson's chi-squared test.
 All seeds are fixed, so a test gives the same answer every time.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from sampling import sample
-from tiny_checkpoints import make_llama
+from sampling_theory import LIMIT, Floats, deviation, distribution
 
-from sensorium import LLM, SamplingParams
+from sensorium import SamplingParams
 from sensorium.runner.request_state import RunningRequest
 from sensorium.types import Chunk, EngineRequest
-
-Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 LOGITS = np.array([1.6, 1.2, 1.2, 0.7, 0.4, 0.1, -0.2, -0.5, -0.9, -1.4, -2.0, -4.0])
 VOCAB = len(LOGITS)
 #: What the request has seen: tokens 1 and 4 in its prompt, 0 once and 3 twice in its answer.
 PROMPT, GENERATED = (1, 4), (3, 0, 3)
-#: Deviations of a normal variable beyond which a statistic is no accident: 3 in 100,000.
-LIMIT = 4.0
-
-
-# --- theory -----------------------------------------------------------------------------
-
-
-def distribution(
-    logits: Floats,
-    prompt: Sequence[int],
-    generated: Sequence[int],
-    *,
-    temperature: float = 1.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
-    min_p: float = 0.0,
-    repetition_penalty: float = 1.0,
-    presence_penalty: float = 0.0,
-    frequency_penalty: float = 0.0,
-    logit_bias: Mapping[int, float] | None = None,
-    banned: Sequence[int] = (),
-) -> Floats:
-    """Bans and bias, penalties, temperature, min-p, top-k, top-p: the documented order."""
-    edited = []
-    for token, logit in enumerate(logits):
-        value = float(logit) + (logit_bias or {}).get(token, 0.0)
-        if token in prompt or token in generated:
-            value = value / repetition_penalty if value > 0 else value * repetition_penalty
-        count = list(generated).count(token)
-        value -= frequency_penalty * count + (presence_penalty if count else 0.0)
-        edited.append(-np.inf if token in banned else value / temperature)
-    weights = np.exp(np.array(edited) - max(edited))
-    weights[weights < min_p * weights.max()] = 0.0
-    order = sorted(range(len(weights)), key=lambda token: (-weights[token], token))
-    order = order[: top_k or None]
-    whole, mass, kept = sum(weights[token] for token in order), 0.0, []
-    for token in order:
-        if mass < top_p * whole - 1e-12:
-            kept.append(token)
-        mass += weights[token]
-    result = np.zeros(len(weights))
-    result[kept] = weights[kept]
-    return np.asarray(result / result.sum())
-
-
-def deviation(counts: Floats, expected: Floats) -> float:
-    """How many deviations Pearson's statistic lies from its mean (Wilson and Hilferty 1931).
-
-    Classes that ought to hold fewer than five draws are counted as one.
-    """
-    assert counts[expected == 0].sum() == 0, "an impossible token was drawn"
-    wanted = expected * counts.sum()
-    rare = (wanted < 5) & (expected > 0)
-    groups = [(counts[i], wanted[i]) for i in np.flatnonzero(~rare & (expected > 0))]
-    if rare.any():
-        groups.append((counts[rare].sum(), wanted[rare].sum()))
-    freedom = len(groups) - 1
-    if freedom == 0:
-        return 0.0
-    statistic = sum((count - want) ** 2 / want for count, want in groups)
-    spread = 2 / (9 * freedom)
-    return float(((statistic / freedom) ** (1 / 3) - (1 - spread)) / np.sqrt(spread))
-
-
-# --- what is drawn ----------------------------------------------------------------------
 
 
 def request(name: str, params: Mapping[str, Any]) -> RunningRequest:
@@ -120,10 +50,14 @@ def drawn(params: Mapping[str, Any], num_draws: int = 4000) -> Floats:
 #: What is asked for, and what theory needs to know of it where that is spelt otherwise.
 ALONE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "temperature": ({"temperature": 0.6}, {}),
+    "temperature above 1": ({"temperature": 3.0}, {}),
     "top_k": ({"top_k": 5}, {}),
     "top_k that cuts a tie": ({"top_k": 2}, {}),
+    "top_k of all": ({"top_k": 100}, {}),
     "top_p": ({"top_p": 0.8}, {}),
+    "top_p of one token": ({"top_p": 0.01}, {}),
     "min_p": ({"min_p": 0.3}, {}),
+    "min_p of 1": ({"min_p": 1.0}, {}),
     "repetition_penalty": ({"repetition_penalty": 1.7}, {}),
     "repetition_penalty below 1": ({"repetition_penalty": 0.6}, {}),
     "presence_penalty": ({"presence_penalty": 1.3}, {}),
@@ -140,6 +74,13 @@ ALONE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "stop_token_ids alone forbid nothing": ({"stops": (1, 2)}, {}),
     "nothing": ({}, {}),
 }
+#: Those of ALONE that make what nothing makes.
+NO_EFFECT = (
+    "top_k of all",
+    "min_tokens that have been reached",
+    "stop_token_ids alone forbid nothing",
+    "nothing",
+)
 TOGETHER: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "everything": (
         {
@@ -157,6 +98,7 @@ TOGETHER: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         },
         {"banned": (2, 6)},
     ),
+    "top_k, then top_p": ({"top_k": 3, "top_p": 0.5}, {}),
     "a ban inside top_k": ({"words": [(0,), (1,)], "top_k": 3}, {"banned": (0, 1)}),
     "a bias on a banned token": (
         {"words": [(0,)], "logit_bias": {0: 100.0}},
@@ -173,18 +115,18 @@ TOGETHER: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize(("params", "theory"), ALONE.values(), ids=ALONE)
-def test_each_parameter_alone(params: dict[str, Any], theory: dict[str, Any]) -> None:
-    known = {k: v for k, v in params.items() if k not in ("stops", "words", "min_tokens")}
-    expected = distribution(LOGITS, PROMPT, GENERATED, **known, **theory)
-    assert abs(deviation(drawn(params), expected)) < LIMIT
+CASES = {**ALONE, **TOGETHER}
 
 
-@pytest.mark.parametrize(("params", "theory"), TOGETHER.values(), ids=TOGETHER)
-def test_parameters_together(params: dict[str, Any], theory: dict[str, Any]) -> None:
+def theory_of(params: Mapping[str, Any], theory: Mapping[str, Any]) -> Floats:
+    """The distribution that a case asks for."""
     known = {k: v for k, v in params.items() if k not in ("stops", "words", "min_tokens")}
-    expected = distribution(LOGITS, PROMPT, GENERATED, **known, **theory)
-    assert abs(deviation(drawn(params), expected)) < LIMIT
+    return distribution(LOGITS, PROMPT, GENERATED, **known, **theory)
+
+
+@pytest.mark.parametrize(("params", "theory"), CASES.values(), ids=CASES)
+def test_draws_follow_the_theory(params: dict[str, Any], theory: dict[str, Any]) -> None:
+    assert abs(deviation(drawn(params), theory_of(params, theory))) < LIMIT
 
 
 NUMBERS: dict[str, Any] = {
@@ -202,20 +144,13 @@ NUMBERS: dict[str, Any] = {
 @pytest.mark.parametrize("pair", list(itertools.combinations(NUMBERS, 2)), ids=" and ".join)
 def test_every_pair_of_numbers(pair: tuple[str, str]) -> None:
     params = {name: NUMBERS[name] for name in pair}
-    expected = distribution(LOGITS, PROMPT, GENERATED, **params)
-    assert abs(deviation(drawn(params, 2500), expected)) < LIMIT
+    assert abs(deviation(drawn(params, 2500), theory_of(params, {}))) < LIMIT
 
 
-@pytest.mark.parametrize("name", [name for name in ALONE if "alone" not in name])
+@pytest.mark.parametrize("name", [name for name in ALONE if name not in NO_EFFECT])
 def test_the_check_sees_a_parameter_that_is_left_out(name: str) -> None:
     """Planted: what is drawn without a parameter doesn't pass for what it ought to make."""
-    params, theory = ALONE[name]
-    known = {k: v for k, v in params.items() if k not in ("stops", "words", "min_tokens")}
-    expected = distribution(LOGITS, PROMPT, GENERATED, **known, **theory)
-    plain = distribution(LOGITS, PROMPT, GENERATED)
-    if np.allclose(expected, plain):
-        assert name in ("nothing", "min_tokens that have been reached")
-        return
+    expected = theory_of(*ALONE[name])
     counts = drawn({})
     if counts[expected == 0].sum() == 0:
         assert abs(deviation(counts, expected)) > LIMIT
@@ -226,7 +161,7 @@ def test_the_check_sees_a_parameter_that_is_left_out(name: str) -> None:
 
 def test_neither_mates_nor_places_in_the_batch_change_a_distribution() -> None:
     """Requests of many kinds in one call: each kind's draws follow its own distribution."""
-    kinds = [*ALONE.values(), *TOGETHER.values()]
+    kinds = list(CASES.values())
     rounds = 300
     requests = [
         request(f"r{i}.{kind}", {"seed": i * 1000 + kind, **params})
@@ -238,10 +173,8 @@ def test_neither_mates_nor_places_in_the_batch_change_a_distribution() -> None:
     assert failed == {}
     ids = np.array([token.token_id for token in tokens]).reshape(rounds, len(kinds))
     for kind, (params, theory) in enumerate(kinds):
-        known = {k: v for k, v in params.items() if k not in ("stops", "words", "min_tokens")}
-        expected = distribution(LOGITS, PROMPT, GENERATED, **known, **theory)
         counts = np.bincount(ids[:, kind], minlength=VOCAB).astype(float)
-        assert abs(deviation(counts, expected)) < LIMIT
+        assert abs(deviation(counts, theory_of(params, theory))) < LIMIT
 
 
 def test_steps_of_one_seed_are_independent() -> None:
@@ -264,7 +197,7 @@ def test_steps_of_one_seed_are_independent() -> None:
 def test_logprobs_do_not_depend_on_what_is_asked_besides() -> None:
     """They are of the model's own distribution, whatever token the parameters lead to."""
     raw = LOGITS - np.log(np.exp(LOGITS).sum())
-    for params, _ in [*ALONE.values(), *TOGETHER.values()]:
+    for params, _ in CASES.values():
         state = request("r", {**params, "seed": 3, "logprobs": 4})
         [token], _ = sample(torch.tensor(LOGITS, dtype=torch.float32)[None], [state])
         assert token.logprobs is not None
@@ -273,147 +206,3 @@ def test_logprobs_do_not_depend_on_what_is_asked_besides() -> None:
         best = dict(zip(token.logprobs.top_ids, token.logprobs.top_logprobs, strict=True))
         assert set(best) == {0, 1, 2, 3}
         assert all(best[i] == pytest.approx(raw[i], abs=1e-5) for i in best)
-
-
-# --- through the whole engine -----------------------------------------------------------
-
-TEXT = [9, 40, 51, 300, 12, 7, 88]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_llama(tmp_path_factory.mktemp("llama"), seed=5)
-
-
-@pytest.fixture(scope="module")
-def llm(folder: Path) -> Any:
-    with LLM(folder, dtype="float32", max_model_len=64, max_num_seqs=128) as engine:
-        yield engine
-
-
-@pytest.fixture(scope="module")
-def reference(folder: Path) -> Any:
-    from transformers import AutoModelForCausalLM
-
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-
-
-def model_logits(reference: Any, ids: Sequence[int]) -> Floats:
-    with torch.inference_mode():
-        logits = reference(torch.tensor([list(ids)])).logits[0, -1]
-    return np.asarray(logits.double().numpy())
-
-
-def answers(llm: LLM, **params: Any) -> list[tuple[int, ...]]:
-    """Of one prompt, n times for each of several seeds.
-
-    The i-th of n answers has the seed that lies i further on, so seeds are spaced.
-    """
-    seeds = params.pop("seeds", 1)
-    asked = [SamplingParams(seed=1000 * i, **params) for i in range(seeds)]
-    outputs = llm.generate([TEXT] * seeds, asked, use_tqdm=False)
-    return [tuple(answer.token_ids) for output in outputs for answer in output.outputs]
-
-
-def test_n_answers_follow_the_models_distribution(llm: LLM, reference: Any) -> None:
-    """n answers of one seed are as independent as those of other seeds."""
-    params = {"temperature": 0.8, "top_k": 12}
-    expected = distribution(model_logits(reference, TEXT), TEXT, (), **params)
-    for n, seeds in ((100, 12), (1, 1200)):
-        got = answers(llm, n=n, seeds=seeds, max_tokens=1, ignore_eos=True, **params)
-        assert len(got) == n * seeds
-        counts = np.bincount([ids[0] for ids in got], minlength=len(expected)).astype(float)
-        assert abs(deviation(counts, expected)) < LIMIT
-
-
-@pytest.mark.parametrize(
-    "params",
-    [
-        {"repetition_penalty": 1.5},
-        {"presence_penalty": 1.5},
-        {"frequency_penalty": 1.5, "temperature": 1.3},
-        {"repetition_penalty": 1.3, "presence_penalty": -1.0, "top_p": 0.9, "min_p": 0.02},
-    ],
-    ids=str,
-)
-def test_two_tokens_follow_their_joint_distribution(
-    llm: LLM, reference: Any, params: dict[str, Any]
-) -> None:
-    """p(a) · p(b | a), where penalties have seen the prompt and a."""
-    params = {"top_k": 4, **params}
-    first = distribution(model_logits(reference, TEXT), TEXT, (), **params)
-    expected = np.zeros((len(first), len(first)))
-    for a in np.flatnonzero(first):
-        logits = model_logits(reference, [*TEXT, int(a)])
-        expected[a] = first[a] * distribution(logits, TEXT, (int(a),), **params)
-    counts = np.zeros_like(expected)
-    for pair in answers(llm, n=100, seeds=8, max_tokens=2, ignore_eos=True, **params):
-        counts[pair] += 1
-    assert abs(deviation(counts.ravel(), expected.ravel())) < LIMIT
-
-
-def test_a_seed_repeats_and_another_differs(llm: LLM) -> None:
-    params = {"temperature": 1.0, "n": 5, "max_tokens": 8, "ignore_eos": True}
-    first = answers(llm, seeds=3, **params)
-    assert first == answers(llm, seeds=3, **params)
-    assert len(set(first)) == 15
-
-
-def test_stop_token_ids_end_and_min_tokens_holds_them_off(llm: LLM) -> None:
-    greedy = {"temperature": 0.0, "max_tokens": 12, "ignore_eos": True}
-    [free] = answers(llm, **greedy)
-    stop = free[4]
-    where = free.index(stop)
-    asked = SamplingParams(**greedy, stop_token_ids=[stop])
-    [output] = llm.generate([TEXT], asked, use_tqdm=False)
-    assert tuple(output.outputs[0].token_ids) == free[: where + 1]
-    assert (output.outputs[0].finish_reason, output.outputs[0].stop_reason) == ("stop", stop)
-    [held] = answers(llm, **greedy, stop_token_ids=[stop], min_tokens=where + 3)
-    assert held[:where] == free[:where]
-    assert stop not in held[: where + 3], "it can't be chosen before min_tokens"
-    assert len(held) >= where + 3
-
-
-def test_ignore_eos_and_eos(llm: LLM) -> None:
-    """The model's end token is made likely by a bias: it ends the answer, or is passed over."""
-    end = {"temperature": 0.0, "max_tokens": 6, "logit_bias": {2: 100.0}}
-    [ended] = answers(llm, **end)
-    assert ended == (2,)
-    [ignored] = answers(llm, **end, ignore_eos=True)
-    assert ignored == (2,) * 6
-    [held] = answers(llm, **end, min_tokens=3)
-    assert held[3:] == (2,)
-    assert 2 not in held[:3]
-
-
-def test_bad_words_are_never_completed(llm: LLM) -> None:
-    """This tokenizer writes a word as its space and its letters, so a word has two tokens."""
-    space, letter, other = 259, 260 + ord("x") - 33, 260 + ord("y") - 33
-    bias = dict.fromkeys((space, letter, other), 40.0)
-    params = {"temperature": 9.0, "max_tokens": 12, "ignore_eos": True, "n": 20}
-
-    def pairs(**more: Any) -> set[tuple[int, int]]:
-        got = answers(llm, logit_bias=bias, **params, **more)
-        return {pair for ids in got for pair in itertools.pairwise(ids)}
-
-    everything = set(itertools.product((space, letter, other), repeat=2))
-    assert pairs() >= everything
-    assert pairs(bad_words=["x"]) & everything == everything - {(space, letter)}
-    both = pairs(bad_words=["x", "y"]) & everything
-    assert both == everything - {(space, letter), (space, other)}
-
-
-def test_logprobs_are_the_models(llm: LLM, reference: Any) -> None:
-    asked = SamplingParams(
-        seed=1, temperature=1.2, repetition_penalty=1.5, max_tokens=5, logprobs=3, ignore_eos=True
-    )
-    [output] = llm.generate([TEXT], asked, use_tqdm=False)
-    answer = output.outputs[0]
-    assert answer.logprobs is not None
-    for i, token in enumerate(answer.token_ids):
-        logits = model_logits(reference, [*TEXT, *answer.token_ids[:i]])
-        raw = logits - logits.max() - np.log(np.exp(logits - logits.max()).sum())
-        reported = answer.logprobs[i]
-        assert set(np.argsort(-raw)[:3].tolist()) <= set(reported)
-        for reported_id in {token, *reported}:
-            assert reported[reported_id].logprob == pytest.approx(raw[reported_id], abs=1e-4)

@@ -70,7 +70,7 @@ class MediaAdapter(ABC):
 
     @property
     def generic_placeholder(self) -> str:
-        """The seed's generic spelling."""
+        """How chat text spells an item of any family: the kind's name in angle brackets."""
         return f"<{self.kind}>"
 
     @abstractmethod

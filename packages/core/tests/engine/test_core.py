@@ -7,6 +7,7 @@ import torch
 from stand_in_runner import StandInRunner, expected_answer, item, request, scheduler_config
 
 from sensorium.engine.core import EngineCore
+from sensorium.errors import EngineError
 from sensorium.scheduler import Scheduler
 from sensorium.types import Batch, MediaSpan, RequestUpdate, StepOutput
 
@@ -119,8 +120,6 @@ def test_a_device_that_is_lost_ends_the_engine(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_work_that_is_never_scheduled_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    from sensorium.errors import EngineError
-
     runner = Slow(overlaps=True)
     core = EngineCore(Scheduler(runner.config), runner)  # type: ignore[arg-type]
     core.scheduler.add(request("a", [1]))

@@ -1,0 +1,87 @@
+"""Model folders of published shapes without weights, for ``load_format="dummy"``.
+
+Configs come from the committed manifests. The tokenizer is made here: a token a byte, words that
+only decode, and the special tokens under their own ids.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from sensorium_media_image.manifests import load_manifest
+
+FOLDER = Path(__file__).resolve().parent.parent / "results" / "shapes"
+SPECIALS = (
+    *("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>"),
+    *("<|box_start|>", "<|box_end|>", "<|quad_start|>", "<|quad_end|>"),
+    *("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>"),
+)
+#: The id of the first of ``SPECIALS``.
+FIRST_SPECIAL = 151643
+#: An item of a prompt: start, pad, end.
+IMAGE_IDS = [FIRST_SPECIAL + i for i in (9, 12, 10)]
+
+#: What a tiny model of the same kind has otherwise; for a machine without a GPU.
+TINY = {
+    "hidden_size": 256,
+    "intermediate_size": 512,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+}
+TINY_TOWER = {
+    "depth": 2,
+    "hidden_size": 160,
+    "intermediate_size": 320,
+    "num_heads": 2,
+    "out_hidden_size": 256,
+    "fullatt_block_indexes": [1],
+}
+#: What only a model that sees pictures has.
+_OF_PICTURES = ("vision_config", "rope_scaling")
+
+SHAPES = ("qwen25vl-3b", "qwen25-3b", "tiny", "tiny-text")
+
+
+def shape(name: str) -> Path:
+    """The folder of one of ``SHAPES``, made now if it isn't there."""
+    folder = FOLDER / name
+    if not (folder / "config.json").exists():
+        _write(folder, name)
+    return folder
+
+
+def _write(folder: Path, name: str) -> None:
+    manifest = load_manifest("qwen2_5_vl_3b")
+    config = dict(manifest.config)
+    if name.startswith("tiny"):
+        config |= TINY
+        config["vision_config"] = dict(config["vision_config"]) | TINY_TOWER
+    if name in ("qwen25-3b", "tiny-text"):
+        config = {key: value for key, value in config.items() if key not in _OF_PICTURES}
+        config |= {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2"}
+    folder.mkdir(parents=True, exist_ok=True)
+    _tokenizer().save(str(folder / "tokenizer.json"))
+    _json(folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast"})
+    _json(folder / "preprocessor_config.json", manifest.preprocessor_config)
+    _json(folder / "generation_config.json", {"eos_token_id": FIRST_SPECIAL})
+    _json(folder / "config.json", config)
+
+
+def _tokenizer() -> Tokenizer:
+    pieces = sorted(pre_tokenizers.ByteLevel.alphabet())
+    pieces += [f"Ġx{i}" for i in range(len(pieces), FIRST_SPECIAL)]
+    tokenizer = Tokenizer(models.BPE({piece: i for i, piece in enumerate(pieces)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(list(SPECIALS))
+    return tokenizer
+
+
+def _json(path: Path, value: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=1) + "\n")
