@@ -257,18 +257,31 @@ def elementwise_cases(rows: int, width: int, where: Clock) -> Iterator[Case]:
     )
 
 
+#: (inputs, outputs) of each product of a layer of SmolLM2-135M, of its 30 layers, and of its head.
+SMOLLM2 = [*[(576, 960), (576, 576), (576, 3072), (1536, 576)] * 30, (576, 49152)]
+
+
 def linear_cases(where: Clock, dtype: torch.dtype) -> Iterator[Case]:
-    """Products of few rows on the CPU."""
-    for out_size, in_size in ((1536, 576), (8960, 1536)):
-        weight = torch.randn(out_size, in_size, dtype=dtype)
-        for rows in (1, 4, 8, 16):
-            x = torch.randn(rows, in_size, dtype=dtype)
-            yield Case(
-                f"linear {rows}×{in_size}→{out_size} {str(dtype).removeprefix('torch.')}",
-                lambda x=x, w=weight: torch.ops.sensorium.linear(x, w, None),  # type: ignore[misc]
-                lambda x=x, w=weight: F.linear(x, w),  # type: ignore[misc]
-                bytes=float(weight.nbytes),
-            )
+    """All products of a small model on the CPU: each has its own weights, which no cache holds."""
+    weights = [torch.randn(out_size, in_size, dtype=dtype) for in_size, out_size in SMOLLM2]
+    for rows in (1, 2, 4, 8, 16, 64, 256):
+        inputs = {size: torch.randn(rows, size, dtype=dtype) for size in (576, 1536)}
+
+        def all_by(
+            product: Callable[..., object], inputs: dict[int, torch.Tensor] = inputs
+        ) -> Callable[[], None]:
+            def run() -> None:
+                for weight in weights:
+                    product(inputs[weight.shape[1]], weight, None)
+
+            return run
+
+        yield Case(
+            f"products of SmolLM2-135M, {rows} rows, {str(dtype).removeprefix('torch.')}",
+            all_by(torch.ops.sensorium.linear),
+            all_by(F.linear),
+            bytes=float(sum(weight.nbytes for weight in weights)),
+        )
 
 
 def cases(where: Clock) -> Iterator[Case]:

@@ -36,22 +36,43 @@ struct Tile {
   float *most = nullptr, *sum = nullptr;                          // (rows)
   Run* seen = nullptr;                                            // (rows)
 
-  const T* token(const void* base, int i, int64_t page_stride, int64_t row_stride,
-                 int64_t head_stride) const {
-    int64_t at = kv_head * head_stride;
-    if (a.page_table != nullptr) {
-      const int64_t page = a.page_table[b * a.page_table_stride + i / a.page_size];
-      at += page * page_stride + (i % a.page_size) * row_stride;
-    } else {
-      at += (static_cast<int64_t>(a.query_start[b]) + i) * row_stride;
+};
+
+// Where the keys and values of a block lie; behind the last one that one again, up to whole vectors.
+template <class T>
+struct Block {
+  int count = 0;
+  const T *keys[kKeys], *values[kKeys];
+
+  Block(const Tile<T>& t, int from, int to) {
+    const Attention& a = t.a;
+    const T* k = static_cast<const T*>(a.k) + t.kv_head * a.k_head_stride;
+    const T* v = static_cast<const T*>(a.v) + t.kv_head * a.v_head_stride;
+    if (a.page_table == nullptr) add(k, v, a.query_start[t.b] + from, to - from, a);
+    for (int at = from; a.page_table != nullptr && at < to;) {
+      const int row = at % a.page_size;
+      const int rows = a.page_size - row < to - at ? a.page_size - row : to - at;
+      const int64_t page = a.page_table[t.b * a.page_table_stride + at / a.page_size];
+      add(k + page * a.k_page_stride, v + page * a.v_page_stride, row, rows, a);
+      at += rows;
     }
-    return static_cast<const T*>(base) + at;
+    for (int j = count; j % kWidth != 0; ++j) {
+      keys[j] = keys[count - 1];
+      values[j] = values[count - 1];
+    }
   }
-  const T* key(int i) const {
-    return token(a.k, i, a.k_page_stride, a.k_row_stride, a.k_head_stride);
-  }
-  const T* value(int i) const {
-    return token(a.v, i, a.v_page_stride, a.v_row_stride, a.v_head_stride);
+
+  // `rows` tokens from `row` on, which lie one behind another.
+  void add(const T* k, const T* v, int64_t row, int rows, const Attention& a) {
+    k += row * a.k_row_stride;
+    v += row * a.v_row_stride;
+    for (int j = count; j < count + rows; ++j) {
+      keys[j] = k;
+      values[j] = v;
+      k += a.k_row_stride;
+      v += a.v_row_stride;
+    }
+    count += rows;
   }
 };
 
@@ -69,65 +90,109 @@ Run run_of(const Attention& a, int row, int index, int length) {
   return run;
 }
 
-// Scores of R rows with one key, from memory once.
+// Scores of rows r to r + R with all keys, some keys at a time: as many as make kWidth sums.
 template <int R, class T>
-void dots(const float* q, int stride, const T* key, int size, float* to, int to_stride) {
-  Vec sums[R] = {};
-  int i = 0;
-  for (; i + kWidth <= size; i += kWidth) {
-    const Vec k = load(key + i);
-    for (int r = 0; r < R; ++r) sums[r] += load(q + r * stride + i) * k;
-  }
-  for (int r = 0; r < R; ++r) {
-    float total = sum(sums[r]);
-    for (int j = i; j < size; ++j) total += q[r * stride + j] * to_float(key[j]);
-    to[r * to_stride] = total;
-  }
-}
-
-template <class T>
-void scores_where_they_lie(const Tile<T>& t, int from, int count) {
+void scores_of(const Tile<T>& t, const Block<T>& block, int r) {
+  constexpr int kTogether = kWidth / (R == 3 ? 4 : R);
   const int size = t.a.head_size, stride = padded(size);
-  for (int j = 0; j < count; ++j) {
-    const T* key = t.key(from + j);
-    int r = 0;
-    for (; r + 4 <= t.rows; r += 4) {
-      dots<4>(t.q + r * stride, stride, key, size, t.scores + r * kKeys + j, kKeys);
-    }
-    for (; r < t.rows; ++r) {
-      dots<1>(t.q + r * stride, stride, key, size, t.scores + r * kKeys + j, kKeys);
-    }
-  }
-}
-
-// out += weights · values, the values from memory once.
-template <class T>
-void add_where_they_lie(const Tile<T>& t, int from, int count) {
-  const int size = t.a.head_size, stride = padded(size);
-  for (int j = 0; j < count; ++j) {
-    const T* value = t.value(from + j);
+  const float* q = t.q + r * stride;
+  for (int j = 0; j < block.count; j += kTogether) {
+    const T* const* keys = block.keys + j;
+    Vec own[R * kTogether] = {};
     int i = 0;
     for (; i + kWidth <= size; i += kWidth) {
-      const Vec v = load(value + i);
-      for (int r = 0; r < t.rows; ++r) {
-        float* out = t.out + r * stride + i;
-        store(out, load(out) + t.scores[r * kKeys + j] * v);
+      Vec rows[R];
+      for (int n = 0; n < R; ++n) rows[n] = load(q + n * stride + i);
+#pragma GCC unroll 16
+      for (int c = 0; c < kTogether; ++c) {
+        const Vec key = load(keys[c] + i);
+#pragma GCC unroll 4
+        for (int n = 0; n < R; ++n) own[n * kTogether + c] += rows[n] * key;
       }
     }
-    for (; i < size; ++i) {
-      for (int r = 0; r < t.rows; ++r) {
-        t.out[r * stride + i] += t.scores[r * kKeys + j] * to_float(value[i]);
+    Vec sums[kWidth] = {};
+    std::memcpy(sums, own, sizeof own);
+    const Vec scores = sums_of(sums);
+    for (int n = 0; n < R; ++n) {
+      float* to = t.scores + (r + n) * kKeys + j;
+      std::memcpy(to, reinterpret_cast<const float*>(&scores) + n * kTogether, 4 * kTogether);
+      for (int c = 0; c < kTogether; ++c) {
+        for (int k = i; k < size; ++k) to[c] += q[n * stride + k] * to_float(keys[c][k]);
       }
     }
   }
 }
 
+// out += weights · values for rows r to r + R and V vectors of the values from i on.
+template <int R, int V, class T>
+void add_values(const Tile<T>& t, const Block<T>& block, int r, int i) {
+  const int stride = padded(t.a.head_size);
+  float* out = t.out + r * stride + i;
+  const float* weights = t.scores + r * kKeys;
+  Vec sums[R][V];
+#pragma GCC unroll 4
+  for (int n = 0; n < R; ++n) {
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) sums[n][v] = load(out + n * stride + v * kWidth);
+  }
+  for (int j = 0; j < block.count; ++j) {
+    Vec values[V];
+    for (int v = 0; v < V; ++v) values[v] = load(block.values[j] + i + v * kWidth);
+#pragma GCC unroll 4
+    for (int n = 0; n < R; ++n) {
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) sums[n][v] += weights[n * kKeys + j] * values[v];
+    }
+  }
+  for (int n = 0; n < R; ++n) {
+    for (int v = 0; v < V; ++v) store(out + n * stride + v * kWidth, sums[n][v]);
+  }
+}
+
+template <int R, class T>
+void values_of(const Tile<T>& t, const Block<T>& block, int r) {
+  constexpr int kVectors = kWidth == 16 ? 4 : 2;  // with four rows they fill the registers
+  const int size = t.a.head_size, stride = padded(size);
+  int i = 0;
+  for (; i + kVectors * kWidth <= size; i += kVectors * kWidth) {
+    add_values<R, kVectors>(t, block, r, i);
+  }
+  for (; i + kWidth <= size; i += kWidth) add_values<R, 1>(t, block, r, i);
+  for (; i < size; ++i) {
+    for (int n = r; n < r + R; ++n) {
+      for (int j = 0; j < block.count; ++j) {
+        t.out[n * stride + i] += t.scores[n * kKeys + j] * to_float(block.values[j][i]);
+      }
+    }
+  }
+}
+
+// Calls work<R>(r) for all rows, four at a time.
+template <class Work>
+void by_fours(int rows, const Work& work) {
+  int r = 0;
+  for (; r + 4 <= rows; r += 4) work.template operator()<4>(r);
+  if (rows - r == 3) work.template operator()<3>(r);
+  if (rows - r == 2) work.template operator()<2>(r);
+  if (rows - r == 1) work.template operator()<1>(r);
+}
+
 template <class T>
-void multiply_scores(const Tile<T>& t, int from, int count) {
+void scores_where_they_lie(const Tile<T>& t, const Block<T>& block) {
+  by_fours(t.rows, [&]<int R>(int r) { scores_of<R>(t, block, r); });
+}
+
+template <class T>
+void add_where_they_lie(const Tile<T>& t, const Block<T>& block) {
+  by_fours(t.rows, [&]<int R>(int r) { values_of<R>(t, block, r); });
+}
+
+template <class T>
+void multiply_scores(const Tile<T>& t, const Block<T>& block) {
   const int size = t.a.head_size;
   for (int j = 0; j < kKeys; ++j) {
-    if (j < count) {
-      const T* key = t.key(from + j);
+    if (j < block.count) {
+      const T* key = block.keys[j];
       for (int i = 0; i < size; ++i) t.keys[i * kKeys + j] = to_float(key[i]);
     } else {
       for (int i = 0; i < size; ++i) t.keys[i * kKeys + j] = 0.0f;
@@ -138,16 +203,16 @@ void multiply_scores(const Tile<T>& t, int from, int count) {
 }
 
 template <class T>
-void multiply_values(const Tile<T>& t, int from, int count) {
+void multiply_values(const Tile<T>& t, const Block<T>& block) {
   const int size = t.a.head_size, stride = padded(size);
-  for (int j = 0; j < count; ++j) {
-    const T* value = t.value(from + j);
+  for (int j = 0; j < block.count; ++j) {
+    const T* value = block.values[j];
     int i = 0;
     for (; i + kWidth <= size; i += kWidth) store(t.values + j * stride + i, load(value + i));
     for (; i < size; ++i) t.values[j * stride + i] = to_float(value[i]);
     for (; i < stride; ++i) t.values[j * stride + i] = 0.0f;
   }
-  add_product(t.scores, kKeys, t.values, stride, t.out, stride, t.rows, stride, count);
+  add_product(t.scores, kKeys, t.values, stride, t.out, stride, t.rows, stride, block.count);
 }
 
 // Scores to weights: cap, mask, and the running softmax. Weights of hidden keys are 0.
@@ -276,10 +341,10 @@ void piece_of(const Attention& a, const AttentionPlan& plan, int64_t piece, floa
   const int last = first + share < t.all.last ? first + share : t.all.last;
   const bool few = t.rows <= kFewRows;
   for (int from = first; from < last; from += kKeys) {
-    const int here = last - from < kKeys ? last - from : kKeys;
-    few ? scores_where_they_lie(t, from, here) : multiply_scores(t, from, here);
-    soften(t, from, here);
-    few ? add_where_they_lie(t, from, here) : multiply_values(t, from, here);
+    const Block<T> block(t, from, last - from < kKeys ? last : from + kKeys);
+    few ? scores_where_they_lie(t, block) : multiply_scores(t, block);
+    soften(t, from, block.count);
+    few ? add_where_they_lie(t, block) : multiply_values(t, block);
   }
   finish(t, plan, split, partials);
 }

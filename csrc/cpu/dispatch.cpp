@@ -12,11 +12,12 @@
   void rope_store(const RopeStore&, int64_t, int64_t);                                        \
   void rms_norm(const RmsNorm&, int64_t, int64_t);                                            \
   void silu_mul(const SiluMul&, int64_t, int64_t);                                            \
-  void linear(const Linear&, int64_t, int64_t);                                               \
+  int64_t linear_scratch(const Linear&);                                                      \
+  void linear(const Linear&, int64_t, int64_t, float*);                                       \
   }
 #define SENSORIUM_TABLE(level)                                                             \
   {#level, 16, level::attention_piece, level::attention_merge, level::rope_store,           \
-   level::rms_norm, level::silu_mul, level::linear}
+   level::rms_norm, level::silu_mul, level::linear_scratch, level::linear}
 
 SENSORIUM_DECLARE(plain)
 #ifdef SENSORIUM_HAS_AVX2

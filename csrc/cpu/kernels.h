@@ -9,7 +9,7 @@
 
 namespace sensorium {
 
-// y = x · weightᵀ + bias for few rows.
+// y = x · weightᵀ + bias.
 struct Linear {
   const void* x;  // (rows, in_size)
   int64_t x_row_stride;
@@ -48,7 +48,8 @@ struct CpuKernels {
   void (*rope_store)(const RopeStore&, int64_t first_token, int64_t last_token);
   void (*rms_norm)(const RmsNorm&, int64_t first_row, int64_t last_row);
   void (*silu_mul)(const SiluMul&, int64_t first_row, int64_t last_row);
-  void (*linear)(const Linear&, int64_t first_output, int64_t last_output);
+  int64_t (*linear_scratch)(const Linear&);  // floats that a thread needs
+  void (*linear)(const Linear&, int64_t first_output, int64_t last_output, float* scratch);
 };
 
 // The best that this processor runs, or what was forced.

@@ -13,6 +13,7 @@ void attention_merge(const Attention&, const AttentionPlan&, int64_t first_row, 
 void rope_store(const RopeStore&, int64_t first_token, int64_t last_token);
 void rms_norm(const RmsNorm&, int64_t first_row, int64_t last_row);
 void silu_mul(const SiluMul&, int64_t first_row, int64_t last_row);
-void linear(const Linear&, int64_t first_output, int64_t last_output);
+int64_t linear_scratch(const Linear&);
+void linear(const Linear&, int64_t first_output, int64_t last_output, float* scratch);
 
 }  // namespace sensorium::SENSORIUM_ISA

@@ -5,6 +5,9 @@
 
 #include <cstdint>
 #include <cstring>
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
 
 #ifndef SENSORIUM_ISA
 #error "SENSORIUM_ISA names the instruction set that the file is compiled for"
@@ -57,6 +60,24 @@ inline float rounded(float x, const BFloat16*) {
 
 inline Vec splat(float x) { return x - Vec{}; }
 
+// Halves as whole numbers and back. GCC knows one instruction for each only by its name.
+#if defined(__AVX512F__)
+inline VecBits widened(VecHalf x) {
+  return bits_of<VecBits>(_mm512_cvtepu16_epi32(bits_of<__m256i>(x)));
+}
+inline VecHalf narrowed(VecBits x) {
+  return bits_of<VecHalf>(_mm512_cvtepi32_epi16(bits_of<__m512i>(x)));
+}
+#elif defined(__AVX2__)
+inline VecBits widened(VecHalf x) {
+  return bits_of<VecBits>(_mm256_cvtepu16_epi32(bits_of<__m128i>(x)));
+}
+inline VecHalf narrowed(VecBits x) { return __builtin_convertvector(x, VecHalf); }
+#else
+inline VecBits widened(VecHalf x) { return __builtin_convertvector(x, VecBits); }
+inline VecHalf narrowed(VecBits x) { return __builtin_convertvector(x, VecHalf); }
+#endif
+
 inline Vec load(const float* from) {
   Vec x;
   std::memcpy(&x, from, sizeof x);
@@ -65,34 +86,54 @@ inline Vec load(const float* from) {
 inline Vec load(const BFloat16* from) {
   VecHalf half;
   std::memcpy(&half, from, sizeof half);
-  return bits_of<Vec>(__builtin_convertvector(half, VecBits) << 16);
+  return bits_of<Vec>(widened(half) << 16);
 }
 inline void store(float* to, Vec x) { std::memcpy(to, &x, sizeof x); }
 inline void store(BFloat16* to, Vec x) {
   const VecBits bits = bits_of<VecBits>(x);
   const VecBits even = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
   const VecBits nan = (bits >> 16) | 0x40;
-  const VecHalf half = __builtin_convertvector(x != x ? nan : even, VecHalf);
+  const VecHalf half = narrowed(x != x ? nan : even);
   std::memcpy(to, &half, sizeof half);
 }
 
 inline Vec max(Vec a, Vec b) { return a > b ? a : b; }
 
+// Lanes of a and b, which count as one row of lanes, in the order of `at`.
+inline Vec lanes_of(Vec a, Vec b, VecInt at) {
+#if defined(__clang__)
+  Vec to;
+  for (int i = 0; i < kWidth; ++i) to[i] = at[i] < kWidth ? a[at[i]] : b[at[i] - kWidth];
+  return to;
+#else
+  return __builtin_shuffle(a, b, at);
+#endif
+}
+
+inline VecInt count_from(int first, int step) {
+  VecInt to;
+  for (int i = 0; i < kWidth; ++i) to[i] = first + step * i;
+  return to;
+}
+
 inline float sum(Vec x) {
-  float lanes[kWidth];
-  store(lanes, x);
-  for (int n = kWidth / 2; n > 0; n /= 2) {
-    for (int i = 0; i < n; ++i) lanes[i] += lanes[i + n];
-  }
-  return lanes[0];
+  for (int n = kWidth / 2; n > 0; n /= 2) x += lanes_of(x, x, count_from(0, 1) ^ n);
+  return x[0];
 }
 inline float largest(Vec x) {
-  float lanes[kWidth];
-  store(lanes, x);
+  for (int n = kWidth / 2; n > 0; n /= 2) x = max(x, lanes_of(x, x, count_from(0, 1) ^ n));
+  return x[0];
+}
+// The sums of kWidth vectors as one: each step adds neighbours of two, so that a sum costs three
+// instructions, not a chain of them.
+inline Vec sums_of(Vec* v) {
   for (int n = kWidth / 2; n > 0; n /= 2) {
-    for (int i = 0; i < n; ++i) lanes[i] = lanes[i] > lanes[i + n] ? lanes[i] : lanes[i + n];
+    for (int i = 0; i < n; ++i) {
+      v[i] = lanes_of(v[2 * i], v[2 * i + 1], count_from(0, 2)) +
+             lanes_of(v[2 * i], v[2 * i + 1], count_from(1, 2));
+    }
   }
-  return lanes[0];
+  return v[0];
 }
 
 // e^x within 2 units in the last place; 0 below -87 (where floats become subnormal), x ≤ 88.

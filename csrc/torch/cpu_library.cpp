@@ -206,7 +206,9 @@ Tensor linear_cpu(Tensor x, Tensor weight, std::optional<Tensor> bias) {
   const int64_t blocks = (l.out_size + block - 1) / block;
   rows(blocks, std::max<int64_t>(1, 32768 / (block * l.in_size + 1)),
        [&](int64_t first, int64_t last) {
-         kernels.linear(l, first * block, std::min<int64_t>(last * block, l.out_size));
+         const auto scratch = floats(kernels.linear_scratch(l));
+         const int64_t stop = std::min<int64_t>(last * block, l.out_size);
+         kernels.linear(l, first * block, stop, scratch.get());
        });
   return out;
 }
