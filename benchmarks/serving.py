@@ -26,7 +26,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,12 +55,31 @@ class Sizes:
 SMALL = Sizes(requests=4, out_len=8, decode_len=16, batch=4, pages=2)
 
 
-class Work:
-    """Draws requests and times an engine on them."""
+@dataclass(frozen=True, slots=True)
+class Model:
+    """Whose serving is measured."""
 
-    def __init__(self, engine: Engine, sizes: Sizes) -> None:
+    folder: Path
+    sees: bool
+    sizes: Sizes
+
+
+def named_model(name: str) -> Model:
+    """One of ``SHAPES``, or a folder."""
+    folder = shape(name) if name in SHAPES else Path(name)
+    sees = "vision_config" in json.loads((folder / "config.json").read_text())
+    return Model(folder, sees, SMALL if name in ("tiny", "tiny-text") else Sizes())
+
+
+class Work:
+    """Draws requests and times an engine on them; ``pool`` makes what draws pages."""
+
+    def __init__(
+        self, engine: Engine, sizes: Sizes, pool: Callable[[], Executor] = ProcessPoolExecutor
+    ) -> None:
         self.engine = engine
         self.sizes = sizes
+        self._pool = pool
         self._rng = np.random.default_rng(0)
 
     def request(self, images: Sequence[Image.Image], num_tokens: int) -> Request:
@@ -75,7 +94,7 @@ class Work:
     def pages(self, count: int) -> list[Image.Image]:
         """Pages as PNG, not decoded yet."""
         seeds = self._rng.integers(0, 2**31, count).tolist()
-        with ProcessPoolExecutor() as pool:
+        with self._pool() as pool:
             files = list(pool.map(page, seeds, chunksize=8))
         return [Image.open(io.BytesIO(file)) for file in files]
 
@@ -162,21 +181,18 @@ def main() -> None:
     wanted = given.only.split(",")
     if unknown := set(wanted) - set(MEASURES):
         parser.error(f"there is no measure {', '.join(unknown)}; there are {', '.join(MEASURES)}")
-    folder = shape(given.model) if given.model in SHAPES else Path(given.model)
-    sees = "vision_config" in json.loads((folder / "config.json").read_text())
-    sizes = SMALL if given.model in ("tiny", "tiny-text") else Sizes()
-    if given.requests:
-        sizes = Sizes(requests=given.requests)
+    model = named_model(given.model)
+    sizes = Sizes(requests=given.requests) if given.requests else model.sizes
     module, _, name = ENGINES.get(given.engine, given.engine).partition(":")
     start = time.perf_counter()
-    engine = getattr(importlib.import_module(module), name)(folder, json.loads(given.options))
+    engine = getattr(importlib.import_module(module), name)(model.folder, json.loads(given.options))
     print(f"{given.engine} on {given.model}, torch {torch.__version__}: ", end="")
     print(f"ready in {time.perf_counter() - start:.1f} s", flush=True)
     print("| measure | | median | least | greatest |\n| --- | --- | ---: | ---: | ---: |")
     work = Work(engine, sizes)
     for letter in wanted:
         measure, needs_pictures = MEASURES[letter]
-        if needs_pictures and not sees:
+        if needs_pictures and not model.sees:
             continue
         measure(work)
         repeats = [measure(work) for _ in range(given.repeats)]

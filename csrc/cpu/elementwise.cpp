@@ -89,25 +89,30 @@ void norm_row(const RmsNorm& n, int64_t row) {
   }
 }
 
+// silu(gate) · up of a vector; silu is rounded to T before the product, as torch does.
+template <class T>
+Vec gated(Vec gate, Vec up) {
+  const Vec bounded = max(gate, splat(-87.0f));
+  T silu[kWidth];
+  store(silu, gate / (1.0f + exp(-bounded)));
+  return load(silu) * up;
+}
+
 template <class T>
 void gate_row(const SiluMul& s, int64_t row) {
   const T* gate = static_cast<const T*>(s.x) + row * s.x_row_stride;
   const T* up = gate + s.size;
   T* out = static_cast<T*>(s.out) + row * s.size;
-  T gated[kWidth];
-  float lanes[kWidth];
-  for (int i = 0; i < s.size; i += kWidth) {
-    const int count = s.size - i < kWidth ? s.size - i : kWidth;
-    for (int j = 0; j < kWidth; ++j) lanes[j] = j < count ? to_float(gate[i + j]) : 0.0f;
-    const Vec x = count == kWidth ? load(gate + i) : load(lanes);
-    const Vec bounded = max(x, splat(-87.0f));
-    store(gated, x / (1.0f + exp(-bounded)));  // rounded to T before the product, as torch does
-    if (count == kWidth) {
-      store(out + i, load(gated) * load(up + i));
-    } else {
-      for (int j = 0; j < count; ++j) put(out + i + j, to_float(gated[j]) * to_float(up[i + j]));
-    }
+  int i = 0;
+  for (; i + kWidth <= s.size; i += kWidth) {
+    store(out + i, gated<T>(load(gate + i), load(up + i)));
   }
+  if (i == s.size) return;
+  T rest[3][kWidth] = {};
+  std::memcpy(rest[0], gate + i, sizeof(T) * (s.size - i));
+  std::memcpy(rest[1], up + i, sizeof(T) * (s.size - i));
+  store(rest[2], gated<T>(load(rest[0]), load(rest[1])));
+  std::memcpy(out + i, rest[2], sizeof(T) * (s.size - i));
 }
 
 }  // namespace

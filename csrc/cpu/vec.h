@@ -89,6 +89,13 @@ inline Vec load(const BFloat16* from) {
   return bits_of<Vec>(widened(half) << 16);
 }
 inline void store(float* to, Vec x) { std::memcpy(to, &x, sizeof x); }
+#if defined(__AVX512BF16__)
+// The processor's own rounding, which takes numbers below 2^-126 for 0.
+inline void store(BFloat16* to, Vec x) {
+  const __m256bh half = _mm512_cvtneps_pbh(bits_of<__m512>(x));
+  std::memcpy(to, &half, sizeof half);
+}
+#else
 inline void store(BFloat16* to, Vec x) {
   const VecBits bits = bits_of<VecBits>(x);
   const VecBits even = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
@@ -96,6 +103,7 @@ inline void store(BFloat16* to, Vec x) {
   const VecHalf half = narrowed(x != x ? nan : even);
   std::memcpy(to, &half, sizeof half);
 }
+#endif
 
 inline Vec max(Vec a, Vec b) { return a > b ? a : b; }
 

@@ -2,11 +2,13 @@
 #include <atomic>
 #include <cstdlib>
 #include <memory>
+#include <vector>
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
 #include "cpu/kernels.h"
+#include "cpu/program.h"
 #include "torch/arguments.h"
 #include "torch/ops.h"
 
@@ -49,6 +51,25 @@ int64_t grain_of(int64_t row_size) { return std::max<int64_t>(1, 16384 / (row_si
 void supported(const Contract& c, DType dtype, const char* argument) {
   c.require(dtype != DType::kFloat16, argument,
             "has dtype float16; on the CPU allowed are float32 and bfloat16");
+}
+
+// A program as it is recorded. The results so far are kept, so that none takes another's place.
+struct Recording {
+  Program program;
+  std::vector<Tensor> results;
+};
+
+// What is recorded on this thread, or null.
+thread_local std::unique_ptr<Recording> recording;
+
+void note(const Program::Step& step) {
+  if (recording != nullptr) recording->program.add(step, nullptr, 0);
+}
+
+void note(const Program::Step& step, const Tensor& out) {
+  if (recording == nullptr) return;
+  recording->program.add(step, out.const_data_ptr(), out.numel() * out.element_size());
+  recording->results.push_back(out);
 }
 
 // What the batch points at lies within what is there: a wrong index must not read elsewhere.
@@ -106,6 +127,7 @@ Tensor paged_attention_cpu(Tensor q, Tensor kv, Tensor query_start, Tensor seq_l
   supported(c, a.dtype, "q");
   check_batch(c, a, kv.size(1));
   run_attention(a);
+  note(a, out);
   return out;
 }
 
@@ -129,6 +151,7 @@ void run_store(const Contract& c, const RopeStore& s, int64_t num_slots) {
   const int64_t heads = s.num_heads + 2 * s.num_kv_heads;
   rows(s.num_tokens, grain_of(heads * s.head_size),
        [&](int64_t first, int64_t last) { cpu_kernels().rope_store(s, first, last); });
+  note(s);
 }
 
 void store_kv_cpu(Tensor k, Tensor v, Tensor kv, Tensor slot_mapping) {
@@ -149,6 +172,7 @@ Tensor run_norm(const char* op, const Tensor& x, const std::optional<Tensor>& re
   supported(Contract(op), n.dtype, "x");
   rows(n.rows, grain_of(n.size),
        [&](int64_t first, int64_t last) { cpu_kernels().rms_norm(n, first, last); });
+  note(n, out);
   return out;
 }
 
@@ -169,6 +193,7 @@ Tensor silu_mul_cpu(Tensor x) {
   supported(c, s.dtype, "x");
   rows(s.rows, grain_of(4 * s.size),
        [&](int64_t first, int64_t last) { cpu_kernels().silu_mul(s, first, last); });
+  note(s, out);
   return out;
 }
 
@@ -210,6 +235,7 @@ Tensor linear_cpu(Tensor x, Tensor weight, std::optional<Tensor> bias) {
          const int64_t stop = std::min<int64_t>(last * block, l.out_size);
          kernels.linear(l, first * block, stop, scratch.get());
        });
+  note(l, out);
   return out;
 }
 
@@ -232,11 +258,48 @@ STABLE_TORCH_LIBRARY_IMPL(sensorium, CPU, m) {
   m.impl("linear", TORCH_BOX(&sensorium::linear_cpu));
 }
 
-extern "C" __attribute__((visibility("default"))) const char* sensorium_cpu_level() {
-  return sensorium::cpu_kernels().level;
-}
+#define SENSORIUM_EXPORT extern "C" __attribute__((visibility("default")))
+
+SENSORIUM_EXPORT const char* sensorium_cpu_level() { return sensorium::cpu_kernels().level; }
 
 // Tests try every level; 0: this processor or library hasn't got it.
-extern "C" __attribute__((visibility("default"))) int sensorium_cpu_force(const char* level) {
+SENSORIUM_EXPORT int sensorium_cpu_force(const char* level) {
   return sensorium::force_cpu_level(level) ? 1 : 0;
+}
+
+// Programs, for ops/program.py, which says what they are for.
+
+// From now on this thread's ops are recorded, besides being carried out.
+SENSORIUM_EXPORT void sensorium_record_begin() {
+  sensorium::recording = std::make_unique<sensorium::Recording>();
+}
+
+SENSORIUM_EXPORT void sensorium_record_cancel() { sensorium::recording.reset(); }
+
+// Ends the recording; `bytes`: what it needs to keep the result at `kept`. Null: no op wrote that.
+SENSORIUM_EXPORT void* sensorium_record_end(const void* kept, int64_t* bytes) {
+  auto ended = std::move(sensorium::recording);
+  if (ended == nullptr) return nullptr;
+  *bytes = ended->program.lay_out(kept);
+  return *bytes < 0 ? nullptr : ended.release();
+}
+
+// Moves the results into memory; returns where the kept one lies in it.
+SENSORIUM_EXPORT int64_t sensorium_program_place(void* program, void* memory) {
+  auto* recorded = static_cast<sensorium::Recording*>(program);
+  const int64_t kept = recorded->program.place(static_cast<char*>(memory));
+  recorded->results.clear();
+  return kept;
+}
+
+SENSORIUM_EXPORT void sensorium_program_run(void* program) {
+  auto& recorded = static_cast<sensorium::Recording*>(program)->program;
+  const int threads = static_cast<int>(torch::stable::get_num_threads());
+  recorded.prepare(threads);
+  sensorium::Team team(threads);
+  torch::stable::parallel_for(0, threads, 1, [&](int64_t, int64_t) { recorded.work(team); });
+}
+
+SENSORIUM_EXPORT void sensorium_program_free(void* program) {
+  delete static_cast<sensorium::Recording*>(program);
 }

@@ -101,7 +101,8 @@ def test_an_item_does_not_depend_on_its_batch_mates(
     together = tower(items)
     attention.assert_ran(*TOWER)
     for item, out in zip(items, together, strict=True):
-        torch.testing.assert_close(tower([item])[0].embeds, out.embeds, atol=1e-6, rtol=1e-6)
+        # A product of few rows sums in another order than one of many.
+        torch.testing.assert_close(tower([item])[0].embeds, out.embeds, atol=1e-5, rtol=1e-5)
     assert tower([]) == []
 
 

@@ -25,6 +25,9 @@ from sensorium.ops import (
     linear,
 )
 
+#: (cos, sin) of most layers, and of those with a window.
+RopeTables = tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]
+
 
 @dataclass(frozen=True, slots=True)
 class DeepRows:
@@ -127,11 +130,27 @@ class Decoder(nn.Module):
         Returns:
             (N, hidden): the last layer's output, normalised.
         """
+        return self.through_layers(hidden, self.rope_tables(positions), kv_cache, batch, deep)
+
+    def rope_tables(self, positions: Tensor) -> RopeTables:
+        """Cosines and sines, (N, turned/2) each: of most layers, and of those with a window."""
         tables = self.rope.tables(positions, self.dtype)
-        local = tables if self.local_rope is None else self.local_rope.tables(positions, self.dtype)
+        if self.local_rope is None:
+            return tables, tables
+        return tables, self.local_rope.tables(positions, self.dtype)
+
+    def through_layers(
+        self,
+        hidden: Tensor,
+        tables: RopeTables,
+        kv_cache: Tensor,
+        batch: AttentionBatch,
+        deep: DeepRows | None = None,
+    ) -> Tensor:
+        """``forward`` with the positions' ``rope_tables``."""
         residual: Tensor | None = None
         for i, layer in enumerate(self.layers):
-            cos, sin = tables if layer.window is None else local
+            cos, sin = tables[0] if layer.window is None else tables[1]
             hidden, residual = layer(hidden, residual, cos, sin, kv_cache[i], batch)
             if deep is not None and i < len(deep.values):
                 hidden = hidden.index_add(0, deep.rows, deep.values[i])

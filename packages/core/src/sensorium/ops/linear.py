@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,6 +52,6 @@ def _is_faster(x: Tensor, weight: Tensor) -> bool:
 def max_rows(dtype: torch.dtype) -> int:
     """Rows up to which the extension's product is used on this machine."""
     # torch 2.10 does not say yet what the processor has.
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     most = MAX_ROWS.get(dtype, 0)
     return min(most, MAX_ROWS_BESIDE_TILES) if capabilities.get("amx_bf16") else most

@@ -72,19 +72,17 @@ class DecodeGraphs:
         # The largest first: the others then fit into the memory that it took.
         self._graphs = {size: self._capture(size) for size in reversed(self._sizes)}
 
-    @property
-    def max_size(self) -> int:
-        """Sequences of the largest graph."""
-        return self._sizes[-1]
-
-    def run(self, chunks: Sequence[Chunk], running: Sequence[RunningRequest]) -> Tensor:
+    def run(self, chunks: Sequence[Chunk], running: Sequence[RunningRequest]) -> Tensor | None:
         """Decodes one token for each chunk; their pages stand in the tables already.
 
         Returns:
-            (len(chunks), hidden): the decoder's output. The next call overwrites it.
+            (len(chunks), hidden): the decoder's output, which the next call overwrites. None: there
+            is no graph of so many sequences.
         """
         count = len(chunks)
-        size = next(size for size in self._sizes if size >= count)
+        size = next((size for size in self._sizes if size >= count), None)
+        if size is None:
+            return None
         rows = np.zeros((4, size), dtype=np.int32)
         rows[1, count:] = self._spare_slot
         rows[0, :count] = [chunk.token_ids[0] for chunk in chunks]

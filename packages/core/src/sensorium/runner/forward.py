@@ -18,6 +18,7 @@ from torch import Tensor
 from sensorium.models.decoder import Decoder, DeepRows
 from sensorium.runner.batch import EmbeddedRows, FlatBatch, embedded_rows, flatten
 from sensorium.runner.decode_graphs import DecodeGraphs, is_decode
+from sensorium.runner.decode_programs import DecodePrograms
 from sensorium.runner.embeddings import Embeddings
 from sensorium.runner.page_tables import PageTables
 from sensorium.runner.request_state import RunningRequest
@@ -77,11 +78,12 @@ class ForwardPass:
         self._tables = PageTables(num_slots, max_pages, kv_cache.shape[2] - 1, device)
         self._last_tokens = torch.zeros(num_slots + 1, dtype=torch.long, device=device)
         self._counts: TokenCounts | None = None
-        self._graphs: DecodeGraphs | None = None
+        self._recorded: DecodeGraphs | DecodePrograms | None = None
 
-    def capture(self, sizes: Sequence[int]) -> None:
-        """Captures graphs of these numbers of sequences."""
-        self._graphs = DecodeGraphs(
+    def record(self, sizes: Sequence[int]) -> None:
+        """Decodes in graphs (on CUDA, captured now) or programs of these numbers of sequences."""
+        kind = DecodeGraphs if self._kv_cache.is_cuda else DecodePrograms
+        self._recorded = kind(
             self._decoder,
             self._kv_cache,
             self._tables,
@@ -107,9 +109,9 @@ class ForwardPass:
             of.take(chunk)
             if self._counts is not None and of.needs_counts:
                 self._counts.take(of)
-        if self._can_replay(chunks, running):
-            assert self._graphs is not None
-            return Outcome(self._choose(self._graphs.run(chunks, running), running))
+        replayed = self._replay(chunks, running)
+        if replayed is not None:
+            return Outcome(self._choose(replayed, running))
         flat = flatten(
             chunks,
             running,
@@ -136,12 +138,14 @@ class ForwardPass:
             ends = ends[upload_list(kept, torch.long, ends.device)]
         return Outcome(self._choose(ends, ending) if ending else None, prompts, pooled)
 
-    def _can_replay(self, chunks: Sequence[Chunk], running: Sequence[RunningRequest]) -> bool:
-        return (
-            self._graphs is not None
-            and len(chunks) <= self._graphs.max_size
-            and all(c.samples and is_decode(c, of) for c, of in zip(chunks, running, strict=True))
-        )
+    def _replay(self, chunks: Sequence[Chunk], running: Sequence[RunningRequest]) -> Tensor | None:
+        """The decoder's output of a step that decodes one token for each; None for others."""
+        if self._recorded is None:
+            return None
+        pairs = zip(chunks, running, strict=True)
+        if not all(chunk.samples and is_decode(chunk, of) for chunk, of in pairs):
+            return None
+        return self._recorded.run(chunks, running)
 
     def _choose(self, hidden: Tensor, running: Sequence[RunningRequest]) -> Choice:
         """A token for each row (S, hidden), noted where the next step will look for it."""

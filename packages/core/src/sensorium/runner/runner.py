@@ -24,6 +24,7 @@ from sensorium.decoder_config import DecoderConfig
 from sensorium.errors import ConfigError, EngineError
 from sensorium.models.decoder import Decoder
 from sensorium.models.load import load_model
+from sensorium.ops import extension
 from sensorium.plugins import EncoderContext, EncoderSpec, MediaAdapter, ModelFamily
 from sensorium.runner import memory
 from sensorium.runner.batch import embedded_rows
@@ -32,6 +33,7 @@ from sensorium.runner.device import choose_device, choose_dtype
 from sensorium.runner.embeddings import MAX_ROWS, Embeddings, Encoded
 from sensorium.runner.forward import ForwardPass, Outcome
 from sensorium.runner.fullest_step import fullest_steps
+from sensorium.runner.huge_pages import move_into_huge_pages
 from sensorium.runner.pending_step import PendingStep
 from sensorium.runner.request_state import RunningRequest
 from sensorium.types import Batch, Chunk, EngineItem, EngineRequest, StepOutput
@@ -114,6 +116,8 @@ class Runner:
                 download_dir=config.download_dir,
                 dummy_seed=config.seed if config.load_format == "dummy" else None,
             )
+            if self.device.type == "cpu":
+                move_into_huge_pages(self._decoder)
         levels = {name: _num_levels(specs[name], checkpoint.config, decoder) for name in used}
         self._embeddings = Embeddings(
             encoders,
@@ -133,9 +137,9 @@ class Runner:
         self.num_pages, self.max_model_len = memory.fit(config, self.kv_shape, kv_bytes, context)
         self._kv_cache = self._allocate(self.num_pages)
         self._forward = self._forward_pass(self._kv_cache, self.max_model_len)
-        if self._captures(config):
+        if self._records(config):
             with torch.inference_mode():
-                self._forward.capture(batch_sizes(config.max_num_seqs))
+                self._forward.record(batch_sizes(config.max_num_seqs))
         logger.info(
             "%s in %s on %s: %d pages of %d tokens, context %d, %s, attention %s",
             checkpoint.architecture,
@@ -144,7 +148,7 @@ class Runner:
             self.num_pages,
             config.page_size,
             self.max_model_len,
-            "decode in graphs" if self._captures(config) else "no graphs",
+            "decode recorded" if self._records(config) else "decode not recorded",
             self._decoder.attention.describe(),
         )
 
@@ -274,17 +278,20 @@ class Runner:
             for of in running:
                 forward.start(of)
             forward.compute(chunks, running)
-        if not self._captures(config):
+        if not self._records(config):
             return 0
         free_before, _ = torch.cuda.mem_get_info(self.device)
-        forward.capture([config.max_num_seqs])
+        forward.record([config.max_num_seqs])
         free_after, _ = torch.cuda.mem_get_info(self.device)
         return max(0, free_before - free_after)
 
-    def _captures(self, config: EngineConfig) -> bool:
-        backends = self._decoder.attention.of.values()
-        captured = all(backend.captures for backend in backends)
-        return self.device.type == "cuda" and captured and not config.enforce_eager
+    def _records(self, config: EngineConfig) -> bool:
+        """Whether steps that decode are recorded once and then replayed."""
+        if config.enforce_eager:
+            return False
+        if self.device.type == "cuda":
+            return all(backend.captures for backend in self._decoder.attention.of.values())
+        return extension.lack(self.device, self.dtype) is None
 
     def _forward_pass(self, kv_cache: Tensor, max_len: int) -> ForwardPass:
         return ForwardPass(

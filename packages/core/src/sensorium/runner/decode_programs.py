@@ -1,0 +1,166 @@
+"""``DecodePrograms``: on the CPU, the pass of steps in which every sequence decodes one token.
+
+Like ``DecodeGraphs``, with ``Program`` in a graph's place. A batch size is recorded when it first
+comes, by the step that needs it; a step takes the next larger size, and the rows that are left over
+decode a token nobody asked for into a page that nobody reads. What no program can do (a layer of
+plain torch) goes on as every other step.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sensorium.models.decoder import Decoder, RopeTables
+from sensorium.ops import AttentionBatch
+from sensorium.ops.program import NotRecordedError, Program
+from sensorium.runner.page_tables import PageTables
+from sensorium.runner.request_state import RunningRequest
+from sensorium.types import Chunk
+
+logger = logging.getLogger("sensorium.runner")
+
+#: Sequences of the largest program: with more, a step's work is long beside what it costs to ask
+#: for it.
+MAX_SIZE = 64
+
+
+class DecodePrograms:
+    """Programs over one decoder, KV cache and set of tables.
+
+    Args:
+        last_tokens: (num_slots + 1,) int64: what each slot's request sampled last.
+        axes: of positions.
+        sizes: of batches; those above ``MAX_SIZE`` are left to others.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        kv_cache: Tensor,
+        tables: PageTables,
+        last_tokens: Tensor,
+        *,
+        axes: int,
+        page_size: int,
+        sizes: Sequence[int],
+    ) -> None:
+        self._decoder = decoder
+        self._kv_cache = kv_cache
+        self._tables = tables
+        self._last_tokens = last_tokens
+        self._axes = axes
+        self._page_size = page_size
+        self._sizes = sorted({min(size, MAX_SIZE) for size in sizes})
+        self._programs: dict[int, tuple[_Inputs, Program] | None] = {}
+
+    def run(self, chunks: Sequence[Chunk], running: Sequence[RunningRequest]) -> Tensor | None:
+        """Decodes one token for each chunk; their pages stand in the tables already.
+
+        Returns:
+            (len(chunks), hidden): the decoder's output, which the next call overwrites. None: there
+            is no program for so many sequences.
+        """
+        count = len(chunks)
+        size = next((size for size in self._sizes if size >= count), None)
+        if size is None:
+            return None
+        if size not in self._programs:
+            return self._record(size, chunks, running)
+        recorded = self._programs[size]
+        if recorded is None:
+            return None
+        inputs, program = recorded
+        self._fill(inputs, chunks, running)
+        return program.run()[:count]
+
+    def _record(
+        self, size: int, chunks: Sequence[Chunk], running: Sequence[RunningRequest]
+    ) -> Tensor | None:
+        """Computes a step as the first of its size."""
+        self._programs[size] = None
+        inputs = self._inputs(size)
+        self._fill(inputs, chunks, running)
+        batch = AttentionBatch(
+            query_start=inputs.query_start,
+            seq_lens=inputs.seq_lens,
+            page_table=inputs.page_table,
+            slot_mapping=inputs.slot_mapping,
+            max_query_len=1,
+            max_seq_len=inputs.page_table.shape[1] * self._page_size,
+            lengths=(),
+        )
+        layers = self._decoder.through_layers
+        try:
+            program = Program(
+                lambda: layers(inputs.hidden, inputs.rope_tables, self._kv_cache, batch)
+            )
+        except NotRecordedError as error:
+            logger.info("decoding %d sequences is not recorded: %s", size, error)
+            return None
+        self._programs[size] = inputs, program
+        return program.result[: len(chunks)]
+
+    def _inputs(self, size: int) -> _Inputs:
+        hidden = torch.zeros(size, self._decoder.config.hidden_size, dtype=self._decoder.dtype)
+        return _Inputs(
+            hidden,
+            self._decoder.rope_tables(torch.zeros(self._axes, size, dtype=torch.long)),
+            query_start=torch.arange(size + 1, dtype=torch.int32),
+            slot_mapping=torch.zeros(size, dtype=torch.long),
+            seq_lens=torch.ones(size, dtype=torch.int32),
+            page_table=torch.zeros(size, self._tables.on_device.shape[1], dtype=torch.int32),
+        )
+
+    def _fill(
+        self, inputs: _Inputs, chunks: Sequence[Chunk], running: Sequence[RunningRequest]
+    ) -> None:
+        """A step's rows, and rows that nobody asked for: a first token each, in the spare page."""
+        tables = self._tables.on_device.numpy()
+        count, size = len(chunks), len(inputs.hidden)
+        given, index, position = np.zeros((3, size), dtype=np.int64)
+        slots = np.full(size, len(tables) - 1)
+        given[:count] = [chunk.token_ids[0] for chunk in chunks]
+        slots[:count] = [of.slot for of in running]
+        index[:count] = [chunk.start for chunk in chunks]
+        position[:count] = [of.request.position_delta for of in running]
+        position += index
+        token_ids = np.where(given < 0, self._last_tokens.numpy()[slots], given)
+        pages = tables[slots, index // self._page_size].astype(np.int64)
+        num_pages = int(index.max()) // self._page_size + 1
+        inputs.page_table.numpy()[:, :num_pages] = tables[slots, :num_pages]
+        inputs.slot_mapping.numpy()[:] = pages * self._page_size + index % self._page_size
+        inputs.seq_lens.numpy()[:] = index + 1
+        inputs.hidden.copy_(self._decoder.embed(torch.from_numpy(token_ids)))
+        positions = torch.from_numpy(position).expand(self._axes, size)
+        copied = zip(
+            itertools.chain(*inputs.rope_tables),
+            itertools.chain(*self._decoder.rope_tables(positions)),
+            strict=True,
+        )
+        for kept, new in copied:
+            kept.copy_(new)
+
+
+@dataclass(frozen=True, slots=True)
+class _Inputs:
+    """What a program reads, where it lay when it was recorded.
+
+    Attributes:
+        hidden: (size, hidden): the tokens' embeddings; the program changes them.
+        rope_tables: of the tokens' positions.
+        query_start, slot_mapping, seq_lens, page_table: as in ``AttentionBatch``.
+    """
+
+    hidden: Tensor
+    rope_tables: RopeTables
+    query_start: Tensor
+    slot_mapping: Tensor
+    seq_lens: Tensor
+    page_table: Tensor

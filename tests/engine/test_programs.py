@@ -1,0 +1,100 @@
+"""On the CPU, decoding by recorded programs answers as decoding without them does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from text_checkpoints import make_text
+from tiny_checkpoints import make_llama
+
+from sensorium import LLM, SamplingParams
+from sensorium.ops import extension
+
+pytestmark = pytest.mark.skipif(
+    extension.lack(torch.device("cpu"), torch.float32) is not None, reason="no extension"
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_llama(tmp_path_factory.mktemp("llama"), seed=4)
+
+
+#: 16 pages of 16 tokens in 3 layers of 2 heads of 16: some sequences are preempted.
+FEW_PAGES = {"kv_cache_memory_bytes": 16 * 2 * 3 * 2 * 16 * 16 * 4}
+
+
+def prompts() -> list[list[int]]:
+    rng = np.random.default_rng(1)
+    return [rng.integers(3, 256, n).tolist() for n in (1, 2, 15, 16, 17, 40, 100, 3, 31)]
+
+
+def params() -> list[SamplingParams]:
+    """Greedy and drawn, of different lengths, so that steps shrink through all sizes."""
+    return [
+        SamplingParams(
+            temperature=0.8 if i % 3 else 0.0,
+            seed=i,
+            presence_penalty=0.3 if i % 4 == 1 else 0.0,
+            max_tokens=6 + 4 * i,
+            ignore_eos=True,
+            logprobs=1,
+        )
+        for i in range(len(prompts()))
+    ]
+
+
+def answers(folder: Path, **options: Any) -> tuple[list[Any], dict[int, bool]]:
+    """And which sizes were decoded in a program; {} without any."""
+    options |= {"device": "cpu", "dtype": "float32", "max_model_len": 256}
+    with LLM(folder, **options) as llm:
+        outputs = llm.generate(prompts(), params(), use_tqdm=False)
+        llm.check_integrity()
+        recorded = llm._engine._client._core.runner._forward._recorded  # type: ignore[attr-defined]
+        sizes = {} if recorded is None else recorded._programs
+    return [output.outputs[0] for output in outputs], {
+        size: program is not None for size, program in sizes.items()
+    }
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"max_num_seqs": 3}, {"max_num_batched_tokens": 16}, FEW_PAGES]
+)
+def test_answers_are_those_without_programs(folder: Path, options: dict[str, Any]) -> None:
+    recorded, sizes = answers(folder, **options)
+    eager, none = answers(folder, enforce_eager=True, **options)
+    assert none == {}
+    assert {1, 2} <= sizes.keys()
+    assert all(sizes.values())
+    for a, b in zip(recorded, eager, strict=True):
+        assert a.token_ids == b.token_ids
+        assert a.cumulative_logprob == pytest.approx(b.cumulative_logprob, abs=1e-3)
+
+
+def test_a_step_larger_than_any_program_is_computed_without(folder: Path) -> None:
+    few = [{"prompt_token_ids": [5, i]} for i in range(3, 73)]
+    sampling = SamplingParams(temperature=0.0, max_tokens=4, ignore_eos=True)
+    found = []
+    for eager in (False, True):
+        with LLM(folder, device="cpu", dtype="float32", enforce_eager=eager) as llm:
+            outputs = llm.generate(few, sampling, use_tqdm=False)
+        found.append([output.outputs[0].token_ids for output in outputs])
+    assert found[0] == found[1]
+
+
+def test_layers_that_no_program_knows_are_computed_without(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Gemma's gate is a GELU of plain torch."""
+    caplog.set_level("INFO", "sensorium.runner")
+    gemma = make_text(tmp_path, "gemma 2")
+    recorded, sizes = answers(gemma)
+    assert sizes
+    assert not any(sizes.values())
+    assert "is not recorded: it calls aten::gelu" in caplog.text
+    eager, _ = answers(gemma, enforce_eager=True)
+    assert [a.token_ids for a in recorded] == [b.token_ids for b in eager]
