@@ -117,7 +117,7 @@ def gpu(session: nox.Session) -> None:
     shared = [ROOT / name for name in ("tests", "examples", "benchmarks", "docs")]
     for folder in [*test_folders, *shared]:
         if folder.is_dir():
-            ignored = shutil.ignore_patterns("__pycache__", "results")
+            ignored = shutil.ignore_patterns("__pycache__", ".*_cache", "results")
             shutil.copytree(folder, GPU / folder.relative_to(ROOT), ignore=ignored)
     size_mib = sum(file.stat().st_size for file in GPU.rglob("*") if file.is_file()) / 2**20
     session.log(f"{GPU.name}/ is packed ({size_mib:.1f} MiB); there: bash {GPU.name}/run.sh")

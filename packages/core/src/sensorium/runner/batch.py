@@ -171,6 +171,8 @@ def _reach(chunks: Sequence[Chunk], running: Sequence[RunningRequest]) -> np.nda
 
     A span counts once all of it is computed; non-causal ones are atomic and never cut.
     """
+    if not any(span.non_causal for of in running for span in of.request.spans):
+        return None
     parts, found = [], False
     for chunk, of in zip(chunks, running, strict=True):
         index = np.arange(chunk.start, chunk.stop, dtype=np.int32)
