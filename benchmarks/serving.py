@@ -27,7 +27,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -182,7 +182,7 @@ def main() -> None:
     if unknown := set(wanted) - set(MEASURES):
         parser.error(f"there is no measure {', '.join(unknown)}; there are {', '.join(MEASURES)}")
     model = named_model(given.model)
-    sizes = Sizes(requests=given.requests) if given.requests else model.sizes
+    sizes = replace(model.sizes, requests=given.requests or model.sizes.requests)
     module, _, name = ENGINES.get(given.engine, given.engine).partition(":")
     start = time.perf_counter()
     engine = getattr(importlib.import_module(module), name)(model.folder, json.loads(given.options))

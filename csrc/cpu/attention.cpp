@@ -35,7 +35,6 @@ struct Tile {
   float *keys = nullptr, *values = nullptr;                       // (size, kKeys), (kKeys, size)
   float *most = nullptr, *sum = nullptr;                          // (rows)
   Run* seen = nullptr;                                            // (rows)
-
 };
 
 // Where the keys and values of a block lie; behind the last one that one again, up to whole vectors.

@@ -40,7 +40,7 @@ def params() -> list[SamplingParams]:
             temperature=0.8 if i % 3 else 0.0,
             seed=i,
             presence_penalty=0.3 if i % 4 == 1 else 0.0,
-            max_tokens=6 + 4 * i,
+            max_tokens=10 + 8 * i,
             ignore_eos=True,
             logprobs=1,
         )
@@ -56,9 +56,11 @@ def answers(folder: Path, **options: Any) -> tuple[list[Any], dict[int, bool]]:
         llm.check_integrity()
         recorded = llm._engine._client._core.runner._forward._recorded  # type: ignore[attr-defined]
         sizes = {} if recorded is None else recorded._programs
-    return [output.outputs[0] for output in outputs], {
-        size: program is not None for size, program in sizes.items()
-    }
+    return outputs, {size: program is not None for size, program in sizes.items()}
+
+
+def token_ids(outputs: list[Any]) -> list[Any]:
+    return [output.outputs[0].token_ids for output in outputs]
 
 
 @pytest.mark.parametrize(
@@ -70,9 +72,12 @@ def test_answers_are_those_without_programs(folder: Path, options: dict[str, Any
     assert none == {}
     assert {1, 2} <= sizes.keys()
     assert all(sizes.values())
+    assert token_ids(recorded) == token_ids(eager)
     for a, b in zip(recorded, eager, strict=True):
-        assert a.token_ids == b.token_ids
-        assert a.cumulative_logprob == pytest.approx(b.cumulative_logprob, abs=1e-3)
+        found, wanted = (output.outputs[0].cumulative_logprob for output in (a, b))
+        assert found == pytest.approx(wanted, abs=1e-3)
+    preempted = any(output.metrics.num_preemptions for output in recorded)
+    assert preempted == (options is FEW_PAGES)
 
 
 def test_a_step_larger_than_any_program_is_computed_without(folder: Path) -> None:
@@ -82,7 +87,7 @@ def test_a_step_larger_than_any_program_is_computed_without(folder: Path) -> Non
     for eager in (False, True):
         with LLM(folder, device="cpu", dtype="float32", enforce_eager=eager) as llm:
             outputs = llm.generate(few, sampling, use_tqdm=False)
-        found.append([output.outputs[0].token_ids for output in outputs])
+        found.append(token_ids(outputs))
     assert found[0] == found[1]
 
 
@@ -97,4 +102,4 @@ def test_layers_that_no_program_knows_are_computed_without(
     assert not any(sizes.values())
     assert "is not recorded: it calls aten::gelu" in caplog.text
     eager, _ = answers(gemma, enforce_eager=True)
-    assert [a.token_ids for a in recorded] == [b.token_ids for b in eager]
+    assert token_ids(recorded) == token_ids(eager)

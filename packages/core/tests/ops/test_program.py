@@ -95,6 +95,12 @@ class Layers:
         return add_rms_norm(x, residual, self.norm, 1e-6)[0]
 
 
+def same(out: Tensor, wanted: Tensor) -> None:
+    """But for rounding: how attention's keys are split depends on threads and on bounds."""
+    tolerance = {torch.float32: 2e-5, torch.bfloat16: 2**-5}[out.dtype]
+    torch.testing.assert_close(out, wanted, rtol=tolerance, atol=tolerance)
+
+
 @contextlib.contextmanager
 def threads(count: int) -> Iterator[None]:
     before = torch.get_num_threads()
@@ -131,8 +137,8 @@ def test_a_program_does_what_its_ops_do(
         for i in range(3):
             out, kv = wanted(layers, (seed + i) % 2**31)
             layers.fill((seed + i) % 2**31)
-            torch.testing.assert_close(program.run(), out)
-            torch.testing.assert_close(layers.kv, kv)
+            same(program.run(), out)
+            same(layers.kv, kv)
 
 
 @pytest.mark.parametrize("level", cpu_levels())
@@ -143,7 +149,7 @@ def test_at_every_level_of_instructions(level: str) -> None:
         program = Program(layers)
         out, _ = wanted(layers, 2)
         layers.fill(2)
-        assert torch.equal(program.run(), out)
+        same(program.run(), out)
 
 
 def test_other_numbers_of_threads_than_it_was_recorded_with() -> None:
@@ -155,7 +161,7 @@ def test_other_numbers_of_threads_than_it_was_recorded_with() -> None:
         with threads(count):
             out, _ = wanted(layers, count)
             layers.fill(count)
-            torch.testing.assert_close(program.run(), out)
+            same(program.run(), out)
 
 
 def test_results_that_are_needed_no_more_make_room_for_others() -> None:
@@ -191,6 +197,8 @@ X = torch.ones(2, 8)
         (lambda: linear(X.clone(), X), "it calls aten::clone"),
         (lambda: X, "its result is no op's result"),
         (lambda: X.view(16), "its result is no op's result"),
+        (lambda: linear(X, X)[1:], "its result is a part"),
+        (lambda: linear(X, X).t(), "its result is a part or another view"),
     ],
 )
 def test_what_no_program_can_do_is_refused(function: Callable[[], Tensor], sentence: str) -> None:

@@ -51,7 +51,8 @@ class Program:
         result: what the function returned, a tensor that ``run`` writes anew.
 
     Raises:
-        NotRecordedError: the function does something else with tensors, or returns no op's result.
+        NotRecordedError: the function does something else with tensors, or doesn't return the whole
+            result of an op.
     """
 
     def __init__(self, function: Callable[[], Tensor]) -> None:
@@ -61,6 +62,8 @@ class Program:
         try:
             with _OnlyRecorded():  # type: ignore[no-untyped-call]
                 result = function()
+            if result.nbytes != result.untyped_storage().nbytes() or not result.is_contiguous():
+                raise NotRecordedError("its result is a part or another view of an op's result")
         except BaseException:
             library.sensorium_record_cancel()
             raise

@@ -37,7 +37,7 @@ class DecodePrograms:
     Args:
         last_tokens: (num_slots + 1,) int64: what each slot's request sampled last.
         axes: of positions.
-        sizes: of batches; those above ``MAX_SIZE`` are left to others.
+        sizes: of batches; of larger ones than ``MAX_SIZE`` that one takes the place.
     """
 
     def __init__(
