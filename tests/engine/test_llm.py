@@ -68,7 +68,7 @@ def test_close_ends_running_requests_with_an_error(text_model: Path, engine_proc
 
     def run() -> None:
         try:
-            llm.generate(["a"] * 4, LONG, use_tqdm=False)
+            llm.generate(["a"] * 64, LONG, use_tqdm=False)
         except BaseException as error:
             errors.append(error)
 
@@ -113,7 +113,7 @@ def test_ctrl_c_aborts_and_leaves_the_engine_usable(llm: LLM) -> None:
     timer = threading.Timer(0.4, _thread.interrupt_main)
     timer.start()
     with pytest.raises(KeyboardInterrupt):
-        llm.generate(["interrupted"] * 4, LONG, use_tqdm=False)
+        llm.generate(["interrupted"] * 64, LONG, use_tqdm=False)
     assert len(texts(llm, "afterwards")) == 1
     llm.check_integrity()
     assert llm.reset_prefix_cache() is True, "an aborted request still holds pages"

@@ -185,7 +185,7 @@ def test_ctrl_c_aborts_and_leaves_the_engine_usable(llm: LLM) -> None:
     pid = pid_of(llm)
     threading.Timer(0.3, _thread.interrupt_main).start()
     with pytest.raises(KeyboardInterrupt):
-        llm.generate(["interrupted"] * 4, LONG, use_tqdm=False)
+        llm.generate(["interrupted"] * 64, LONG, use_tqdm=False)
     os.kill(pid, signal.SIGINT)  # as a terminal would send it to a whole group
     assert len(answers(llm, "afterwards")) == 1
     assert pid_of(llm) == pid
