@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from meeting import let_requests_meet
 from text_checkpoints import make_text
 from tiny_checkpoints import make_llama
 
@@ -52,6 +53,8 @@ def answers(folder: Path, **options: Any) -> tuple[list[Any], dict[int, bool]]:
     """And which sizes were decoded in a program; {} without any."""
     options |= {"device": "cpu", "dtype": "float32", "max_model_len": 256}
     with LLM(folder, **options) as llm:
+        if "kv_cache_memory_bytes" in options:
+            let_requests_meet(llm, len(prompts()))
         outputs = llm.generate(prompts(), params(), use_tqdm=False)
         llm.check_integrity()
         recorded = llm._engine._client._core.runner._forward._recorded  # type: ignore[attr-defined]
