@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from endless import ROOM
 from tiny_checkpoints import make_qwen2
 
 from sensorium import LLM
@@ -22,7 +23,7 @@ def text_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def llm(text_model: Path) -> Iterator[LLM]:
     """A running engine whose books must balance when its tests have ended."""
     # In a thread wherever it runs: some tests reach into it.
-    with LLM(text_model, dtype="float32", max_model_len=512, engine_process=False) as engine:
+    with LLM(text_model, dtype="float32", engine_process=False, **ROOM) as engine:
         yield engine
         engine.check_integrity()
 

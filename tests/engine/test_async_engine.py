@@ -8,16 +8,16 @@ import threading
 from pathlib import Path
 
 import pytest
+from endless import ENDLESS, ROOM
 
 from sensorium import AsyncEngine, EngineClosedError, RequestError, SamplingParams
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=12, ignore_eos=True)
-LONG = SamplingParams(temperature=0.0, max_tokens=400, ignore_eos=True)
 
 
 @pytest.fixture(scope="module")
 def engine(text_model: Path):  # type: ignore[no-untyped-def]
-    with AsyncEngine(text_model, dtype="float32", max_model_len=512) as running:
+    with AsyncEngine(text_model, dtype="float32", **ROOM) as running:
         yield running
         asyncio.run(running.check_integrity())
 
@@ -33,7 +33,7 @@ async def test_outputs_grow_and_end_finished(engine: AsyncEngine) -> None:
 
 
 async def test_leaving_early_aborts(engine: AsyncEngine) -> None:
-    stream = engine.generate("a long story", LONG)
+    stream = engine.generate("a long story", ENDLESS)
     async for output in stream:
         if len(output.outputs[0].token_ids) >= 3:
             break
@@ -44,7 +44,7 @@ async def test_leaving_early_aborts(engine: AsyncEngine) -> None:
 
 async def test_cancellation_aborts(engine: AsyncEngine) -> None:
     async def consume() -> None:
-        async for _ in engine.generate("cancelled", LONG):
+        async for _ in engine.generate("cancelled", ENDLESS):
             pass
 
     task = asyncio.create_task(consume())
@@ -56,7 +56,7 @@ async def test_cancellation_aborts(engine: AsyncEngine) -> None:
 
 
 async def test_an_id_runs_once_at_a_time(engine: AsyncEngine) -> None:
-    first = engine.generate("one", LONG, request_id="same")
+    first = engine.generate("one", ENDLESS, request_id="same")
     await anext(first)
     with pytest.raises(RequestError, match="same"):
         await anext(engine.generate("two", GREEDY, request_id="same"))
@@ -94,8 +94,8 @@ async def test_metrics_are_in_order(engine: AsyncEngine) -> None:
 
 
 async def test_closing_while_iterating(text_model: Path) -> None:
-    engine = AsyncEngine(text_model, dtype="float32", max_model_len=512)
-    stream = engine.generate("cut", LONG)
+    engine = AsyncEngine(text_model, dtype="float32", **ROOM)
+    stream = engine.generate("cut", ENDLESS)
     await anext(stream)
     await asyncio.to_thread(engine.close)
     with pytest.raises(EngineClosedError):

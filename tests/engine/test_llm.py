@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import _thread
 import asyncio
 import gc
+import os
+import signal
 import threading
 import time
 import weakref
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from endless import ENDLESS, ROOM
 from leftovers import our_threads
 
 from sensorium import (
@@ -26,7 +28,6 @@ from sensorium import (
 )
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=8, ignore_eos=True)
-LONG = SamplingParams(temperature=0.0, max_tokens=480, ignore_eos=True)
 
 
 def texts(llm: LLM, prompts: Any, params: Any = GREEDY) -> list[str]:
@@ -63,12 +64,12 @@ def test_using_a_closed_engine_is_an_error(text_model: Path) -> None:
 
 @pytest.mark.parametrize("engine_process", [False, True])
 def test_close_ends_running_requests_with_an_error(text_model: Path, engine_process: bool) -> None:
-    llm = LLM(text_model, dtype="float32", max_model_len=512, engine_process=engine_process)
+    llm = LLM(text_model, dtype="float32", engine_process=engine_process, **ROOM)
     errors: list[BaseException] = []
 
     def run() -> None:
         try:
-            llm.generate(["a"] * 64, LONG, use_tqdm=False)
+            llm.generate(["a"] * 64, ENDLESS, use_tqdm=False)
         except BaseException as error:
             errors.append(error)
 
@@ -110,10 +111,10 @@ def test_from_several_threads(llm: LLM) -> None:
 
 @pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_aborts_and_leaves_the_engine_usable(llm: LLM) -> None:
-    timer = threading.Timer(0.4, _thread.interrupt_main)
+    timer = threading.Timer(0.4, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
     with pytest.raises(KeyboardInterrupt):
-        llm.generate(["interrupted"] * 64, LONG, use_tqdm=False)
+        llm.generate(["interrupted"] * 64, ENDLESS, use_tqdm=False)
     assert len(texts(llm, "afterwards")) == 1
     llm.check_integrity()
     assert llm.reset_prefix_cache() is True, "an aborted request still holds pages"
@@ -164,9 +165,10 @@ def test_progress_bar_counts_prompts(llm: LLM) -> None:
     assert (seen["total"], seen["done"], seen["closed"]) == (3, 3, True)
 
 
-def test_an_answer_may_fill_the_context(llm: LLM) -> None:
+def test_an_answer_may_fill_the_context(text_model: Path) -> None:
     params = SamplingParams(temperature=0, max_tokens=None, ignore_eos=True)
-    output = llm.generate([[5] * 495], params, use_tqdm=False)[0]
+    with LLM(text_model, dtype="float32", max_model_len=512) as short:
+        output = short.generate([[5] * 495], params, use_tqdm=False)[0]
     assert len(output.outputs[0].token_ids) == 512 - 495
     assert output.outputs[0].finish_reason == "length"
 
@@ -185,7 +187,7 @@ def test_an_answer_may_fill_the_context(llm: LLM) -> None:
         ([-1], RequestError, "-1"),
         ([], RequestError, "."),
         ([[]], RequestError, "empty"),
-        ([5] * 512, LimitError, "512"),
+        ([5] * 65_536, LimitError, "65536"),
         ({"prompt": "x", "multi_modal_data": {"nosuch": 1}}, Exception, "nosuch"),
         ({"prompt": "x", "mm_processor_kwargs": {"nosuch": 1}}, RequestError, "nosuch"),
         ({"prompt": "x", "cache_salt": 5}, RequestError, "cache_salt"),
