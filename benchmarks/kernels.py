@@ -242,6 +242,18 @@ def elementwise_cases(rows: int, width: int, where: Clock) -> Iterator[Case]:
     kv = torch.zeros(2, -(-rows // PAGE), PAGE, 2, size, device=device, dtype=dtype)
     slots = torch.randperm(rows, device=device)
     cos, sin = (torch.randn(rows, size // 2, device=device, dtype=dtype) for _ in range(2))
+    patches = torch.randn(rows, 3 * 16, 80, device=device, dtype=dtype)[:, : 2 * 16]
+    angles = torch.randn(2, rows, 40, device=device)
+
+    def turn() -> None:
+        patches.copy_(apply_rope(patches.float(), *angles[:, :, None]))
+
+    yield Case(
+        f"tower's rope {rows}×32 of 80",
+        lambda: ops.rope(patches, *angles),
+        turn,
+        bytes=2.0 * patches.nbytes + angles.nbytes,
+    )
 
     def store() -> Tensor:
         turned = apply_rope(k, cos[:, None], sin[:, None])

@@ -31,6 +31,17 @@ struct RopeStore {
   DType dtype;
 };
 
+// Rotary embedding alone, in place, with tables in float32 whatever x is (towers are so published):
+// the pairs as above, computed in float32, rounded once.
+struct Rope {
+  void* x;  // (N, num_heads, head_size)
+  int64_t row_stride, head_stride;
+  const float* cos;  // (N, rotary_size / 2), contiguous
+  const float* sin;
+  int32_t num_tokens, num_heads, rotary_size;
+  DType dtype;
+};
+
 // Root-mean-square norm of rows, the residual added first where there is one:
 //   x' = x + residual, rounded to dtype and written to residual_out (where not null)
 //   out = round(x' / rms(x')) · weight, the product rounded again; the mean is in float32

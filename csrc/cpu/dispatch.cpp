@@ -10,13 +10,14 @@
   void attention_piece(const Attention&, const AttentionPlan&, int64_t, float*, float*);      \
   void attention_merge(const Attention&, const AttentionPlan&, int64_t, int64_t, const float*); \
   void rope_store(const RopeStore&, int64_t, int64_t);                                        \
+  void rope(const Rope&, int64_t, int64_t);                                                   \
   void rms_norm(const RmsNorm&, int64_t, int64_t);                                            \
   void silu_mul(const SiluMul&, int64_t, int64_t);                                            \
   int64_t linear_scratch(const Linear&);                                                      \
   void linear(const Linear&, int64_t, int64_t, float*);                                       \
   }
 #define SENSORIUM_TABLE(level)                                                             \
-  {#level, 16, level::attention_piece, level::attention_merge, level::rope_store,           \
+  {#level, 16, level::attention_piece, level::attention_merge, level::rope_store, level::rope, \
    level::rms_norm, level::silu_mul, level::linear_scratch, level::linear}
 
 SENSORIUM_DECLARE(plain)

@@ -1,12 +1,12 @@
-// Rope with the store, norm, gate: one pass over the rows they are given.
+// Rope alone and with the store, norm, gate: one pass over the rows they are given.
 #include "cpu/level.h"
 
 namespace sensorium::SENSORIUM_ISA {
 namespace {
 
 // Turns the pairs (i, i + half) of one head; the rest is copied. `to` may be `from`.
-template <class T>
-void turn(const T* from, T* to, const T* cos, const T* sin, int half, int size) {
+template <class T, class Table>
+void turn(const T* from, T* to, const Table* cos, const Table* sin, int half, int size) {
   int i = 0;
   for (; i + kWidth <= half; i += kWidth) {
     const Vec a = load(from + i), b = load(from + half + i);
@@ -45,6 +45,17 @@ void rope_store_rows(const RopeStore& s, int64_t first, int64_t last) {
         std::memcpy(key, k, bytes);
       }
       std::memcpy(static_cast<T*>(s.values) + (slot + head) * s.head_size, v, bytes);
+    }
+  }
+}
+
+template <class T>
+void rope_rows(const Rope& r, int64_t first, int64_t last) {
+  const int half = r.rotary_size / 2;
+  for (int64_t n = first; n < last; ++n) {
+    for (int head = 0; head < r.num_heads; ++head) {
+      T* x = static_cast<T*>(r.x) + n * r.row_stride + head * r.head_stride;
+      turn(x, x, r.cos + n * half, r.sin + n * half, half, r.rotary_size);
     }
   }
 }
@@ -123,6 +134,11 @@ void rope_store(const RopeStore& s, int64_t first, int64_t last) {
   } else {
     rope_store_rows<BFloat16>(s, first, last);
   }
+}
+
+void rope(const Rope& r, int64_t first, int64_t last) {
+  r.dtype == DType::kFloat32 ? rope_rows<float>(r, first, last)
+                             : rope_rows<BFloat16>(r, first, last);
 }
 
 void rms_norm(const RmsNorm& n, int64_t first, int64_t last) {

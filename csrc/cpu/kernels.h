@@ -46,6 +46,7 @@ struct CpuKernels {
   void (*attention_merge)(const Attention&, const AttentionPlan&, int64_t first_row,
                           int64_t last_row, const float* partials);
   void (*rope_store)(const RopeStore&, int64_t first_token, int64_t last_token);
+  void (*rope)(const Rope&, int64_t first_token, int64_t last_token);
   void (*rms_norm)(const RmsNorm&, int64_t first_row, int64_t last_row);
   void (*silu_mul)(const SiluMul&, int64_t first_row, int64_t last_row);
   int64_t (*linear_scratch)(const Linear&);  // floats that a thread needs

@@ -1,4 +1,4 @@
-// Rope with the store, norm, gate. All are bound by memory: pieces of 16 bytes where addresses and
+// Rope alone and with the store, norm, gate. All are bound by memory: pieces of 16 bytes where addresses and
 // sizes allow it, single elements otherwise.
 #include <algorithm>
 
@@ -30,12 +30,12 @@ __device__ inline float rounded(float x) {
 }
 
 // Turns the pairs (i, i + half) of one head, and copies what lies behind them. `to` may be `from`.
-template <class T, int C>
-__device__ inline void turn(const T* from, T* to, const T* cos, const T* sin, int half, int size,
-                            int first, int step) {
+template <class T, int C, class Table>
+__device__ inline void turn(const T* from, T* to, const Table* cos, const Table* sin, int half,
+                            int size, int first, int step) {
   for (int i = first * C; i < half; i += step * C) {
     const auto a = load<T, C>(from + i), b = load<T, C>(from + half + i);
-    const auto c = load<T, C>(cos + i), s = load<T, C>(sin + i);
+    const auto c = load<Table, C>(cos + i), s = load<Table, C>(sin + i);
     Piece<T, C> x, y;
 #pragma unroll
     for (int j = 0; j < C; ++j) {
@@ -76,9 +76,20 @@ __global__ void rope_store_kernel(const RopeStore s) {
       turn<T, C>(k, static_cast<T*>(s.keys) + at, cos, sin, half, s.head_size, part, kThreads);
     } else {
       const T* v = static_cast<const T*>(s.v) + n * s.v_row_stride + kv_head * s.v_head_stride;
-      turn<T, C>(v, static_cast<T*>(s.values) + at, nullptr, nullptr, 0, s.head_size, part,
-                 kThreads);
+      turn<T, C, T>(v, static_cast<T*>(s.values) + at, nullptr, nullptr, 0, s.head_size, part,
+                    kThreads);
     }
+  }
+}
+
+// A block a token; a thread a piece of a head.
+template <class T, int C>
+__global__ void rope_kernel(const Rope r) {
+  const int64_t n = blockIdx.x;
+  const int half = r.rotary_size / 2, pieces = half / C;
+  for (int i = threadIdx.x; i < r.num_heads * pieces; i += blockDim.x) {
+    T* x = static_cast<T*>(r.x) + n * r.row_stride + i / pieces * r.head_stride;
+    turn<T, C>(x, x, r.cos + n * half, r.sin + n * half, half, 2 * half, i % pieces, pieces);
   }
 }
 
@@ -181,6 +192,19 @@ cudaError_t rope_store(const RopeStore& s, cudaStream_t stream) {
   const int threads = std::min(256, (heads * 8 + 31) / 32 * 32);
   return cuda::launch(s.dtype, in_pieces, [&]<class T, int C>() {
     cuda::rope_store_kernel<T, C><<<s.num_tokens, threads, 0, stream>>>(s);
+  });
+}
+
+cudaError_t rope(const Rope& r, cudaStream_t stream) {
+  using cuda::aligned;
+  const int half = r.rotary_size / 2;
+  const auto whole = [](const float* table) { return reinterpret_cast<uintptr_t>(table) % 32 == 0; };
+  const bool in_pieces = half % 8 == 0 && aligned(r.x, r.row_stride) && r.head_stride % 8 == 0 &&
+                         whole(r.cos) && whole(r.sin);
+  return cuda::launch(r.dtype, in_pieces, [&]<class T, int C>() {
+    const int pieces = r.num_heads * (half / C);
+    const int threads = std::min(256, (pieces + 31) / 32 * 32);
+    cuda::rope_kernel<T, C><<<r.num_tokens, threads, 0, stream>>>(r);
   });
 }
 

@@ -24,6 +24,7 @@ cudaError_t attention(const Attention& attention, void* workspace, const Device&
 void use_general_kernels(bool only);
 
 cudaError_t rope_store(const RopeStore& store, cudaStream_t stream);
+cudaError_t rope(const Rope& rope, cudaStream_t stream);
 cudaError_t rms_norm(const RmsNorm& norm, cudaStream_t stream);
 cudaError_t silu_mul(const SiluMul& gate, cudaStream_t stream);
 

@@ -191,6 +191,34 @@ inline RopeStore store_arguments(const char* op, const std::optional<Tensor>& q,
   return s;
 }
 
+inline Rope rope_arguments(const Tensor& x, const Tensor& cos, const Tensor& sin) {
+  const Contract c("rope");
+  Rope r{};
+  c.dims(x, "x", 3);
+  c.dense(x, "x", 2);
+  r.dtype = c.dtype(x, "x");
+  r.x = x.mutable_data_ptr();
+  r.row_stride = x.stride(0);
+  r.head_stride = x.stride(1);
+  r.num_tokens = c.narrow_size(x, "x", 0);
+  r.num_heads = c.narrow_size(x, "x", 1);
+  const std::pair<const Tensor*, const char*> pair[] = {{&cos, "cos"}, {&sin, "sin"}};
+  for (const auto& [table, argument] : pair) {
+    c.dims(*table, argument, 2);
+    c.beside(*table, argument, x);
+    c.type(*table, argument, ScalarType::Float);
+    c.contiguous(*table, argument);
+    c.size(*table, argument, 0, r.num_tokens);
+    c.size(*table, argument, 1, cos.size(1));
+  }
+  r.rotary_size = c.narrow(2 * cos.size(1), "cos");
+  c.require(r.rotary_size <= x.size(2), "cos", "turns ", r.rotary_size,
+            " elements of heads of size ", x.size(2));
+  r.cos = static_cast<const float*>(cos.const_data_ptr());
+  r.sin = static_cast<const float*>(sin.const_data_ptr());
+  return r;
+}
+
 inline RmsNorm norm_arguments(const char* op, const Tensor& x, const std::optional<Tensor>& residual,
                               const Tensor& weight, double eps, bool wide, double offset,
                               const Tensor& out) {

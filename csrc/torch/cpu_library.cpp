@@ -165,6 +165,13 @@ void rope_store_kv_cpu(Tensor q, Tensor k, Tensor v, Tensor cos, Tensor sin, Ten
   run_store(Contract("rope_store_kv"), s, kv.size(1) * kv.size(2));
 }
 
+void rope_cpu(Tensor x, Tensor cos, Tensor sin) {
+  const Rope r = rope_arguments(x, cos, sin);
+  supported(Contract("rope"), r.dtype, "x");
+  rows(r.num_tokens, grain_of(int64_t{r.num_heads} * r.rotary_size),
+       [&](int64_t first, int64_t last) { cpu_kernels().rope(r, first, last); });
+}
+
 Tensor run_norm(const char* op, const Tensor& x, const std::optional<Tensor>& residual,
                 const Tensor& weight, double eps, bool wide, double offset) {
   const Tensor out = torch::stable::new_empty(x, x.sizes());
@@ -252,6 +259,7 @@ STABLE_TORCH_LIBRARY_IMPL(sensorium, CPU, m) {
   m.impl("varlen_attention", TORCH_BOX(&sensorium::varlen_attention_cpu));
   m.impl("store_kv", TORCH_BOX(&sensorium::store_kv_cpu));
   m.impl("rope_store_kv", TORCH_BOX(&sensorium::rope_store_kv_cpu));
+  m.impl("rope", TORCH_BOX(&sensorium::rope_cpu));
   m.impl("rms_norm", TORCH_BOX(&sensorium::rms_norm_cpu));
   m.impl("add_rms_norm", TORCH_BOX(&sensorium::add_rms_norm_cpu));
   m.impl("silu_mul", TORCH_BOX(&sensorium::silu_mul_cpu));

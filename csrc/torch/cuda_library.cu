@@ -119,6 +119,13 @@ void rope_store_kv_cuda(Tensor q, Tensor k, Tensor v, Tensor cos, Tensor sin, Te
   launch.check(rope_store(s, launch.stream()));
 }
 
+void rope_cuda(Tensor x, Tensor cos, Tensor sin) {
+  const Rope r = rope_arguments(x, cos, sin);
+  if (r.num_tokens == 0 || r.num_heads == 0 || r.rotary_size == 0) return;
+  const Launch launch("rope", x);
+  launch.check(rope(r, launch.stream()));
+}
+
 Tensor run_norm(const char* op, const Tensor& x, const std::optional<Tensor>& residual,
                 const Tensor& weight, double eps, bool wide, double offset) {
   const Tensor out = torch::stable::new_empty(x, x.sizes());
@@ -157,6 +164,7 @@ STABLE_TORCH_LIBRARY_IMPL(sensorium, CUDA, m) {
   m.impl("varlen_attention", TORCH_BOX(&sensorium::varlen_attention_cuda));
   m.impl("store_kv", TORCH_BOX(&sensorium::store_kv_cuda));
   m.impl("rope_store_kv", TORCH_BOX(&sensorium::rope_store_kv_cuda));
+  m.impl("rope", TORCH_BOX(&sensorium::rope_cuda));
   m.impl("rms_norm", TORCH_BOX(&sensorium::rms_norm_cuda));
   m.impl("add_rms_norm", TORCH_BOX(&sensorium::add_rms_norm_cuda));
   m.impl("silu_mul", TORCH_BOX(&sensorium::silu_mul_cuda));

@@ -10,6 +10,7 @@
   define("store_kv(Tensor k, Tensor v, Tensor(a!) kv, Tensor slot_mapping) -> ()")               \
   define("rope_store_kv(Tensor(a!) q, Tensor k, Tensor v, Tensor cos, Tensor sin, "              \
          "Tensor(b!) kv, Tensor slot_mapping) -> ()")                                            \
+  define("rope(Tensor(a!) x, Tensor cos, Tensor sin) -> ()")                                     \
   define("rms_norm(Tensor x, Tensor weight, float eps, bool wide=False, float offset=0.0) "      \
          "-> Tensor")                                                                            \
   define("add_rms_norm(Tensor x, Tensor(a!) residual, Tensor weight, float eps, "                \

@@ -57,6 +57,9 @@ def turned(y):
     a, b, c, s = y[..., :8], y[..., 8:], cos[:, None], sin[:, None]
     return torch.cat([a * c - b * s, b * c + a * s], -1)
 wanted_q = turned(q)
+alone = q.clone()
+ops.rope(alone, cos, sin)
+near(alone, wanted_q)
 ops.rope_store_kv(q, k, v, cos, sin, kv, slots)
 near(q, wanted_q)
 near(kv.flatten(1, 2)[0, :20], turned(k))

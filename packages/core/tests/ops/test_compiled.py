@@ -14,6 +14,8 @@ from sensorium.ops import (
     PagedAttention,
     ReferenceAttention,
     add_rms_norm,
+    apply_rope,
+    apply_rope_,
     extension,
     linear,
     rms_norm,
@@ -130,6 +132,32 @@ def test_rope_and_store_equal_plain_torch(
     assert torch.equal(stored, kv)
 
 
+@BOTH
+@settings(max_examples=25, deadline=None)
+@given(
+    tokens=st.sampled_from([0, 1, 3, 40]),
+    heads=st.sampled_from([0, 1, 3, 32]),
+    sizes=st.sampled_from([(2, 2), (6, 4), (64, 0), (64, 64), (80, 80), (128, 32), (72, 72)]),
+    seed=st.integers(0, 2**31),
+)
+def test_rope_in_place_equals_plain_torch(
+    device: str, dtype: torch.dtype, tokens: int, heads: int, sizes: tuple[int, int], seed: int
+) -> None:
+    """On a part of wider rows, whose rest stays as it is."""
+    require(device, dtype)
+    head_size, rotary_size = sizes
+    whole = random(tokens, heads + 2, head_size, dtype=dtype, device=device, seed=seed)
+    angles = random(tokens, rotary_size // 2, dtype=torch.float32, device=device, seed=seed + 1)
+    cos, sin = angles.cos().contiguous(), angles.sin().contiguous()
+    wanted = whole.double()
+    wanted[:, 1:-1] = apply_rope(wanted[:, 1:-1], cos[:, None].double(), sin[:, None].double())
+    before = called(device, "rope")
+    apply_rope_(whole[:, 1:-1], cos, sin)
+    assert called(device, "rope") == before + 1
+    close(whole, wanted, dtype)
+    assert torch.equal(whole[:, [0, -1]], wanted[:, [0, -1]].to(dtype))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @settings(max_examples=40, deadline=None)
 @given(
@@ -160,6 +188,11 @@ def test_every_instruction_set_agrees(level: str, dtype: torch.dtype) -> None:
             weight = random(1, 2 * width, dtype=dtype, device="cpu", seed=1)[0].contiguous()
             close(rms_norm(x, weight, 1e-6), rms_norm(x.double(), weight.double(), 1e-6), dtype)
             close(silu_mul(x), F.silu(x.double()[:, :width]) * x.double()[:, width:], dtype)
+            heads = random(5, 2, 2 * width, dtype=dtype, device="cpu", seed=4)
+            cos, sin = torch.randn(2, 5, width)
+            wanted = apply_rope(heads.double(), cos[:, None].double(), sin[:, None].double())
+            apply_rope_(heads, cos, sin)
+            close(heads, wanted, dtype)
             matrix = random(40, 2 * width, dtype=dtype, device="cpu", seed=2) * width**-0.5
             x = random(37, 2 * width, dtype=dtype, device="cpu", seed=3)
             for rows in (1, 2, 3, 5, 16, 37):

@@ -67,6 +67,7 @@ def sound(op: str, device: str, dtype: torch.dtype) -> dict[str, Any]:
             "kv": kv,
             "slot_mapping": slots,
         },
+        "rope": {"x": heads, **{name: x.float() for name, x in turn.items()}},
         "rms_norm": {"x": real(TOKENS, WIDTH), **norm},
         "add_rms_norm": {"x": real(TOKENS, WIDTH), "residual": real(TOKENS, WIDTH), **norm},
         "silu_mul": {"x": real(TOKENS, 2 * WIDTH)},
@@ -147,6 +148,9 @@ SIZES: dict[tuple[str, str], dict[int, str]] = {
     ("rope_store_kv", "sin"): {0: "sin has size 4", 1: "sin has size 33"},
     ("rope_store_kv", "kv"): {0: "kv has size 3", 3: "kv has size 3", 4: "kv has size 65"},
     ("rope_store_kv", "slot_mapping"): {0: "slot_mapping has size 4"},
+    ("rope", "x"): {0: "cos has size 3"},
+    ("rope", "cos"): {0: "cos has size 4", 1: "sin has size 32 in dimension 1"},
+    ("rope", "sin"): {0: "sin has size 4", 1: "sin has size 33"},
     ("rms_norm", "x"): {1: "weight has size 16"},
     ("rms_norm", "weight"): {0: "weight has size 17"},
     ("add_rms_norm", "x"): {0: "residual has size 3", 1: "weight has size 16"},
@@ -165,13 +169,15 @@ CONTIGUOUS = [
     ("rope_store_kv", "kv"),
     ("rope_store_kv", "cos"),
     ("rope_store_kv", "sin"),
+    ("rope", "cos"),
+    ("rope", "sin"),
     ("add_rms_norm", "residual"),
 ]
 #: Which argument is found to be elsewhere where the one that all are compared with is.
 BESIDE = {"paged_attention": "kv", "varlen_attention": "k", "store_kv": "v", "rope_store_kv": "v"}
-BESIDE |= {"rms_norm": "weight", "add_rms_norm": "weight"}
+BESIDE |= {"rope": "cos", "rms_norm": "weight", "add_rms_norm": "weight"}
 FIRST = {"paged_attention": "q", "varlen_attention": "q", "store_kv": "k", "rope_store_kv": "k"}
-FIRST |= dict.fromkeys(("rms_norm", "add_rms_norm", "silu_mul", "linear"), "x")
+FIRST |= dict.fromkeys(("rope", "rms_norm", "add_rms_norm", "silu_mul", "linear"), "x")
 TOO_MUCH = 2**31
 NUMBERS = [
     Wrong("paged_attention", "max_query_len", "value", value(-1), "max_query_len is -1"),
@@ -273,9 +279,10 @@ def test_what_breaks_a_contract_is_refused(case: Wrong, device: str, dtype: torc
 @pytest.mark.parametrize(("device", "dtype"), PLACES_OF_CONTRACTS)
 def test_what_only_several_arguments_break_is_refused(device: str, dtype: torch.dtype) -> None:
     require(device, dtype)
-    given = sound("rope_store_kv", device, dtype)
-    turns = dict.fromkeys(("cos", "sin"), given["cos"].new_ones(TOKENS, 33))
-    refused("rope_store_kv", given | turns, "cos turns 66")
+    for op in ("rope_store_kv", "rope"):
+        given = sound(op, device, dtype)
+        turns = dict.fromkeys(("cos", "sin"), given["cos"].new_ones(TOKENS, 33))
+        refused(op, given | turns, "cos turns 66 elements of heads of size 64")
     # A batch of nothing has room for any number of tokens.
     given = sound("paged_attention", device, dtype) | {"reach": None, "max_query_len": 0}
     given |= {"q": given["q"][:0], "query_start": given["query_start"][:1]}

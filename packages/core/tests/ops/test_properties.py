@@ -125,6 +125,7 @@ def test_ops_are_what_torch_asks_of_them(op: str, device: str, dtype: torch.dtyp
         "varlen_attention": (k, k, k, borders, 3, 0.1, False),
         "store_kv": (k, k, kv, slots),
         "rope_store_kv": (k, k, k, half, half, kv, slots),
+        "rope": (k, half.float(), half.float()),
         "rms_norm": (x, weight, 1e-6),
         "add_rms_norm": (x, x.clone(), weight, 1e-6),
         "silu_mul": (x,),

@@ -13,7 +13,7 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
 
 from sensorium.decoder_config import RopeConfig
 from sensorium.errors import ConfigError
-from sensorium.ops import Rope, apply_rope
+from sensorium.ops import Rope, apply_rope, apply_rope_
 
 CPU = torch.device("cpu")
 
@@ -29,6 +29,18 @@ def test_pairs_are_turned_by_position_times_frequency() -> None:
     cos, sin = rope.tables(torch.tensor(positions)[None], torch.float32)
     result = apply_rope(torch.tensor(x, dtype=torch.float32), cos[:, None], sin[:, None])
     np.testing.assert_allclose(result.numpy(), expected, atol=1e-3)
+
+
+def test_in_place_it_is_computed_in_float32_and_rounded_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In plain torch; the extension's own op is held to the same elsewhere."""
+    monkeypatch.setenv("SENSORIUM_ATTENTION", "reference")
+    x = torch.randn(7, 3, 16, generator=torch.Generator().manual_seed(0)).bfloat16()
+    cos, sin = torch.randn(2, 7, 8, generator=torch.Generator().manual_seed(1))
+    wanted = apply_rope(x.float(), cos[:, None], sin[:, None]).bfloat16()
+    apply_rope_(x, cos, sin)
+    assert torch.equal(x, wanted)
 
 
 def test_positions_on_three_axes_equal_transformers() -> None:

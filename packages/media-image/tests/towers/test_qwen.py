@@ -56,7 +56,7 @@ def test_embeddings_are_those_of_transformers_for_mixed_sizes(
     pixels = [frames(*size, seed) for seed, size in enumerate(SIZES)]
     pixels.append(frames(84, 140, 9, count=5))
     ours = tower([{"pixels": p} for p in pixels])
-    attention.assert_ran(*TOWER)
+    attention.assert_ran(*TOWER, "rope")
     for out, reference in zip(ours, reference_embeds(folder, pixels, torch.float32), strict=True):
         assert out.embeds.shape == reference.shape
         torch.testing.assert_close(out.embeds, reference, atol=1e-5, rtol=1e-6)
@@ -84,7 +84,7 @@ def test_bfloat16_is_as_far_from_float32_as_transformers_is(
     pixels = [frames(*size, seed) for seed, size in enumerate(SIZES)]
     tower = load_tower(FAMILY, open_folder(folder), torch.bfloat16)
     ours = torch.cat([out.embeds for out in tower([{"pixels": p} for p in pixels])])
-    attention.assert_ran(*TOWER)
+    attention.assert_ran(*TOWER, "rope")
     exact = torch.cat(reference_embeds(folder, pixels, torch.float32))
     theirs = torch.cat(reference_embeds(folder, pixels, torch.bfloat16))
     assert ours.dtype == torch.bfloat16
@@ -99,7 +99,7 @@ def test_an_item_does_not_depend_on_its_batch_mates(
     tower = load_tower(FAMILY, open_folder(make(tmp_path)))
     items = [{"pixels": frames(*size, seed)} for seed, size in enumerate(SIZES)]
     together = tower(items)
-    attention.assert_ran(*TOWER)
+    attention.assert_ran(*TOWER, "rope")
     for item, out in zip(items, together, strict=True):
         # A product of few rows sums in another order than one of many.
         torch.testing.assert_close(tower([item])[0].embeds, out.embeds, atol=1e-5, rtol=1e-5)

@@ -15,7 +15,7 @@ from sensorium.ops.linear import linear
 from sensorium.ops.norms import add_rms_norm, rms_norm
 from sensorium.ops.paged import PagedAttention
 from sensorium.ops.reference import ReferenceAttention
-from sensorium.ops.rope import Rope, apply_rope
+from sensorium.ops.rope import Rope, apply_rope, apply_rope_
 from sensorium.ops.rope_scaling import attention_factor, inverse_frequencies
 from sensorium.ops.varlen import Segments, varlen_attention
 
@@ -31,6 +31,7 @@ __all__ = [
     "Segments",
     "add_rms_norm",
     "apply_rope",
+    "apply_rope_",
     "attention_factor",
     "choose_attention",
     "inverse_frequencies",

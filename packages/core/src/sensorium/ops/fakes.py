@@ -31,6 +31,7 @@ FAKES: Mapping[str, Callable[..., Tensor | None]] = {
     "varlen_attention": _like_first,
     "store_kv": _nothing,
     "rope_store_kv": _nothing,
+    "rope": _nothing,
     "rms_norm": _like_first,
     "add_rms_norm": _like_first,
     "silu_mul": _half_as_wide,

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sensorium.decoder_config import RopeConfig
 from sensorium.errors import ConfigError
+from sensorium.ops import extension
 from sensorium.ops.rope_scaling import attention_factor, inverse_frequencies
 
 
@@ -66,6 +67,20 @@ class Rope:
         if self._factor != 1.0:
             cos, sin = cos * self._factor, sin * self._factor
         return cos.to(dtype), sin.to(dtype)
+
+
+def apply_rope_(x: Tensor, cos: Tensor, sin: Tensor) -> None:
+    """As ``apply_rope``, in place: computed in float32 whatever ``x`` is, and rounded once.
+
+    Args:
+        x: (N, heads, size); the last dimension contiguous.
+        cos, sin: (N, turned/2), float32, contiguous.
+    """
+    if extension.serves(x):
+        extension.count(x, "rope")
+        torch.ops.sensorium.rope(x, cos, sin)
+    else:
+        x.copy_(apply_rope(x.float(), cos[:, None], sin[:, None]))
 
 
 def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from sensorium.errors import ConfigError
 from sensorium.models.layers import GatedMLP, Linear, RMSNorm
-from sensorium.ops import Segments, apply_rope, varlen_attention
+from sensorium.ops import Segments, apply_rope_, varlen_attention
 from sensorium.plugins.context import EncoderContext
 from sensorium.plugins.encoder import EncoderOutput, WeightMap, WeightRule
 from sensorium.types import Features
@@ -73,9 +73,10 @@ class QwenTower(nn.Module):
         tables = self.rope_tables(layouts)
         windows = Segments(_borders(layout.window_lengths for layout in layouts), x.device)
         frames = Segments(_borders(layout.frame_lengths for layout in layouts), x.device)
+        residual: Tensor | None = None
         for i, block in enumerate(self.blocks):
-            x = block(x, tables, frames if config.is_full(i) else windows)
-        merged = self.merger(x)
+            x, residual = block(x, residual, tables, frames if config.is_full(i) else windows)
+        merged = self.merger(x, residual)
         embeds = torch.empty_like(merged)
         embeds[order] = merged
         counts = [len(layout.blocks) for layout in layouts]
@@ -97,8 +98,8 @@ class QwenTower(nn.Module):
         return window_layout(grid, config.merge_size, window_blocks)
 
     def rope_tables(self, layouts: Sequence[WindowLayout]) -> tuple[Tensor, Tensor]:
-        """Cosines and sines (N, 1, head_size/2) float32: the first half turns by rows, the
-        second by columns."""
+        """Cosines and sines (N, head_size/2) float32: the first half turns by rows, the second
+        by columns."""
         device = self.patch_embedding.device
         quarter = self.config.hidden_size // self.config.num_heads // 4
         steps = torch.arange(quarter, dtype=torch.float32, device=device) / quarter
@@ -106,7 +107,7 @@ class QwenTower(nn.Module):
         rows = torch.cat([layout.rows for layout in layouts]).to(device, non_blocking=True)
         columns = torch.cat([layout.columns for layout in layouts]).to(device, non_blocking=True)
         angles = torch.stack((rows, columns), dim=1)[..., None].float() * frequencies
-        angles = angles.flatten(1)[:, None]
+        angles = angles.flatten(1)
         return angles.cos(), angles.sin()
 
 
@@ -125,7 +126,7 @@ def _borders(lengths: Iterable[tuple[int, ...]]) -> list[int]:
 
 
 class QwenBlock(nn.Module):
-    """Attention and MLP, each behind a norm and added to its input."""
+    """Attention and MLP, each behind a norm and added to the residual stream."""
 
     def __init__(self, config: QwenTowerConfig, dtype: torch.dtype, device: torch.device) -> None:
         super().__init__()
@@ -144,14 +145,22 @@ class QwenBlock(nn.Module):
         else:
             self.mlp = PlainMLP(size, inner_size, act, bias=True, dtype=dtype, device=device)
 
-    def forward(self, x: Tensor, tables: tuple[Tensor, Tensor], segments: Segments) -> Tensor:
-        """(N, hidden), attention inside each segment → the same shape."""
-        q, k, v = self.qkv(self.norm1(x)).view(len(x), 3, self.num_heads, -1).unbind(1)
-        q = apply_rope(q.float(), *tables).to(v.dtype)
-        k = apply_rope(k.float(), *tables).to(v.dtype)
-        x = x + self.proj(varlen_attention(q, k, v, segments).flatten(1))
-        out: Tensor = x + self.mlp(self.norm2(x))
-        return out
+    def forward(
+        self,
+        x: Tensor,
+        residual: Tensor | None,
+        tables: tuple[Tensor, Tensor],
+        segments: Segments,
+    ) -> tuple[Tensor, Tensor]:
+        """(N, hidden), the last block's output and the stream it is added to → the same of this
+        one. Attention is inside each segment."""
+        x, residual = self.norm1.add(x, residual)
+        qkv = self.qkv(x).view(len(x), 3 * self.num_heads, -1)
+        apply_rope_(qkv[:, : 2 * self.num_heads], *tables)
+        q, k, v = qkv.chunk(3, dim=1)
+        x = self.proj(varlen_attention(q, k, v, segments).flatten(1))
+        x, residual = self.norm2.add(x, residual)
+        return self.mlp(x), residual
 
 
 class PlainMLP(nn.Module):
@@ -188,17 +197,27 @@ class Merger(nn.Module):
         self.fc1 = Linear(self.merged_size, self.merged_size, bias=True, dtype=dtype, device=device)
         self.fc2 = Linear(self.merged_size, config.out_size, bias=True, dtype=dtype, device=device)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, hidden) → (N/m², out_size)."""
-        merged = self.ln_q(x).view(-1, self.merged_size)
+    def forward(self, x: Tensor, residual: Tensor | None) -> Tensor:
+        """(N, hidden), as the last block left them → (N/m², out_size)."""
+        normed, _ = self.ln_q.add(x, residual)
+        merged = normed.view(-1, self.merged_size)
         out: Tensor = self.fc2(nn.functional.gelu(self.fc1(merged)))
         return out
 
 
-def _norm(config: QwenTowerConfig, dtype: torch.dtype, device: torch.device) -> nn.Module:
+class LayerNorm(nn.LayerNorm):
+    """Qwen2-VL's norm, with the interface of ``RMSNorm``."""
+
+    def add(self, x: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The norm of x + residual (of x, without one), and that sum: (N, size) each."""
+        total = x if residual is None else x + residual
+        return self(total), total
+
+
+def _norm(config: QwenTowerConfig, dtype: torch.dtype, device: torch.device) -> RMSNorm | LayerNorm:
     if config.rms_norm:
         return RMSNorm(config.hidden_size, NORM_EPS, dtype=dtype, device=device)
-    return nn.LayerNorm(config.hidden_size, NORM_EPS, dtype=dtype, device=device)
+    return LayerNorm(config.hidden_size, NORM_EPS, dtype=dtype, device=device)
 
 
 def build_qwen_tower(context: EncoderContext) -> QwenTower:
