@@ -172,3 +172,37 @@ async def test_run_in_drops_work_that_has_not_begun(executor: ThreadPoolExecutor
     await busy
     await run_in(executor, time.monotonic)
     assert (first.runs, second.runs) == (1, 0)
+
+
+async def test_work_done_on_ones_own_thread_is_shared_too(executor: ThreadPoolExecutor) -> None:
+    flights: SingleFlight[str] = SingleFlight(executor)
+    work = Work()
+    here = asyncio.create_task(run_in(executor, lambda: flights.try_here(b"k", work.find, work)))
+    await settle()
+    assert flights.try_here(b"k", work.find, work) == (None, False), "another is at it"
+    waiting = asyncio.create_task(flights.run(b"k", work.find, work))
+    cancelled = asyncio.create_task(flights.run(b"k", work.find, work))
+    await settle()
+    cancelled.cancel()
+    await settle()
+    work.gate.set()
+    assert await here == ("made", False)
+    assert await waiting == ("made", True)
+    assert flights.try_here(b"k", work.find, work) == ("made", True)
+    assert work.runs == 1
+    assert flights._flights == {}
+
+
+async def test_failures_on_ones_own_thread_are_not_shared(executor: ThreadPoolExecutor) -> None:
+    flights: SingleFlight[str] = SingleFlight(executor)
+    work = Work(failures=1)
+    here = asyncio.create_task(run_in(executor, lambda: flights.try_here(b"k", work.find, work)))
+    await settle()
+    waiting = asyncio.create_task(flights.run(b"k", work.find, work))
+    await settle()
+    work.gate.set()
+    with pytest.raises(ValueError, match="broken"):
+        await here
+    assert await waiting == ("made", False)
+    assert work.runs == 2
+    assert flights._flights == {}

@@ -307,6 +307,26 @@ async def test_without_a_cache_everything_still_works(bench: Make) -> None:
         await one.pipeline.prepare(one.items(None, uuids=["u"]))
 
 
+async def test_an_item_is_made_before_the_next_one_is_read(
+    bench: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the device would have nothing to do until all of many requests' media were read."""
+    one = bench(num_threads=1)
+    steps: list[str] = []
+    for of, name in ((one.kind, "digest"), (one.kind, "load"), (one.adapter, "process")):
+        monkeypatch.setattr(of, name, _noted(steps, getattr(of, name)))
+    await one.pipeline.prepare(one.items("abc", "de"))
+    assert steps == ["digest", "load", "process"] * 2
+
+
+def _noted(steps: list[str], function: Callable[..., Any]) -> Callable[..., Any]:
+    def call(*args: Any) -> Any:
+        steps.append(function.__name__)
+        return function(*args)
+
+    return call
+
+
 @pytest.mark.parametrize("uuids", [None, ["u"]])
 async def test_concurrent_requests_share_the_work(bench: Make, uuids: Any) -> None:
     one = bench()

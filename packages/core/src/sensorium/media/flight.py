@@ -82,11 +82,39 @@ class SingleFlight(Generic[Result]):
             finally:
                 self._leave(flight)
 
+    def try_here(
+        self, key: bytes, find: Callable[[], Result | None], work: Callable[[], Result]
+    ) -> tuple[Result | None, bool]:
+        """As ``run``, for a thread of the executor, which does the work itself and doesn't wait.
+
+        Returns:
+            (None, False) where another is at it: ``run`` waits for that one.
+        """
+        with self._lock:
+            if key in self._flights:
+                return None, False
+            found = find()
+            if found is not None:
+                return found, True
+            future: Future[Result] = Future()
+            future.set_running_or_notify_cancel()
+            self._register(key, _Flight(future))
+        try:
+            result = work()
+        except BaseException as error:
+            future.set_exception(error)
+            raise
+        future.set_result(result)
+        return result, False
+
     def _start(self, key: bytes, work: Callable[[], Result]) -> _Flight[Result]:
         flight = _Flight(_submit(self._executor, work))
+        self._register(key, flight)
+        return flight
+
+    def _register(self, key: bytes, flight: _Flight[Result]) -> None:
         self._flights[key] = flight
         flight.future.add_done_callback(lambda _: self._land(key, flight))
-        return flight
 
     def _land(self, key: bytes, flight: _Flight[Result]) -> None:
         with self._lock:

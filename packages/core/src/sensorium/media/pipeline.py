@@ -5,8 +5,8 @@
            → probe → load → plan → process → store
     embeddings: check → digest → look up → plan → store
 
-Work runs in a pool of threads; the event loop only waits, looks up and hashes options. It
-knows no kind and no model: it asks ``MediaKind`` and ``MediaAdapter``.
+Work runs in a pool of threads, all of it for one item in one go; the event loop only waits, looks
+up and hashes options. It knows no kind and no model: it asks ``MediaKind`` and ``MediaAdapter``.
 """
 
 from __future__ import annotations
@@ -69,6 +69,21 @@ class _Request:
     salt: str
     options: ResolvedOptions
     budget: DecodeBudget
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """An item that is told apart.
+
+    Attributes:
+        flight: what tells the work apart.
+        find: looks into the cache.
+        make: the work.
+    """
+
+    flight: bytes
+    find: Callable[[], tuple[PreparedItem, ...] | None]
+    make: Callable[[], tuple[PreparedItem, ...]]
 
 
 #: An item and its derived ones, and whether they were there without work of one's own.
@@ -254,29 +269,63 @@ class MediaPipeline:
         return tuple(replace(part, index=item.index, uuid=uuid) for part in parts), hit
 
     async def _find_or_make(self, item: MediaItem, uuid: str | None, request: _Request) -> _Found:
-        make: Callable[[], tuple[PreparedItem, ...]]
-        if item.embeds is not None:
-            embeds, content = item.embeds, None
-            checked: Embeds | None = None
-            if uuid is None:
-                check = partial(self._identify_embeds, item.kind, embeds, request)
-                checked, content = await run_in(self._executor, check)
-            key = self._key(item.kind, request, embeds=True, uuid=uuid, content=content)
-            make = partial(self._take_embeds, item.kind, key, embeds, checked, request)
+        if uuid is not None:
+            task = self._named_task(item, uuid, request)
         else:
-            kind, sources, content = self._kinds[item.kind], item.sources, None
-            if uuid is None:
-                sources, content = await run_in(self._executor, partial(_identify, kind, sources))
-            key = self._key(item.kind, request, embeds=False, uuid=uuid, content=content)
-            make = partial(self._make, kind, key, sources, request)
-        parts, hit = await self._flights.run(
-            # The other kinds' options count too: derived items are made along with theirs.
-            key + request.options.fingerprint,
-            partial(self._find, item.kind, key, request.options),
-            make,
-        )
+            task, parts, hit = await run_in(
+                self._executor, partial(self._identify_and_try, item, request)
+            )
+            if parts is not None:
+                return parts, hit
+        parts, hit = await self._flights.run(task.flight, task.find, task.make)
         assert parts is not None, "work was given, and nothing came of it"
         return parts, hit
+
+    def _identify_and_try(
+        self, item: MediaItem, request: _Request
+    ) -> tuple[_Task, tuple[PreparedItem, ...] | None, bool]:
+        """Runs in a thread. Who has read an item to know it makes it as well, at once: were that
+        other work, all items would be read before the first one is ready.
+
+        Returns:
+            The task, and what came of it: None, if another is at it.
+        """
+        task = self._identified_task(item, request)
+        return task, *self._flights.try_here(task.flight, task.find, task.make)
+
+    def _named_task(self, item: MediaItem, uuid: str, request: _Request) -> _Task:
+        """Of an item that its uuid tells apart; nothing is read."""
+        embeds = item.embeds
+        key = self._key(item.kind, request, embeds=embeds is not None, uuid=uuid)
+        if embeds is not None:
+            make = partial(self._take_embeds, item.kind, key, embeds, None, request)
+        else:
+            make = partial(self._make, self._kinds[item.kind], key, item.sources, request)
+        return self._task(item.kind, key, request, make)
+
+    def _identified_task(self, item: MediaItem, request: _Request) -> _Task:
+        """Of an item that is read here and now, to be told apart by its content."""
+        kind = self._kinds[item.kind]
+        if item.embeds is not None:
+            checked, content = self._identify_embeds(item.kind, item.embeds, request)
+            key = self._key(item.kind, request, embeds=True, content=content)
+            make = partial(self._take_embeds, item.kind, key, item.embeds, checked, request)
+        else:
+            sources, content = _identify(kind, item.sources)
+            key = self._key(item.kind, request, embeds=False, content=content)
+            make = partial(self._make, kind, key, sources, request)
+        return self._task(item.kind, key, request, make)
+
+    def _task(
+        self,
+        kind: str,
+        key: bytes,
+        request: _Request,
+        make: Callable[[], tuple[PreparedItem, ...]],
+    ) -> _Task:
+        # The other kinds' options count too: derived items are made along with theirs.
+        flight = key + request.options.fingerprint
+        return _Task(flight, partial(self._find, kind, key, request.options), make)
 
     async def _find_by_uuid(self, item: MediaItem, uuid: str, request: _Request) -> _Found:
         """What is known under a uuid that came alone.
