@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sensorium.models.decoder import Decoder
 from sensorium.ops import AttentionBatch
-from sensorium.runner.page_tables import PageTables
+from sensorium.runner.capture import Pool, capture
 from sensorium.runner.request_state import RunningRequest
+from sensorium.runner.step_memory import StepMemory, fitting
 from sensorium.runner.upload import upload
 from sensorium.types import Chunk
 
@@ -36,41 +36,22 @@ def is_decode(chunk: Chunk, of: RunningRequest) -> bool:
 
 
 class DecodeGraphs:
-    """Graphs over one decoder, KV cache and set of tables.
+    """Graphs over one ``StepMemory``.
 
     Args:
-        last_tokens: (num_slots + 1,) int64: what each slot's request sampled last.
-        axes: of positions.
+        sizes: numbers of sequences.
+        pool: the memory that graphs share.
     """
 
-    def __init__(
-        self,
-        decoder: Decoder,
-        kv_cache: Tensor,
-        tables: PageTables,
-        last_tokens: Tensor,
-        *,
-        axes: int,
-        page_size: int,
-        sizes: Sequence[int],
-    ) -> None:
-        self._decoder = decoder
-        self._kv_cache = kv_cache
-        self._tables = tables
-        self._last_tokens = last_tokens
-        self._axes = axes
-        self._page_size = page_size
+    def __init__(self, memory: StepMemory, sizes: Sequence[int], pool: Pool) -> None:
+        self._memory = memory
         self._sizes = sorted(sizes)
-        self._spare_slot = len(tables.on_device) - 1
-        largest = self._sizes[-1]
-        device = kv_cache.device
+        largest, device = self._sizes[-1], memory.kv_cache.device
+        width, dtype = memory.decoder.config.hidden_size, memory.decoder.dtype
         self._input = torch.zeros(4 * largest, dtype=torch.int32, device=device)
-        self._hidden = torch.zeros(
-            largest, decoder.config.hidden_size, dtype=decoder.dtype, device=device
-        )
-        self._pool = torch.cuda.graph_pool_handle()
+        self._hidden = torch.zeros(largest, width, dtype=dtype, device=device)
         # The largest first: the others then fit into the memory that it took.
-        self._graphs = {size: self._capture(size) for size in reversed(self._sizes)}
+        self._graphs = {size: self._capture(size, pool) for size in reversed(self._sizes)}
 
     def run(self, chunks: Sequence[Chunk], running: Sequence[RunningRequest]) -> Tensor | None:
         """Decodes one token for each chunk; their pages stand in the tables already.
@@ -80,11 +61,11 @@ class DecodeGraphs:
             is no graph of so many sequences.
         """
         count = len(chunks)
-        size = next((size for size in self._sizes if size >= count), None)
+        size = fitting(self._sizes, count)
         if size is None:
             return None
         rows = np.zeros((4, size), dtype=np.int32)
-        rows[1, count:] = self._spare_slot
+        rows[1, count:] = self._memory.spare_slot
         rows[0, :count] = [chunk.token_ids[0] for chunk in chunks]
         rows[1, :count] = [of.slot for of in running]
         rows[2, :count] = [chunk.start for chunk in chunks]
@@ -95,35 +76,28 @@ class DecodeGraphs:
         self._graphs[size].replay()
         return self._hidden[:count]
 
-    def _capture(self, size: int) -> torch.cuda.CUDAGraph:
+    def _capture(self, size: int, pool: Pool) -> torch.cuda.CUDAGraph:
         rows = self._input[: 4 * size].view(4, size)
         rows.zero_()
-        rows[1] = self._spare_slot
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            self._forward(rows)  # libraries choose and allocate now, not while capturing
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
-            self._forward(rows)
-        return graph
+        rows[1] = self._memory.spare_slot
+        return capture(lambda: self._forward(rows), pool)
 
     def _forward(self, rows: Tensor) -> None:
+        memory, page_size = self._memory, self._memory.page_size
         given, slots, index, position = rows
         size = len(slots)
-        token_ids = torch.where(given < 0, self._last_tokens[slots.long()], given)
-        page_table = self._tables.on_device.index_select(0, slots)
-        page = page_table.gather(1, (index // self._page_size).long()[:, None])[:, 0]
+        token_ids = torch.where(given < 0, memory.last_tokens[slots.long()], given)
+        page_table = memory.tables.on_device.index_select(0, slots)
+        page = page_table.gather(1, (index // page_size).long()[:, None])[:, 0]
         batch = AttentionBatch(
             query_start=torch.arange(size + 1, dtype=torch.int32, device=rows.device),
             seq_lens=index + 1,
             page_table=page_table,
-            slot_mapping=page.long() * self._page_size + index % self._page_size,
+            slot_mapping=page.long() * page_size + index % page_size,
             max_query_len=1,
-            max_seq_len=page_table.shape[1] * self._page_size,
+            max_seq_len=memory.max_len,
             lengths=(),
         )
-        hidden = self._decoder.embed(token_ids)
-        positions = position.expand(self._axes, size)
-        self._hidden[:size].copy_(self._decoder(hidden, positions, self._kv_cache, batch))
+        hidden = memory.decoder.embed(token_ids)
+        positions = position.expand(memory.axes, size)
+        self._hidden[:size].copy_(memory.decoder(hidden, positions, memory.kv_cache, batch))

@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sensorium.models.decoder import Decoder, RopeTables
+from sensorium.models.decoder import RopeTables
 from sensorium.ops import AttentionBatch
 from sensorium.ops.program import NotRecordedError, Program
-from sensorium.runner.page_tables import PageTables
 from sensorium.runner.request_state import RunningRequest
+from sensorium.runner.step_memory import StepMemory, fitting
 from sensorium.types import Chunk
 
 logger = logging.getLogger("sensorium.runner")
@@ -32,31 +32,14 @@ MAX_SIZE = 64
 
 
 class DecodePrograms:
-    """Programs over one decoder, KV cache and set of tables.
+    """Programs over one ``StepMemory``.
 
     Args:
-        last_tokens: (num_slots + 1,) int64: what each slot's request sampled last.
-        axes: of positions.
-        sizes: of batches; of larger ones than ``MAX_SIZE`` that one takes the place.
+        sizes: numbers of sequences; of larger ones than ``MAX_SIZE`` that one takes the place.
     """
 
-    def __init__(
-        self,
-        decoder: Decoder,
-        kv_cache: Tensor,
-        tables: PageTables,
-        last_tokens: Tensor,
-        *,
-        axes: int,
-        page_size: int,
-        sizes: Sequence[int],
-    ) -> None:
-        self._decoder = decoder
-        self._kv_cache = kv_cache
-        self._tables = tables
-        self._last_tokens = last_tokens
-        self._axes = axes
-        self._page_size = page_size
+    def __init__(self, memory: StepMemory, sizes: Sequence[int]) -> None:
+        self._memory = memory
         self._sizes = sorted({min(size, MAX_SIZE) for size in sizes})
         self._programs: dict[int, tuple[_Inputs, Program] | None] = {}
 
@@ -68,7 +51,7 @@ class DecodePrograms:
             is no program for so many sequences.
         """
         count = len(chunks)
-        size = next((size for size in self._sizes if size >= count), None)
+        size = fitting(self._sizes, count)
         if size is None:
             return None
         if size not in self._programs:
@@ -93,14 +76,12 @@ class DecodePrograms:
             page_table=inputs.page_table,
             slot_mapping=inputs.slot_mapping,
             max_query_len=1,
-            max_seq_len=inputs.page_table.shape[1] * self._page_size,
+            max_seq_len=self._memory.max_len,
             lengths=(),
         )
-        layers = self._decoder.through_layers
+        layers, kv_cache = self._memory.decoder.through_layers, self._memory.kv_cache
         try:
-            program = Program(
-                lambda: layers(inputs.hidden, inputs.rope_tables, self._kv_cache, batch)
-            )
+            program = Program(lambda: layers(inputs.hidden, inputs.rope_tables, kv_cache, batch))
         except NotRecordedError as error:
             logger.info("decoding %d sequences is not recorded: %s", size, error)
             return None
@@ -108,40 +89,41 @@ class DecodePrograms:
         return program.result[: len(chunks)]
 
     def _inputs(self, size: int) -> _Inputs:
-        hidden = torch.zeros(size, self._decoder.config.hidden_size, dtype=self._decoder.dtype)
+        decoder = self._memory.decoder
         return _Inputs(
-            hidden,
-            self._decoder.rope_tables(torch.zeros(self._axes, size, dtype=torch.long)),
+            torch.zeros(size, decoder.config.hidden_size, dtype=decoder.dtype),
+            decoder.rope_tables(torch.zeros(self._memory.axes, size, dtype=torch.long)),
             query_start=torch.arange(size + 1, dtype=torch.int32),
             slot_mapping=torch.zeros(size, dtype=torch.long),
             seq_lens=torch.ones(size, dtype=torch.int32),
-            page_table=torch.zeros(size, self._tables.on_device.shape[1], dtype=torch.int32),
+            page_table=torch.zeros(size, self._memory.max_pages, dtype=torch.int32),
         )
 
     def _fill(
         self, inputs: _Inputs, chunks: Sequence[Chunk], running: Sequence[RunningRequest]
     ) -> None:
         """A step's rows, and rows that nobody asked for: a first token each, in the spare page."""
-        tables = self._tables.on_device.numpy()
+        memory, page_size = self._memory, self._memory.page_size
+        tables = memory.tables.on_device.numpy()
         count, size = len(chunks), len(inputs.hidden)
         given, index, position = np.zeros((3, size), dtype=np.int64)
-        slots = np.full(size, len(tables) - 1)
+        slots = np.full(size, memory.spare_slot)
         given[:count] = [chunk.token_ids[0] for chunk in chunks]
         slots[:count] = [of.slot for of in running]
         index[:count] = [chunk.start for chunk in chunks]
         position[:count] = [of.request.position_delta for of in running]
         position += index
-        token_ids = np.where(given < 0, self._last_tokens.numpy()[slots], given)
-        pages = tables[slots, index // self._page_size].astype(np.int64)
-        num_pages = int(index.max()) // self._page_size + 1
+        token_ids = np.where(given < 0, memory.last_tokens.numpy()[slots], given)
+        pages = tables[slots, index // page_size].astype(np.int64)
+        num_pages = int(index.max()) // page_size + 1
         inputs.page_table.numpy()[:, :num_pages] = tables[slots, :num_pages]
-        inputs.slot_mapping.numpy()[:] = pages * self._page_size + index % self._page_size
+        inputs.slot_mapping.numpy()[:] = pages * page_size + index % page_size
         inputs.seq_lens.numpy()[:] = index + 1
-        inputs.hidden.copy_(self._decoder.embed(torch.from_numpy(token_ids)))
-        positions = torch.from_numpy(position).expand(self._axes, size)
+        inputs.hidden.copy_(memory.decoder.embed(torch.from_numpy(token_ids)))
+        positions = torch.from_numpy(position).expand(memory.axes, size)
         copied = zip(
             itertools.chain(*inputs.rope_tables),
-            itertools.chain(*self._decoder.rope_tables(positions)),
+            itertools.chain(*memory.decoder.rope_tables(positions)),
             strict=True,
         )
         for kept, new in copied:

@@ -21,8 +21,10 @@ from sensorium.runner.decode_graphs import DecodeGraphs, is_decode
 from sensorium.runner.decode_programs import DecodePrograms
 from sensorium.runner.embeddings import Embeddings
 from sensorium.runner.page_tables import PageTables
+from sensorium.runner.prefill_graphs import PrefillGraphs
 from sensorium.runner.request_state import RunningRequest
 from sensorium.runner.sampler import Choice, PromptReports, choose, token_logprobs
+from sensorium.runner.step_memory import StepMemory
 from sensorium.runner.token_counts import TokenCounts
 from sensorium.runner.upload import upload, upload_list
 from sensorium.types import Chunk
@@ -63,35 +65,36 @@ class ForwardPass:
         kv_cache: Tensor,
         *,
         axes: int,
-        page_size: int,
         num_slots: int,
         max_len: int,
     ) -> None:
         self._decoder = decoder
         self._embeddings = embeddings
-        self._kv_cache = kv_cache
-        self._axes = axes
-        self._page_size = page_size
         self._num_slots = num_slots
         device = kv_cache.device
-        max_pages = -(-max_len // page_size)
-        self._tables = PageTables(num_slots, max_pages, kv_cache.shape[2] - 1, device)
+        self._tables = PageTables(
+            num_slots, -(-max_len // kv_cache.shape[3]), kv_cache.shape[2] - 1, device
+        )
         self._last_tokens = torch.zeros(num_slots + 1, dtype=torch.long, device=device)
+        self._memory = StepMemory(decoder, kv_cache, self._tables, self._last_tokens, axes)
         self._counts: TokenCounts | None = None
         self._recorded: DecodeGraphs | DecodePrograms | None = None
+        self._prefills: PrefillGraphs | None = None
 
-    def record(self, sizes: Sequence[int]) -> None:
-        """Decodes in graphs (on CUDA, captured now) or programs of these numbers of sequences."""
-        kind = DecodeGraphs if self._kv_cache.is_cuda else DecodePrograms
-        self._recorded = kind(
-            self._decoder,
-            self._kv_cache,
-            self._tables,
-            self._last_tokens,
-            axes=self._axes,
-            page_size=self._page_size,
-            sizes=sizes,
-        )
+    def record(self, decode: list[int], prefill: list[int]) -> None:
+        """Has steps recorded: on CUDA as graphs, captured now; on the CPU as programs, of decoding
+        alone.
+
+        Args:
+            decode: numbers of sequences.
+            prefill: numbers of tokens.
+        """
+        if not self._memory.kv_cache.is_cuda:
+            self._recorded = DecodePrograms(self._memory, decode)
+            return
+        pool = torch.cuda.graph_pool_handle()
+        self._prefills = PrefillGraphs(self._memory, prefill, pool)
+        self._recorded = DecodeGraphs(self._memory, decode, pool)
 
     def start(self, running: RunningRequest) -> None:
         """Makes its slot ready for a request that starts (again)."""
@@ -117,11 +120,10 @@ class ForwardPass:
             running,
             self._tables,
             self._last_tokens,
-            axes=self._axes,
-            page_size=self._page_size,
+            axes=self._memory.axes,
+            page_size=self._memory.page_size,
         )
-        hidden, deep = self._embed(flat)
-        out = self._decoder(hidden, flat.positions, self._kv_cache, flat.attention, deep)
+        out = self._through_layers(flat)
         ending = [of for chunk, of in zip(chunks, running, strict=True) if chunk.samples]
         prompts = tuple(self._prompt_reports(out, chunks, running))
         if not ending:
@@ -137,6 +139,17 @@ class ForwardPass:
             ending = [ending[i] for i in kept]
             ends = ends[upload_list(kept, torch.long, ends.device)]
         return Outcome(self._choose(ends, ending) if ending else None, prompts, pooled)
+
+    def _through_layers(self, flat: FlatBatch) -> Tensor:
+        """(N, hidden): the decoder's output, replayed where there is a graph for such a step."""
+        hidden, deep = self._embed(flat)
+        if self._prefills is not None and deep is None:
+            out = self._prefills.run(hidden, flat)
+            if out is not None:
+                return out
+        cache = self._memory.kv_cache
+        computed: Tensor = self._decoder(hidden, flat.positions, cache, flat.attention, deep)
+        return computed
 
     def _replay(self, chunks: Sequence[Chunk], running: Sequence[RunningRequest]) -> Tensor | None:
         """The decoder's output of a step that decodes one token for each; None for others."""

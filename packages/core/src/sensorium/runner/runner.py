@@ -35,6 +35,7 @@ from sensorium.runner.forward import ForwardPass, Outcome
 from sensorium.runner.fullest_step import fullest_steps
 from sensorium.runner.huge_pages import move_into_huge_pages
 from sensorium.runner.pending_step import PendingStep
+from sensorium.runner.prefill_graphs import prefill_sizes
 from sensorium.runner.request_state import RunningRequest
 from sensorium.types import Batch, Chunk, EngineItem, EngineRequest, StepOutput
 
@@ -79,7 +80,6 @@ class Runner:
         self.dtype = choose_dtype(config, decoder, self.device)
         self._seed = config.seed
         self._axes = family.position_axes
-        self._page_size = config.page_size
         self._max_num_seqs = config.max_num_seqs
         self._requests: dict[str, RunningRequest] = {}
         self._free_slots = list(range(config.max_num_seqs))
@@ -139,7 +139,9 @@ class Runner:
         self._forward = self._forward_pass(self._kv_cache, self.max_model_len)
         if self._records(config):
             with torch.inference_mode():
-                self._forward.record(batch_sizes(config.max_num_seqs))
+                self._forward.record(
+                    batch_sizes(config.max_num_seqs), prefill_sizes(config.max_num_batched_tokens)
+                )
         logger.info(
             "%s in %s on %s: %d pages of %d tokens, context %d, %s, attention %s",
             checkpoint.architecture,
@@ -281,7 +283,8 @@ class Runner:
         if not self._records(config):
             return 0
         free_before, _ = torch.cuda.mem_get_info(self.device)
-        forward.record([config.max_num_seqs])
+        prefill = prefill_sizes(config.max_num_batched_tokens)
+        forward.record([config.max_num_seqs], prefill[-1:])
         free_after, _ = torch.cuda.mem_get_info(self.device)
         return max(0, free_before - free_after)
 
@@ -299,7 +302,6 @@ class Runner:
             self._embeddings,
             kv_cache,
             axes=self._axes,
-            page_size=self._page_size,
             num_slots=self._max_num_seqs,
             max_len=max_len,
         )

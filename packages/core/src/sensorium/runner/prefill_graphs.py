@@ -1,0 +1,126 @@
+"""``PrefillGraphs``: the forward pass of steps of few tokens, captured.
+
+A few hundred tokens take the device no longer than it takes the host to launch the kernels for
+them one by one: a short prompt, a question about a picture whose pages are known, or one of them
+among sequences that decode. There is a graph for each of some numbers of tokens; a step takes the
+next larger one.
+
+    rows       │ sequence 0 │ sequence 1 │ … │ rows that are left over │
+    sequences  │     0      │     1      │ … │    one nobody asked for │ empty │ … │ empty │
+
+The rows that are left over are a sequence in the spare page, so that nothing is computed from
+memory that nobody wrote. Embeddings go in (pictures stand in them already), hidden states come out;
+how many sequences there are, and how long, is read on the device.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sensorium.ops import AttentionBatch
+from sensorium.runner.batch import FlatBatch
+from sensorium.runner.capture import Pool, capture
+from sensorium.runner.step_memory import StepMemory, fitting
+from sensorium.runner.upload import upload
+
+#: Sequences of a step at most. Attention starts blocks for so many of them, empty ones too.
+MAX_SEQS = 32
+_SIZES = (16, 32, 64, 128, 192, 256, 384, 512)
+
+
+def prefill_sizes(max_num_batched_tokens: int) -> list[int]:
+    """The numbers of tokens that are captured: with more, the device is busier than the host."""
+    smaller = [size for size in _SIZES if size < max_num_batched_tokens]
+    return smaller if len(smaller) == len(_SIZES) else [*smaller, max_num_batched_tokens]
+
+
+class PrefillGraphs:
+    """Graphs over one ``StepMemory``.
+
+    Args:
+        sizes: numbers of tokens.
+        pool: the memory that graphs share.
+    """
+
+    def __init__(self, memory: StepMemory, sizes: list[int], pool: Pool) -> None:
+        self._memory = memory
+        self._sizes = sorted(sizes)
+        largest, device = self._sizes[-1], memory.kv_cache.device
+        width, dtype = memory.decoder.config.hidden_size, memory.decoder.dtype
+        self._hidden = torch.zeros(largest, width, dtype=dtype, device=device)
+        self._out = torch.zeros_like(self._hidden)
+        self._positions = torch.zeros(memory.axes, largest, dtype=torch.long, device=device)
+        rows = torch.arange(largest, device=device)
+        self._spare = memory.spare_page * memory.page_size + rows % memory.page_size
+        self._slot_mapping = self._spare.clone()
+        # Where queries start, and how long sequences are: they come together.
+        self._borders = torch.zeros(2 * MAX_SEQS + 1, dtype=torch.int32, device=device)
+        # Wide enough for all rows of a step in the spare page.
+        width = max(memory.max_pages, -(-largest // memory.page_size))
+        self._page_table = torch.full(
+            (MAX_SEQS, width), memory.spare_page, dtype=torch.int32, device=device
+        )
+        # The largest first: the others then fit into the memory that it took.
+        self._graphs = {
+            size: capture(lambda size=size: self._forward(size), pool)  # type: ignore[misc]
+            for size in reversed(self._sizes)
+        }
+
+    def run(self, hidden: Tensor, flat: FlatBatch) -> Tensor | None:
+        """``Decoder.forward`` of a step.
+
+        Args:
+            hidden: (N, hidden): the step's embeddings.
+
+        Returns:
+            (N, hidden), which the next call overwrites. None: there is no graph for such a step.
+        """
+        count, num_seqs = len(hidden), len(flat.attention.lengths)
+        size = fitting(self._sizes, count)
+        if size is None or flat.attention.reach is not None:
+            return None
+        lengths = flat.attention.lengths
+        if count < size:
+            lengths = (*lengths, (size - count, size - count))
+        if len(lengths) > MAX_SEQS:
+            return None
+        self._hidden[:count].copy_(hidden)
+        self._positions[:, :count].copy_(flat.positions)
+        self._slot_mapping[:count].copy_(flat.attention.slot_mapping)
+        known = flat.attention.page_table
+        self._page_table[:num_seqs, : known.shape[1]].copy_(known)
+        [borders] = upload([_borders(lengths)], hidden.device)
+        self._borders.copy_(borders)
+        if count < size:
+            self._hidden[count:size].zero_()
+            self._slot_mapping[count:size].copy_(self._spare[count:size])
+            self._page_table[num_seqs].fill_(self._memory.spare_page)
+        self._graphs[size].replay()
+        return self._out[:count]
+
+    def _forward(self, size: int) -> None:
+        memory = self._memory
+        batch = AttentionBatch(
+            query_start=self._borders[: MAX_SEQS + 1],
+            seq_lens=self._borders[MAX_SEQS + 1 :],
+            page_table=self._page_table,
+            slot_mapping=self._slot_mapping[:size],
+            max_query_len=size,
+            max_seq_len=self._page_table.shape[1] * memory.page_size,
+            lengths=(),
+        )
+        positions = self._positions[:, :size]
+        out = memory.decoder(self._hidden[:size], positions, memory.kv_cache, batch)
+        self._out[:size].copy_(out)
+
+
+def _borders(lengths: tuple[tuple[int, int], ...]) -> np.ndarray:
+    """Sequences' first rows and total lengths, and as many empty ones as are missing."""
+    borders = np.zeros(2 * MAX_SEQS + 1, dtype=np.int32)
+    ends = np.cumsum([query for query, _ in lengths])
+    borders[1 : len(lengths) + 1] = ends
+    borders[len(lengths) + 1 : MAX_SEQS + 1] = ends[-1]
+    borders[MAX_SEQS + 1 : MAX_SEQS + 1 + len(lengths)] = [total for _, total in lengths]
+    return borders
