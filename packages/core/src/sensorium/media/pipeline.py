@@ -15,7 +15,6 @@ import asyncio
 import os
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -37,6 +36,7 @@ from sensorium.media.flight import SingleFlight, run_in
 from sensorium.media.keys import derived_key, item_key
 from sensorium.media.options import ProcessorOptions, ResolvedOptions
 from sensorium.media.process import DecodeBudget, content_digest, fetch, load, process
+from sensorium.media.threads import lone_workers
 from sensorium.media.uuids import attach_uuids
 from sensorium.plugins.adapter import MediaAdapter
 from sensorium.plugins.kind import MediaKind
@@ -150,9 +150,7 @@ class MediaPipeline:
         self._embed_widths = dict(embed_widths or {})
         self._dtype = dtype
         self._cache = ProcessorCache(cache_bytes)
-        self._executor = ThreadPoolExecutor(
-            _num_threads(num_threads), thread_name_prefix="sensorium-media"
-        )
+        self._executor = lone_workers(_num_threads(num_threads), "sensorium-media")
         self._flights: SingleFlight[tuple[PreparedItem, ...]] = SingleFlight(self._executor)
 
     @property
