@@ -21,6 +21,7 @@ Knows nothing of pools, or of what is computed when.
 
 from __future__ import annotations
 
+import struct
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -29,6 +30,11 @@ from blake3 import blake3
 
 from sensorium.media.digest import Digest
 from sensorium.types import EngineRequest, MediaSpan
+
+#: Of the offsets' bytes, the media and the ranges of a page.
+_LENGTHS = struct.Struct("<QQQ")
+#: A key's length, where in the range its tokens start, how many they are, and its first row.
+_MEDIA = struct.Struct("<QQQQ")
 
 
 def extend_page_keys(
@@ -47,10 +53,15 @@ def extend_page_keys(
         page_size: tokens of one page.
     """
     assert num_pages * page_size <= len(token_ids), "only full pages have keys"
-    for page in range(len(keys), num_pages):
-        parent = keys[-1] if keys else root_key(request.salt)
-        start = page * page_size
-        keys.append(_page_key(parent, request, token_ids, start, start + page_size))
+    first = len(keys)
+    if first >= num_pages:
+        return
+    offsets = _offsets_by_page(request, first, num_pages, page_size)
+    parent = keys[-1] if keys else root_key(request.salt)
+    for page in range(first, num_pages):
+        start, stop = page * page_size, (page + 1) * page_size
+        parent = _page_key(parent, request, token_ids, start, stop, offsets[page - first])
+        keys.append(parent)
 
 
 def root_key(salt: str) -> bytes:
@@ -59,35 +70,39 @@ def root_key(salt: str) -> bytes:
 
 
 def _page_key(
-    parent: bytes, request: EngineRequest, token_ids: Sequence[int], start: int, stop: int
+    parent: bytes,
+    request: EngineRequest,
+    token_ids: Sequence[int],
+    start: int,
+    stop: int,
+    offsets: bytes,
 ) -> bytes:
     """What the page holds, and what its tokens see behind it where they see ahead."""
     whole = parent + array("q", token_ids[start:stop]).tobytes()
-    return blake3(whole + _beside_tokens(request, token_ids, start, stop)).digest()
+    return blake3(whole + _beside_tokens(request, token_ids, start, stop, offsets)).digest()
 
 
 def _beside_tokens(
-    request: EngineRequest, token_ids: Sequence[int], start: int, stop: int
+    request: EngineRequest, token_ids: Sequence[int], start: int, stop: int, offsets: bytes
 ) -> bytes:
-    """A digest of all but the page's own tokens; empty where nothing else is there."""
-    if not (request.spans or request.position_delta or request.positions is not None):
+    """A digest of all but the page's own tokens; empty where nothing else is there.
+
+    Hashed are, each behind its own length or count, the positions' offsets, what media put here,
+    and what ranges hold that reach here.
+    """
+    media = [*_media_fields(request, start, stop)] if request.spans else []
+    ranges = _seen_ranges(request, start, stop) if request.spans else []
+    if not offsets and not media and not ranges:
         return b""
-    offsets = _position_offsets(request, start, stop)
-    media = list(_media_fields(request, start, stop))
-    ranges = _seen_ranges(request, start, stop)
-    if offsets is None and not media and not ranges:
-        return b""
-    digest = Digest("page").add(offsets)
-    for fields in media:
-        digest.add(fields)
+    parts = [_LENGTHS.pack(len(offsets), len(media), len(ranges)), offsets, *media]
     for first, last in ranges:
         seen = Digest("seen").add((first - start, last - start))
         seen.add(np.asarray(token_ids[first:last], dtype="<i8"))
         seen.add(_position_offsets(request, first, last))
         for fields in _media_fields(request, first, last):
             seen.add(fields)
-        digest.add(seen.digest())
-    return digest.digest()
+        parts.append(seen.digest())
+    return blake3(b"".join(parts)).digest()
 
 
 def _seen_ranges(request: EngineRequest, start: int, stop: int) -> list[tuple[int, int]]:
@@ -116,11 +131,23 @@ def _overlapping(request: EngineRequest, start: int, stop: int) -> Iterator[Medi
         yield from (s for s in request.spans if s.offset < stop and s.end > start)
 
 
+def _offsets_by_page(request: EngineRequest, first: int, last: int, page_size: int) -> list[bytes]:
+    """``_position_offsets`` of the pages ``first`` … ``last - 1``; empty where all are zero."""
+    offsets = _position_offsets(request, first * page_size, last * page_size)
+    if offsets is None:
+        return [b""] * (last - first)
+    by_page = offsets.reshape(len(offsets), last - first, page_size).swapaxes(0, 1)
+    differ: list[bool] = by_page.any(axis=(1, 2)).tolist()
+    return [page.tobytes() if here else b"" for page, here in zip(by_page, differ, strict=True)]
+
+
 def _position_offsets(request: EngineRequest, start: int, stop: int) -> np.ndarray | None:
     """Positions minus token indices, (axes, stop - start); None where all are zero.
 
     None is what text before any media has, so that prompts with and without media share it.
     """
+    if request.positions is None and not request.position_delta:
+        return None
     index = np.arange(start, stop, dtype="<i8")
     axes = 1 if request.positions is None else len(request.positions)
     offsets = np.full((axes, stop - start), request.position_delta, dtype="<i8")
@@ -133,8 +160,8 @@ def _position_offsets(request: EngineRequest, start: int, stop: int) -> np.ndarr
     return offsets if offsets.any() else None
 
 
-def _media_fields(request: EngineRequest, start: int, stop: int) -> Iterator[tuple[object, ...]]:
-    """What each overlapping span puts into [start, stop).
+def _media_fields(request: EngineRequest, start: int, stop: int) -> Iterator[bytes]:
+    """What each overlapping span puts into [start, stop), in bytes that say their own lengths.
 
     The item's key, where in the range it starts, which tokens it replaces, and by which of its
     rows. A span that replaces nothing here leaves no trace.
@@ -144,8 +171,9 @@ def _media_fields(request: EngineRequest, start: int, stop: int) -> Iterator[tup
         mask = span_mask(span)
         here = mask[first - span.offset : last - span.offset]
         if any(here):
+            key = request.items[span.item].key
             row = span.item_slice[0] + mask[: first - span.offset].count(1)
-            yield request.items[span.item].key, first - start, here, row
+            yield _MEDIA.pack(len(key), first - start, len(here), row) + key + here
 
 
 def span_mask(span: MediaSpan) -> bytes:
