@@ -32,7 +32,7 @@ from sensorium import (
     PluginError,
     SamplingParams,
 )
-from sensorium.engine import assembly, process
+from sensorium.engine import assembly, connection, process
 from sensorium.engine.process_client import ProcessClient
 
 GREEDY = SamplingParams(temperature=0.0, repetition_penalty=1.0, max_tokens=8, ignore_eos=True)
@@ -111,6 +111,14 @@ def test_the_answers_are_those_of_a_thread(llm: LLM, thread_llm: LLM) -> None:
     assert answers(llm, mixed, params) == answers(thread_llm, mixed, params)
 
 
+def test_features_that_another_thread_copies(
+    llm: LLM, thread_llm: LLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "MAX_INLINE_BYTES", 0)
+    prompts = [picture_prompt(seed) for seed in range(40, 46)]
+    assert answers(llm, prompts) == answers(thread_llm, prompts)
+
+
 def test_logprobs_cross(llm: LLM, thread_llm: LLM) -> None:
     params = SamplingParams(temperature=0.0, logprobs=2, max_tokens=4, ignore_eos=True)
     (here,), (there,) = (e.generate("so", params, use_tqdm=False) for e in (llm, thread_llm))
@@ -155,7 +163,11 @@ def test_segments_are_released_and_used_again(llm: LLM) -> None:
     assert 0 < segments._num_made <= 2 * 6, "segments aren't used again"
 
 
-async def test_leaving_early_aborts(image_model: Path) -> None:
+@pytest.mark.parametrize("max_inline_bytes", [0, connection.MAX_INLINE_BYTES])
+async def test_leaving_early_aborts(
+    image_model: Path, monkeypatch: pytest.MonkeyPatch, max_inline_bytes: int
+) -> None:
+    monkeypatch.setattr(connection, "MAX_INLINE_BYTES", max_inline_bytes)
     with AsyncEngine(str(image_model), engine_process=True, **OPTIONS) as engine:
         stream = engine.generate(picture_prompt(1), ENDLESS)
         async for output in stream:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -296,9 +296,11 @@ class EngineRequest:
 
 # --- one step -------------------------------------------------------------------------
 
+# What there is one of for each sequence and step is a named tuple: made in a third of the time of a
+# frozen dataclass.
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+
+class Chunk(NamedTuple):
     """A run of one sequence's tokens to compute in this step.
 
         tokens     0 ───────────── start ────────── stop ─── …
@@ -373,8 +375,7 @@ PromptLogprobs = tuple[tuple[int, TokenLogprobs], ...]
 Pooled = tuple[float, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class SampledToken:
+class SampledToken(NamedTuple):
     """One new token of one sequence."""
 
     request_id: str
@@ -399,8 +400,7 @@ class StepOutput:
     pooled: Mapping[str, Pooled] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class RequestUpdate:
+class RequestUpdate(NamedTuple):
     """What the engine tells the frontend of one sequence after a step.
 
     Attributes:

@@ -129,7 +129,7 @@ def test_a_token_that_is_not_known_yet_is_found_on_the_device(model: Model) -> N
     started = tuple(asked(name, PROMPTS[name], params) for name, params in plain.items())
     launched = [runner.launch(Batch(started=started, chunks=tuple(chunks)))]
     for _ in range(7):
-        chunks = [replace(c, start=c.stop, token_ids=(PENDING,)) for c in chunks]
+        chunks = [c._replace(start=c.stop, token_ids=(PENDING,)) for c in chunks]
         launched.append(runner.launch(Batch(chunks=tuple(chunks))))
     outputs = [step.result() for step in launched]
     for i, name in enumerate(plain):

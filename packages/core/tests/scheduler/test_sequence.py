@@ -17,7 +17,7 @@ def sequence(asked: EngineRequest) -> Sequence:
 
 def test_a_chunk_samples_only_at_the_end() -> None:
     seq = sequence(request("a", range(10)))
-    seq.pages = [3, 1, 2]
+    seq.pages = (3, 1, 2)
     chunk = seq.advance(6)
     assert (chunk.start, chunk.stop, chunk.token_ids) == (0, 6, tuple(range(6)))
     assert (chunk.pages, chunk.samples) == ((3, 1, 2), False)
@@ -61,7 +61,7 @@ def test_decoding_is_having_one_sampled_token_to_compute() -> None:
 def test_missing_pages() -> None:
     seq = sequence(request("a", range(8)))
     assert seq.num_missing_pages == 2
-    seq.pages = [0, 1]
+    seq.pages = (0, 1)
     seq.advance(8)
     assert seq.num_missing_pages == 1, "the pending token counts"
 

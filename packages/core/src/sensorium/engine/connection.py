@@ -17,9 +17,12 @@ from sensorium.engine.messages import Placement
 from sensorium.engine.outbox import Outbox
 from sensorium.engine.segments import SegmentPool
 from sensorium.errors import EngineError
-from sensorium.types import EngineRequest
+from sensorium.types import EngineItem, EngineRequest
 
 logger = logging.getLogger("sensorium.engine")
+
+#: Of a request's features: what takes no longer to copy than to hand over.
+MAX_INLINE_BYTES = 2**21
 
 
 class Connection:
@@ -59,11 +62,14 @@ class Connection:
         return result
 
     def add(self, request: EngineRequest) -> Future[None]:
-        """As ``EngineClient.add``; a request's features are copied on the packer's thread."""
+        """As ``EngineClient.add``; many bytes of features are copied on the packer's thread.
+
+        Few are copied here and now: while pictures are prepared, another thread would have to wait
+        for the interpreter's lock behind all those that prepare them.
+        """
         call_id, result = self._new_call()
-        if not any(item.features for item in request.items):
-            none = [None] * len(request.items)
-            self.outbox.send(messages.encode_add(call_id, request, none))
+        if sum(map(_num_feature_bytes, request.items)) <= MAX_INLINE_BYTES:
+            self._pack_and_add(call_id, request)
             return result
         with self._lock:
             self._packing.add(request.request_id)
@@ -135,3 +141,7 @@ class Connection:
                 self.outbox.send(payload)
             if aborted:  # whoever asked did so before the engine knew of it
                 self.outbox.send(messages.encode("abort", (request.request_id,)))
+
+
+def _num_feature_bytes(item: EngineItem) -> int:
+    return sum(t.nbytes for tensors in item.features.values() for t in tensors.values())

@@ -16,9 +16,8 @@ from __future__ import annotations
 import pickle
 from array import array
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from itertools import repeat
-from operator import attrgetter
 from typing import Any
 
 import sensorium.errors
@@ -28,9 +27,11 @@ from sensorium.types import EngineItem, EngineRequest, Features, RequestUpdate
 
 Message = tuple[Any, ...]
 
-_FIELDS = fields(RequestUpdate)
-_DEFAULTS = tuple(field.default for field in _FIELDS)
-_row: Callable[[RequestUpdate], tuple[Any, ...]] = attrgetter(*(f.name for f in _FIELDS))
+#: Stands where a field has no default; nothing equals it.
+_NO_DEFAULT = object()
+_DEFAULTS = tuple(
+    RequestUpdate._field_defaults.get(name, _NO_DEFAULT) for name in RequestUpdate._fields
+)
 
 
 class MessageError(Exception):
@@ -109,8 +110,8 @@ def encode_updates(updates: Sequence[RequestUpdate]) -> bytes:
     """The message "updates"; there must be one at least."""
     count = len(updates)
     columns = tuple(
-        None if default is not MISSING and column.count(default) == count else column
-        for column, default in zip(zip(*map(_row, updates), strict=True), _DEFAULTS, strict=True)
+        None if column.count(default) == count else column
+        for column, default in zip(zip(*updates, strict=True), _DEFAULTS, strict=True)
     )
     return encode("updates", columns)
 
@@ -121,7 +122,8 @@ def updates_of(columns: Sequence[Sequence[Any] | None]) -> list[RequestUpdate]:
         repeat(default) if column is None else column
         for column, default in zip(columns, _DEFAULTS, strict=True)
     )
-    return list(map(RequestUpdate, *filled))
+    # The first column is the requests' ids, which are always there; it ends the rest.
+    return list(map(RequestUpdate._make, zip(*filled, strict=False)))
 
 
 # --- requests ---------------------------------------------------------------------------

@@ -63,7 +63,7 @@ class _Segment:
 
 
 class SegmentPool:
-    """The frontend's side. ``place`` is called by one thread at a time, ``release`` by any.
+    """The frontend's side, used from any thread.
 
     Args:
         announce: (number, size, descriptor) of each new segment; it closes the descriptor.
@@ -95,6 +95,8 @@ class SegmentPool:
 
     def place(self, key: bytes, features: Mapping[str, Features]) -> Placement:
         """Copies an item's features into a segment; one that holds them already gets a user more.
+
+        Two threads that place the same item at once may each fill a segment with it.
 
         Raises:
             EngineError: features that can't be packed, or no memory for them.

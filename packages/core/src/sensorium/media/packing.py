@@ -45,6 +45,7 @@ _DTYPES: Mapping[str, torch.dtype] = {
     )
 }
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+_FEW_BYTES = 2**21
 #: By itemsize.
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -230,8 +231,13 @@ def _copy_bits(source: Tensor, target: Tensor) -> None:
     if source.dtype == torch.complex128:  # no integer is as wide
         source, target = torch.view_as_real(source), torch.view_as_real(target)
     bits = _BITS[source.itemsize]
-    # By numpy: torch would wake a team of threads, which takes longer than copying a picture.
-    np.copyto(target.view(bits).numpy(), source.view(bits).numpy())
+    given, to = source.view(bits).numpy(), target.view(bits).numpy()
+    if given.nbytes <= _FEW_BYTES and given.flags.c_contiguous:
+        # With the interpreter's lock held: to have it back may take longer than to copy.
+        to.reshape(-1).view(np.uint8).data[:] = given.reshape(-1).view(np.uint8).data
+    else:
+        # Not by torch, which would wake a team of threads, and take longer than to copy a picture.
+        np.copyto(to, given)
 
 
 def _num_bytes(tensor: TensorLayout) -> int:

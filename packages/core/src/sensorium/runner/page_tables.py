@@ -41,14 +41,16 @@ class PageTables:
     def update(self, chunks: Sequence[Chunk], running: Sequence[RunningRequest]) -> None:
         """Sends the pages that are new in ``chunks``, whose requests are ``running``."""
         width = self.on_device.shape[1]
-        places, pages = [], []
+        places: list[int] = []
+        pages: list[int] = []
         for chunk, of in zip(chunks, running, strict=True):
             known, total = self._num_known[of.slot], len(chunk.pages)
             if total > known:
-                places.append(np.arange(known, total, dtype=np.int64) + of.slot * width)
-                pages.append(np.array(chunk.pages[known:], dtype=np.int32))
+                first = of.slot * width
+                places.extend(range(first + known, first + total))
+                pages.extend(chunk.pages[known:])
                 self._num_known[of.slot] = total
         if places:
-            device = self.on_device.device
-            where, what = upload([np.concatenate(places), np.concatenate(pages)], device)
+            arrays = np.array(places, dtype=np.int64), np.array(pages, dtype=np.int32)
+            where, what = upload(arrays, self.on_device.device)
             self.on_device.view(-1).index_copy_(0, where, what)

@@ -66,8 +66,10 @@ class PendingStep:
                 broken.update(dict.fromkeys(self._users_of(key), sentence))
         failed = {**self._failed, **broken}
         self._forget(failed)
+        if failed:
+            tokens = [token for token in tokens if token.request_id not in failed]
         return StepOutput(
-            tokens=tuple(token for token in tokens if token.request_id not in failed),
+            tokens=tuple(tokens),
             failed=failed,
             prompt_logprobs=logprobs,
             pooled=pooled,

@@ -16,6 +16,9 @@ class RunningRequest:
     Attributes:
         request: as it came.
         slot: its row in the tables on the device.
+        is_greedy: whether its most probable token is always taken.
+        needs_counts: whether what is sampled next depends on how often each token has occurred.
+        edits_logits: whether bias, bans or penalties may change its logits.
         generated: its new tokens; ``PENDING`` where only the device knows them.
         num_counted: how many of them ``TokenCounts`` has counted.
         failure: why it can't go on, once something of it has failed.
@@ -28,7 +31,17 @@ class RunningRequest:
         self.num_counted = 0
         self.failure: str | None = None
         self.media_end = max((span.end for span in request.spans), default=0)
-        own = request.sampling.seed
+        params = request.sampling
+        self.is_greedy = params.greedy
+        self.needs_counts = bool(
+            params.repetition_penalty not in (None, 1.0)
+            or params.presence_penalty
+            or params.frequency_penalty
+        )
+        self.edits_logits = bool(
+            self.needs_counts or params.logit_bias or params.min_tokens or request.bad_word_ids
+        )
+        own = params.seed
         self._seed = f"request {own}" if own is not None else f"{engine_seed} {request.request_id}"
 
     def take(self, chunk: Chunk) -> None:
@@ -42,13 +55,3 @@ class RunningRequest:
         """A seed for the next token alone, the same however often it is computed again."""
         text = f"{self._seed} {len(self.generated)}".encode()
         return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1
-
-    @property
-    def needs_counts(self) -> bool:
-        """Whether what is sampled next depends on how often each token has occurred."""
-        params = self.request.sampling
-        return bool(
-            params.repetition_penalty not in (None, 1.0)
-            or params.presence_penalty
-            or params.frequency_penalty
-        )

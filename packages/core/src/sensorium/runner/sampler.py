@@ -131,7 +131,7 @@ def choose(
     chosen = _argmax(edited)
     # A maximum is NaN if any value is, and −∞ only if all are.
     best = edited.gather(-1, chosen[:, None])[:, 0]
-    drawn = [i for i, running in enumerate(requests) if not running.request.sampling.greedy]
+    drawn = [i for i, running in enumerate(requests) if not running.is_greedy]
     if drawn:
         rows = upload_list(drawn, torch.long, logits.device)
         chosen[rows] = _draw(edited[rows], [requests[i] for i in drawn])
@@ -188,13 +188,14 @@ def _edited(
     logits: Tensor, requests: Sequence[RunningRequest], counts: TokenCounts | None
 ) -> Tensor:
     """Bias, bans and penalties; a copy if any request has some."""
+    editing = [(i, running) for i, running in enumerate(requests) if running.edits_logits]
     biased = [
         (i, token_id, value)
-        for i, running in enumerate(requests)
+        for i, running in editing
         for token_id, value in (running.request.sampling.logit_bias or {}).items()
     ]
-    banned = [(i, t, _NEVER) for i, running in enumerate(requests) for t in _banned(running)]
-    penalised = [i for i, running in enumerate(requests) if running.needs_counts]
+    banned = [(i, t, _NEVER) for i, running in editing for t in _banned(running)]
+    penalised = [i for i, running in editing if running.needs_counts]
     if not (biased or banned or penalised):
         return logits
     edited = logits.clone()
@@ -229,8 +230,6 @@ def _penalised(logits: Tensor, requests: Sequence[RunningRequest], counts: Token
 def _banned(running: RunningRequest) -> list[int]:
     """Tokens that would end the answer too early or complete a bad word."""
     request, generated = running.request, running.generated
-    if not request.bad_word_ids and not request.sampling.min_tokens:
-        return []
     banned: set[int] = set()
     if len(generated) < request.sampling.min_tokens:
         banned |= request.stop_ids

@@ -137,8 +137,7 @@ def _offsets_by_page(request: EngineRequest, first: int, last: int, page_size: i
     if offsets is None:
         return [b""] * (last - first)
     by_page = offsets.reshape(len(offsets), last - first, page_size).swapaxes(0, 1)
-    differ: list[bool] = by_page.any(axis=(1, 2)).tolist()
-    return [page.tobytes() if here else b"" for page, here in zip(by_page, differ, strict=True)]
+    return [page.tobytes() if page.any() else b"" for page in by_page]
 
 
 def _position_offsets(request: EngineRequest, start: int, stop: int) -> np.ndarray | None:

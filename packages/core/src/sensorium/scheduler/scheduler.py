@@ -267,7 +267,7 @@ class Scheduler:
             if not later:
                 return False
             self._preempt(max(later, key=_rank), step)
-        sequence.pages += self._pool.allocate(num_missing)
+        sequence.pages += tuple(self._pool.allocate(num_missing))
         return True
 
     def _token_stop(self, sequence: Sequence, step: Step) -> int:
@@ -346,7 +346,7 @@ class Scheduler:
         if num_new + len(self._running) > num_free:
             return False
         self._pool.share(cached)
-        sequence.pages = cached + self._pool.allocate(num_new)
+        sequence.pages = (*cached, *self._pool.allocate(num_new))
         sequence.num_computed = len(cached) * self._config.page_size
         sequence.num_registered = len(cached)
         self._pins.pin_irreplaceable(sequence)
@@ -446,7 +446,8 @@ class Scheduler:
             for i in range(sequence.num_registered, num_full):
                 self._pool.register(sequence.pages[i], keys[i])
             sequence.num_registered = num_full
-        self._pins.unpin_consumed(sequence)
+        if sequence.pins:
+            self._pins.unpin_consumed(sequence)
 
     def _take_token(self, sequence: Sequence, sampled: SampledToken) -> None:
         reason = sequence.append(sampled.token_id)
@@ -507,7 +508,7 @@ class Scheduler:
     def _release_pages(self, sequence: Sequence) -> None:
         """Gives back its pages, and tells the runner to forget it if it knows it."""
         self._pool.release(sequence.pages)
-        sequence.pages = []
+        sequence.pages = ()
         if sequence.is_started:
             self._ended.append(sequence.request_id)
             sequence.is_started = False

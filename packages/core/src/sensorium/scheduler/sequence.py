@@ -50,6 +50,7 @@ class Sequence:
     __slots__ = (
         "_max_len",
         "_met_items",
+        "_num_prompt",
         "_page_keys",
         "_page_size",
         "arrival",
@@ -83,7 +84,7 @@ class Sequence:
         self.num_pending = 0
         self.num_computed = 0
         self.num_lives = 0
-        self.pages: list[int] = []
+        self.pages: tuple[int, ...] = ()
         self.num_registered = 0
         self.pins: set[int] = set()
         self.is_running = False
@@ -98,9 +99,10 @@ class Sequence:
         self._met_items: set[int] = set()
         self._page_keys: list[bytes] = []
         self._page_size = config.page_size
+        self._num_prompt = len(request.token_ids)
         # The last token is sampled but never computed, so it needs no place in a page.
-        kv_tokens = config.num_pages * config.page_size
-        self._max_len = min(config.max_model_len, kv_tokens + 1)
+        most = min(config.max_model_len, config.num_pages * config.page_size + 1)
+        self._max_len = min(most, self._num_prompt + request.max_tokens)
 
     @property
     def request_id(self) -> str:
@@ -120,7 +122,7 @@ class Sequence:
     @property
     def num_generated(self) -> int:
         """New tokens so far, pending ones included."""
-        return self.num_tokens - len(self.request.token_ids)
+        return self.num_tokens - self._num_prompt
 
     @property
     def must_wait(self) -> bool:
@@ -130,12 +132,13 @@ class Sequence:
             return self.num_computed == self.num_tokens
         if not self.num_pending:
             return False
-        return bool(self.request.bad_word_ids) or self._is_long_enough(self.num_tokens)
+        return bool(self.request.bad_word_ids) or self.num_tokens >= self._max_len
 
     @property
     def is_prefilling(self) -> bool:
         """Whether it has more to compute than the token it sampled last."""
-        return self.num_generated == 0 or self.num_computed < self.num_tokens - 1
+        num_tokens = self.num_tokens
+        return num_tokens == self._num_prompt or self.num_computed < num_tokens - 1
 
     @property
     def num_missing_pages(self) -> int:
@@ -174,7 +177,7 @@ class Sequence:
             request_id=self.request.request_id,
             start=self.num_computed,
             token_ids=known + (PENDING,) * num_pending,
-            pages=tuple(self.pages),
+            pages=self.pages,
             samples=stop == self.num_tokens,
         )
         self.num_computed = stop
@@ -193,16 +196,14 @@ class Sequence:
         assert self.num_pending > 0, "a token came that nobody had asked for"
         self.num_pending -= 1
         self.token_ids.append(token_id)
-        request, num_known = self.request, len(self.token_ids)
-        num_generated = num_known - len(request.token_ids)
-        if num_generated > request.sampling.min_tokens and token_id in request.stop_ids:
+        num_known = len(self.token_ids)
+        if token_id in self.request.stop_ids and self._may_stop(num_known):
             return "stop"
-        return "length" if self._is_long_enough(num_known) else None
+        return "length" if num_known >= self._max_len else None
 
-    def _is_long_enough(self, num_tokens: int) -> bool:
-        """Whether it ends, whatever its last token is, once it has so many."""
-        num_generated = num_tokens - len(self.request.token_ids)
-        return num_generated >= self.request.max_tokens or num_tokens >= self._max_len
+    def _may_stop(self, num_known: int) -> bool:
+        """Whether so many tokens are enough for one of them to end the answer."""
+        return num_known - self._num_prompt > self.request.sampling.min_tokens
 
     def update(
         self,
