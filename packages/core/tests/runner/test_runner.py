@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import weakref
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -145,7 +144,7 @@ def test_a_request_that_failed_goes_on_failing(llama: Model) -> None:
     started = (asked("bad", [1, VOCAB + 5]), asked("good", [1, 2]))
     first = runner.launch(Batch(started=started, chunks=(bad, good))).result()
     assert first.failed == {"bad": "The request could not be computed (IndexError)."}
-    behind = tuple(replace(c, start=2, token_ids=(PENDING,)) for c in (bad, good))
+    behind = tuple(c._replace(start=2, token_ids=(PENDING,)) for c in (bad, good))
     second = runner.launch(Batch(chunks=behind)).result()
     assert second.failed == first.failed
     assert [token.request_id for token in second.tokens] == ["good"]
