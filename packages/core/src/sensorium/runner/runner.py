@@ -176,13 +176,15 @@ class Runner:
         running = {chunk.request_id: self._requests[chunk.request_id] for chunk in batch.chunks}
         failed = {name: of.failure for name, of in running.items() if of.failure is not None}
         encoded = self._encode(batch, failed)
-        chunks = [chunk for chunk in batch.chunks if chunk.request_id not in failed]
+        chunks: Sequence[Chunk] = batch.chunks
+        if failed:
+            chunks = [chunk for chunk in chunks if chunk.request_id not in failed]
         outcomes = self._compute(chunks, failed)
 
         def forget(broken: Mapping[str, str]) -> None:
             """They go on failing, and the scheduler counts what they had encoded as not encoded."""
-            for name, of in running.items():
-                of.failure = broken.get(name, of.failure)
+            for name in broken.keys() & running.keys():
+                running[name].failure = broken[name]
             lost = [task.key for task in batch.encode if task.request_id in broken]
             self._embeddings.drop(lost)
 
