@@ -8,6 +8,7 @@ there is nothing to run.
 
 from __future__ import annotations
 
+import gc
 import logging
 import queue
 from collections import deque
@@ -87,7 +88,11 @@ def _build(payload: bytes, ours: logging.Logger) -> tuple[EngineCore, messages.E
     ours.setLevel(level)
     registry = discover(choices=setup.config.plugin_choices)
     check_plugins(setup.plugins, registry)
-    return build_engine(setup.config, open_model(setup.config, registry))
+    built = build_engine(setup.config, open_model(setup.config, registry))
+    # What is there now stays: between steps, the collector need not look through it again and again.
+    gc.collect()
+    gc.freeze()
+    return built
 
 
 class SocketInbox:
