@@ -89,7 +89,7 @@ def _build(payload: bytes, ours: logging.Logger) -> tuple[EngineCore, messages.E
     registry = discover(choices=setup.config.plugin_choices)
     check_plugins(setup.plugins, registry)
     built = build_engine(setup.config, open_model(setup.config, registry))
-    # What is there now stays: between steps, the collector need not look through it again and again.
+    # What is there now stays, and the collector need not look through it between steps.
     gc.collect()
     gc.freeze()
     return built
