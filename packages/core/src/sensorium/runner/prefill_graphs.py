@@ -15,6 +15,8 @@ how many sequences there are, and how long, is read on the device.
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -64,8 +66,7 @@ class PrefillGraphs:
         )
         # The largest first: the others then fit into the memory that it took.
         self._graphs = {
-            size: capture(lambda size=size: self._forward(size), pool)  # type: ignore[misc]
-            for size in reversed(self._sizes)
+            size: capture(partial(self._forward, size), pool) for size in reversed(self._sizes)
         }
 
     def run(self, hidden: Tensor, flat: FlatBatch) -> Tensor | None:
