@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 from item_requests import assert_answered, chunk_sizes, with_items
-from stand_in_runner import (
-    StandInEngine,
-    request,
-    scheduler_config,
-)
+from stand_in_runner import StandInEngine, request, scheduler_config
 
 
 def test_an_item_is_encoded_before_the_first_chunk_that_needs_it_and_only_then() -> None:

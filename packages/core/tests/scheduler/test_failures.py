@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 from item_requests import assert_answered, chunk_sizes, with_items
-from stand_in_runner import (
-    StandInEngine,
-    request,
-    scheduler_config,
-)
+from stand_in_runner import StandInEngine, request, scheduler_config
 
-from sensorium.types import (
-    StepOutput,
-)
+from sensorium.types import StepOutput
 
 
 def test_abort_waiting_running_and_unknown() -> None:

@@ -6,17 +6,10 @@ from dataclasses import replace
 
 import pytest
 from item_requests import assert_answered, chunk_sizes, with_items
-from stand_in_runner import (
-    StandInEngine,
-    request,
-    scheduler_config,
-)
+from stand_in_runner import StandInEngine, request, scheduler_config
 
 from sensorium.errors import CacheMissError
-from sensorium.types import (
-    EngineRequest,
-    StepOutput,
-)
+from sensorium.types import EngineRequest, StepOutput
 
 
 def by_key_only(asked: EngineRequest) -> EngineRequest:

@@ -4,17 +4,9 @@ from __future__ import annotations
 
 import pytest
 from item_requests import assert_answered, chunk_sizes, with_items
-from stand_in_runner import (
-    StandInEngine,
-    item,
-    request,
-    scheduler_config,
-)
+from stand_in_runner import StandInEngine, item, request, scheduler_config
 
-from sensorium.types import (
-    EngineRequest,
-    MediaSpan,
-)
+from sensorium.types import EngineRequest, MediaSpan
 
 
 def test_the_latest_arrival_gives_up_its_pages_and_computes_them_again() -> None:

@@ -6,12 +6,7 @@ from dataclasses import replace
 
 import pytest
 from item_requests import assert_answered, chunk_sizes, with_items
-from stand_in_runner import (
-    StandInEngine,
-    item,
-    request,
-    scheduler_config,
-)
+from stand_in_runner import StandInEngine, item, request, scheduler_config
 
 from sensorium.errors import RequestError
 from sensorium.types import (

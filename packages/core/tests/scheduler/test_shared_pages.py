@@ -3,17 +3,9 @@
 from __future__ import annotations
 
 from item_requests import assert_answered, with_items
-from stand_in_runner import (
-    StandInEngine,
-    expected_answer,
-    item,
-    request,
-    scheduler_config,
-)
+from stand_in_runner import StandInEngine, expected_answer, item, request, scheduler_config
 
-from sensorium.types import (
-    MediaSpan,
-)
+from sensorium.types import MediaSpan
 
 
 def test_a_prompt_begins_behind_the_pages_that_are_there() -> None:
