@@ -1,5 +1,5 @@
-// Rope alone and with the store, norm, gate. All are bound by memory: pieces of 16 bytes where addresses and
-// sizes allow it, single elements otherwise.
+// Rope alone and with the store, norm, gate. All are bound by memory: pieces of 16 bytes where
+// addresses and sizes allow it, single elements otherwise.
 #include <algorithm>
 
 #include "cuda/kernels.h"

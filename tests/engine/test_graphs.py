@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from meeting import let_requests_meet
 from tiny_checkpoints import make_llama
 from transformers import AutoModelForCausalLM
 
@@ -110,6 +111,7 @@ def prompt_logprobs(folder: Path, batches: list[list[list[int]]], **options: Any
     found: list[float] = []
     with LLM(folder, enable_prefix_caching=False, **options) as llm:
         for batch in batches:
+            let_requests_meet(llm, len(batch))
             for output in llm.generate(batch, sampling, use_tqdm=False):
                 for token, entry in zip(
                     output.prompt_token_ids[1:], output.prompt_logprobs[1:], strict=True
@@ -146,6 +148,7 @@ def test_prefill_of_few_tokens_is_replayed(folder: Path, replays: list[tuple[int
 def test_more_sequences_than_a_graph_holds(folder: Path, replays: list[tuple[int, bool]]) -> None:
     batches = [random_prompts(*[4] * (MAX_SEQS + 8))]
     found = prompt_logprobs(folder, batches)
+    assert replays[0] == (4 * (MAX_SEQS + 8), False)
     eager = prompt_logprobs(folder, batches, enforce_eager=True)
     assert np.median(np.abs(np.array(found) - np.array(eager))) < 0.05
 

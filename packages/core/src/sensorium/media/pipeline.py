@@ -73,10 +73,10 @@ class _Request:
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """An item that is told apart.
+    """What there is to do for an item once it is known which one it is.
 
     Attributes:
-        flight: what tells the work apart.
+        flight: the same for equal work.
         find: looks into the cache.
         make: the work.
     """
@@ -268,7 +268,7 @@ class MediaPipeline:
 
     async def _find_or_make(self, item: MediaItem, uuid: str | None, request: _Request) -> _Found:
         if uuid is not None:
-            task = self._named_task(item, uuid, request)
+            task = self._task(item, uuid, request)
         else:
             task, parts, hit = await run_in(
                 self._executor, partial(self._identify_and_try, item, request)
@@ -288,42 +288,28 @@ class MediaPipeline:
         Returns:
             The task, and what came of it: None, if another is at it.
         """
-        task = self._identified_task(item, request)
+        task = self._task(item, None, request)
         return task, *self._flights.try_here(task.flight, task.find, task.make)
 
-    def _named_task(self, item: MediaItem, uuid: str, request: _Request) -> _Task:
-        """Of an item that its uuid tells apart; nothing is read."""
-        embeds = item.embeds
-        key = self._key(item.kind, request, embeds=embeds is not None, uuid=uuid)
-        if embeds is not None:
-            make = partial(self._take_embeds, item.kind, key, embeds, None, request)
-        else:
-            make = partial(self._make, self._kinds[item.kind], key, item.sources, request)
-        return self._task(item.kind, key, request, make)
-
-    def _identified_task(self, item: MediaItem, request: _Request) -> _Task:
-        """Of an item that is read here and now, to be told apart by its content."""
-        kind = self._kinds[item.kind]
+    def _task(self, item: MediaItem, uuid: str | None, request: _Request) -> _Task:
+        """What there is to do for an item; without a uuid it is read here and now, to know it."""
+        make: Callable[[], tuple[PreparedItem, ...]]
+        content: bytes | None = None
         if item.embeds is not None:
-            checked, content = self._identify_embeds(item.kind, item.embeds, request)
-            key = self._key(item.kind, request, embeds=True, content=content)
+            checked: Embeds | None = None
+            if uuid is None:
+                checked, content = self._identify_embeds(item.kind, item.embeds, request)
+            key = self._key(item.kind, request, embeds=True, uuid=uuid, content=content)
             make = partial(self._take_embeds, item.kind, key, item.embeds, checked, request)
         else:
-            sources, content = _identify(kind, item.sources)
-            key = self._key(item.kind, request, embeds=False, content=content)
+            kind, sources = self._kinds[item.kind], item.sources
+            if uuid is None:
+                sources, content = _identify(kind, sources)
+            key = self._key(item.kind, request, embeds=False, uuid=uuid, content=content)
             make = partial(self._make, kind, key, sources, request)
-        return self._task(item.kind, key, request, make)
-
-    def _task(
-        self,
-        kind: str,
-        key: bytes,
-        request: _Request,
-        make: Callable[[], tuple[PreparedItem, ...]],
-    ) -> _Task:
         # The other kinds' options count too: derived items are made along with theirs.
         flight = key + request.options.fingerprint
-        return _Task(flight, partial(self._find, kind, key, request.options), make)
+        return _Task(flight, partial(self._find, item.kind, key, request.options), make)
 
     async def _find_by_uuid(self, item: MediaItem, uuid: str, request: _Request) -> _Found:
         """What is known under a uuid that came alone.

@@ -9,8 +9,8 @@ import numpy as np
 from torch import Tensor
 
 from sensorium.ops import AttentionBatch
-from sensorium.runner.page_tables import PageTables
 from sensorium.runner.request_state import RunningRequest
+from sensorium.runner.step_memory import StepMemory
 from sensorium.runner.upload import upload
 from sensorium.types import PENDING, Chunk, EngineRequest, MediaSpan, Positions
 
@@ -54,18 +54,14 @@ class FlatBatch:
 def flatten(
     chunks: Sequence[Chunk],
     running: Sequence[RunningRequest],
-    tables: PageTables,
-    last_tokens: Tensor,
-    *,
-    axes: int,
-    page_size: int,
+    memory: StepMemory,
 ) -> FlatBatch:
     """Builds the tensors of one forward pass over ``chunks``, whose requests are ``running``.
 
     Args:
-        tables: in which the chunks' pages already stand.
-        last_tokens: (num_slots + 1,) int64: what each slot's request sampled last.
+        memory: in whose tables the chunks' pages already stand.
     """
+    page_size, last_tokens = memory.page_size, memory.last_tokens
     ids, positions, slot_mapping, embedded = [], [], [], []
     pending, ends = [], []
     row = 0
@@ -76,7 +72,7 @@ def flatten(
                 token_ids[replaced.rows] = 0
                 embedded.append(EmbeddedRows(replaced.key, replaced.rows + row, replaced.sources))
         ids.append(token_ids)
-        positions.append(chunk_positions(of.request, chunk.start, chunk.stop, axes))
+        positions.append(chunk_positions(of.request, chunk.start, chunk.stop, memory.axes))
         slot_mapping.append(_slot_mapping(chunk, page_size))
         row += len(token_ids)
         if chunk.token_ids[-1] == PENDING:
@@ -110,7 +106,7 @@ def flatten(
     attention = AttentionBatch(
         query_start=sent[3],
         seq_lens=sent[4],
-        page_table=tables.on_device[:, :max_pages].index_select(0, sent[5]),
+        page_table=memory.tables.on_device[:, :max_pages].index_select(0, sent[5]),
         slot_mapping=sent[2],
         max_query_len=max(query for query, _ in lengths),
         max_seq_len=max_seq_len,

@@ -47,9 +47,8 @@ class DecodeGraphs:
         self._memory = memory
         self._sizes = sorted(sizes)
         largest, device = self._sizes[-1], memory.kv_cache.device
-        width, dtype = memory.decoder.config.hidden_size, memory.decoder.dtype
         self._input = torch.zeros(4 * largest, dtype=torch.int32, device=device)
-        self._hidden = torch.zeros(largest, width, dtype=dtype, device=device)
+        self._hidden = memory.hidden_rows(largest)
         # The largest first: the others then fit into the memory that it took.
         self._graphs = {size: self._capture(size, pool) for size in reversed(self._sizes)}
 

@@ -89,14 +89,14 @@ class DecodePrograms:
         return program.result[: len(chunks)]
 
     def _inputs(self, size: int) -> _Inputs:
-        decoder = self._memory.decoder
+        memory = self._memory
         return _Inputs(
-            torch.zeros(size, decoder.config.hidden_size, dtype=decoder.dtype),
-            decoder.rope_tables(torch.zeros(self._memory.axes, size, dtype=torch.long)),
+            memory.hidden_rows(size),
+            memory.decoder.rope_tables(torch.zeros(memory.axes, size, dtype=torch.long)),
             query_start=torch.arange(size + 1, dtype=torch.int32),
             slot_mapping=torch.zeros(size, dtype=torch.long),
             seq_lens=torch.ones(size, dtype=torch.int32),
-            page_table=torch.zeros(size, self._memory.max_pages, dtype=torch.int32),
+            page_table=torch.zeros(size, memory.max_pages, dtype=torch.int32),
         )
 
     def _fill(

@@ -68,15 +68,17 @@ class ForwardPass:
         num_slots: int,
         max_len: int,
     ) -> None:
-        self._decoder = decoder
         self._embeddings = embeddings
         self._num_slots = num_slots
+        num_pages, page_size = kv_cache.shape[2:4]
         device = kv_cache.device
-        self._tables = PageTables(
-            num_slots, -(-max_len // kv_cache.shape[3]), kv_cache.shape[2] - 1, device
+        self._memory = StepMemory(
+            decoder,
+            kv_cache,
+            tables=PageTables(num_slots, -(-max_len // page_size), num_pages - 1, device),
+            last_tokens=torch.zeros(num_slots + 1, dtype=torch.long, device=device),
+            axes=axes,
         )
-        self._last_tokens = torch.zeros(num_slots + 1, dtype=torch.long, device=device)
-        self._memory = StepMemory(decoder, kv_cache, self._tables, self._last_tokens, axes)
         self._counts: TokenCounts | None = None
         self._recorded: DecodeGraphs | DecodePrograms | None = None
         self._prefills: PrefillGraphs | None = None
@@ -98,16 +100,17 @@ class ForwardPass:
 
     def start(self, running: RunningRequest) -> None:
         """Makes its slot ready for a request that starts (again)."""
-        self._tables.forget(running.slot)
+        memory = self._memory
+        memory.tables.forget(running.slot)
         if running.needs_counts:
             if self._counts is None:
-                vocab_size = self._decoder.config.vocab_size
-                self._counts = TokenCounts(self._num_slots, vocab_size, self._last_tokens.device)
+                vocab_size = memory.decoder.config.vocab_size
+                self._counts = TokenCounts(self._num_slots, vocab_size, memory.kv_cache.device)
             self._counts.start(running)
 
     def compute(self, chunks: Sequence[Chunk], running: Sequence[RunningRequest]) -> Outcome:
         """Computes ``chunks``, whose requests are ``running``."""
-        self._tables.update(chunks, running)
+        self._memory.tables.update(chunks, running)
         for chunk, of in zip(chunks, running, strict=True):
             of.take(chunk)
             if self._counts is not None and of.needs_counts:
@@ -115,14 +118,7 @@ class ForwardPass:
         replayed = self._replay(chunks, running)
         if replayed is not None:
             return Outcome(self._choose(replayed, running))
-        flat = flatten(
-            chunks,
-            running,
-            self._tables,
-            self._last_tokens,
-            axes=self._memory.axes,
-            page_size=self._memory.page_size,
-        )
+        flat = flatten(chunks, running, self._memory)
         out = self._through_layers(flat)
         ending = [of for chunk, of in zip(chunks, running, strict=True) if chunk.samples]
         prompts = tuple(self._prompt_reports(out, chunks, running))
@@ -147,8 +143,8 @@ class ForwardPass:
             out = self._prefills.run(hidden, flat)
             if out is not None:
                 return out
-        cache = self._memory.kv_cache
-        computed: Tensor = self._decoder(hidden, flat.positions, cache, flat.attention, deep)
+        decoder, cache = self._memory.decoder, self._memory.kv_cache
+        computed: Tensor = decoder(hidden, flat.positions, cache, flat.attention, deep)
         return computed
 
     def _replay(self, chunks: Sequence[Chunk], running: Sequence[RunningRequest]) -> Tensor | None:
@@ -162,9 +158,9 @@ class ForwardPass:
 
     def _choose(self, hidden: Tensor, running: Sequence[RunningRequest]) -> Choice:
         """A token for each row (S, hidden), noted where the next step will look for it."""
-        choice = choose(self._decoder.logits(hidden), running, self._counts)
+        choice = choose(self._memory.decoder.logits(hidden), running, self._counts)
         slots = upload_list([of.slot for of in running], torch.long, hidden.device)
-        self._last_tokens.index_copy_(0, slots, choice.tokens)
+        self._memory.last_tokens.index_copy_(0, slots, choice.tokens)
         counted = [i for i, of in enumerate(running) if of.needs_counts]
         if counted:
             assert self._counts is not None
@@ -174,7 +170,7 @@ class ForwardPass:
 
     def _embed(self, flat: FlatBatch) -> tuple[Tensor, DeepRows | None]:
         """Token embeddings with media embeddings in their places, and what goes in deeper."""
-        hidden = self._decoder.embed(flat.token_ids)
+        hidden = self._memory.decoder.embed(flat.token_ids)
         if not flat.embedded:
             return hidden, None
         parts, deep_parts, row = [], [], 0
@@ -203,7 +199,7 @@ class ForwardPass:
                     before = np.array(some, dtype=np.int64) - 1 - chunk.start + row
                     ids = np.array([of.request.token_ids[p] for p in some], dtype=np.int64)
                     rows, targets = upload([before, ids], out.device)
-                    found = token_logprobs(self._decoder.logits(out[rows]), targets, most)
+                    found = token_logprobs(self._memory.decoder.logits(out[rows]), targets, most)
                     yield PromptReports(of.request.request_id, tuple(some), most, found)
             row += len(chunk.token_ids)
 

@@ -34,8 +34,8 @@ _SIZES = (16, 32, 64, 128, 192, 256, 384, 512)
 
 def prefill_sizes(max_num_batched_tokens: int) -> list[int]:
     """The numbers of tokens that are captured: with more, the device is busier than the host."""
-    smaller = [size for size in _SIZES if size < max_num_batched_tokens]
-    return smaller if len(smaller) == len(_SIZES) else [*smaller, max_num_batched_tokens]
+    most = min(max_num_batched_tokens, _SIZES[-1])
+    return [*(size for size in _SIZES if size < most), most]
 
 
 class PrefillGraphs:
@@ -50,9 +50,7 @@ class PrefillGraphs:
         self._memory = memory
         self._sizes = sorted(sizes)
         largest, device = self._sizes[-1], memory.kv_cache.device
-        width, dtype = memory.decoder.config.hidden_size, memory.decoder.dtype
-        self._hidden = torch.zeros(largest, width, dtype=dtype, device=device)
-        self._out = torch.zeros_like(self._hidden)
+        self._hidden, self._out = memory.hidden_rows(largest), memory.hidden_rows(largest)
         self._positions = torch.zeros(memory.axes, largest, dtype=torch.long, device=device)
         rows = torch.arange(largest, device=device)
         self._spare = memory.spare_page * memory.page_size + rows % memory.page_size
@@ -60,9 +58,9 @@ class PrefillGraphs:
         # Where queries start, and how long sequences are: they come together.
         self._borders = torch.zeros(2 * MAX_SEQS + 1, dtype=torch.int32, device=device)
         # Wide enough for all rows of a step in the spare page.
-        width = max(memory.max_pages, -(-largest // memory.page_size))
+        max_pages = max(memory.max_pages, -(-largest // memory.page_size))
         self._page_table = torch.full(
-            (MAX_SEQS, width), memory.spare_page, dtype=torch.int32, device=device
+            (MAX_SEQS, max_pages), memory.spare_page, dtype=torch.int32, device=device
         )
         # The largest first: the others then fit into the memory that it took.
         self._graphs = {

@@ -150,7 +150,7 @@ class Runner:
             self.num_pages,
             config.page_size,
             self.max_model_len,
-            "decode recorded" if self._records(config) else "decode not recorded",
+            "steps recorded" if self._records(config) else "steps not recorded",
             self._decoder.attention.describe(),
         )
 
@@ -291,7 +291,7 @@ class Runner:
         return max(0, free_before - free_after)
 
     def _records(self, config: EngineConfig) -> bool:
-        """Whether steps that decode are recorded once and then replayed."""
+        """Whether steps of few tokens (on the CPU, of decoding) are recorded, to be replayed."""
         if config.enforce_eager:
             return False
         if self.device.type == "cuda":

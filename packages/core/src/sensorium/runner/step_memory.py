@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from sensorium.models.decoder import Decoder
@@ -56,6 +57,11 @@ class StepMemory:
     def max_len(self) -> int:
         """Tokens that these hold."""
         return self.max_pages * self.page_size
+
+    def hidden_rows(self, count: int) -> Tensor:
+        """(count, hidden) zeros, to be embeddings or hidden states."""
+        width, dtype = self.decoder.config.hidden_size, self.decoder.dtype
+        return torch.zeros(count, width, dtype=dtype, device=self.kv_cache.device)
 
 
 def fitting(sizes: Sequence[int], count: int) -> int | None:
