@@ -25,7 +25,7 @@ from typing import Any
 import sensorium.engine.async_engine as async_engine
 from sensorium import AsyncEngine, SamplingParams
 from sensorium.engine.assembly import Assembly, assemble
-from sensorium.engine.messages import decode, encode_updates, updates_of
+from sensorium.engine.ipc.messages import decode, encode_updates, updates_of
 from sensorium.types import EngineRequest, RequestUpdate
 from sensorium_tiny_models import model_path
 

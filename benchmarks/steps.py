@@ -15,7 +15,7 @@ chunk that samples. Prefix caching is on, pages hold 16 tokens, no two prompts b
     add              ``Scheduler.add``, between two steps
     schedule         ``Scheduler.schedule``
     process          ``Scheduler.process``
-    encode_updates   the bytes that go to the frontend's process (``engine/messages.py``)
+    encode_updates   the bytes that go to the frontend's process (``engine/ipc/messages.py``)
     decode_updates   these bytes made updates again; the one part that the other process pays
 
 No peer has these seams, so there is none to measure against. All of this is the interpreter's work,
@@ -43,7 +43,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sensorium import SamplingParams
-from sensorium.engine.messages import decode, encode_updates, updates_of
+from sensorium.engine.ipc.messages import decode, encode_updates, updates_of
 from sensorium.scheduler import Scheduler, SchedulerConfig
 from sensorium.types import Batch, EngineRequest, SampledToken, StepOutput
 

@@ -32,8 +32,9 @@ from sensorium import (
     PluginError,
     SamplingParams,
 )
-from sensorium.engine import assembly, connection, process
-from sensorium.engine.process_client import ProcessClient
+from sensorium.engine import assembly
+from sensorium.engine.ipc import connection, process
+from sensorium.engine.ipc.process_client import ProcessClient
 
 GREEDY = SamplingParams(temperature=0.0, repetition_penalty=1.0, max_tokens=8, ignore_eos=True)
 #: Where there is a GPU, several engines share it.

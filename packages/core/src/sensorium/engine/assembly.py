@@ -14,20 +14,21 @@ The one place that knows all parts. Nothing here runs per request.
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import torch
 
 from sensorium.config import GIB, EngineConfig
 from sensorium.engine.admission import Admission
-from sensorium.engine.build import build_engine
+from sensorium.engine.build import EngineInfo, build_engine
 from sensorium.engine.client import EngineClient, ThreadClient
-from sensorium.engine.messages import EngineInfo
+from sensorium.engine.ipc.process_client import ProcessClient
+from sensorium.engine.ipc.setup import Setup, plugins_of
 from sensorium.engine.model import Model, config_eos_ids, item_limits, open_model
-from sensorium.engine.placement import runs_apart
-from sensorium.engine.process_client import ProcessClient
-from sensorium.engine.setup import Setup, plugins_of
+from sensorium.errors import ConfigError
 from sensorium.frontend.chat import ChatRenderer
 from sensorium.frontend.frontend import Frontend
 from sensorium.media.pipeline import MediaPipeline
@@ -36,6 +37,9 @@ from sensorium.plugins.registry import Registry
 from sensorium.tokenizer import Tokenizer, load_template
 
 logger = logging.getLogger("sensorium.engine")
+
+#: What the driver of an accelerator shows to every process, on a machine and in a container.
+DEVICE_FILES = ("/dev/nvidiactl", "/dev/dxg")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +81,32 @@ def assemble(config: EngineConfig) -> Assembly:
         if client is not None:
             client.close()
         raise
+
+
+def runs_apart(config: EngineConfig) -> bool:
+    """Whether the engine is a process of its own.
+
+    ``engine_process`` decides; without it, an engine on an accelerator is one, and "auto" counts as
+    an accelerator where the machine shows one that ``CUDA_VISIBLE_DEVICES`` doesn't hide. The
+    process that holds the frontend never asks CUDA anything: that would cost it a second, memory
+    on the device, and the right to fork.
+
+    Raises:
+        ConfigError: a process was asked for, and this system has no memory that two could share.
+    """
+    if config.engine_process is None:
+        return hasattr(os, "memfd_create") and _on_accelerator(config.device)
+    if config.engine_process and not hasattr(os, "memfd_create"):
+        raise ConfigError("engine_process is True; engines in processes of their own need Linux.")
+    return config.engine_process
+
+
+def _on_accelerator(device: str) -> bool:
+    if device != "auto":
+        return device.partition(":")[0] == "cuda"
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1"):
+        return False
+    return any(Path(file).exists() for file in DEVICE_FILES)
 
 
 def find_plugins(config: EngineConfig) -> Registry:

@@ -5,12 +5,31 @@ Knows no prompts, no text and no clients; it runs where the engine runs.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 from sensorium.config import GIB, EngineConfig
 from sensorium.engine.core import EngineCore
-from sensorium.engine.messages import EngineInfo
 from sensorium.engine.model import Model, worst_items
 from sensorium.runner import Runner
 from sensorium.scheduler import Scheduler, SchedulerConfig
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What the frontend must know of a loaded engine.
+
+    Attributes:
+        device, dtype: what it computes on and in, as torch prints them (the dtype without
+            ``torch.``).
+        max_model_len: tokens of one sequence at most.
+        embed_row_bytes: kind → bytes of one row of an item's embedding, all levels.
+    """
+
+    device: str
+    dtype: str
+    max_model_len: int
+    embed_row_bytes: Mapping[str, int]
 
 
 def build_engine(config: EngineConfig, model: Model) -> tuple[EngineCore, EngineInfo]:

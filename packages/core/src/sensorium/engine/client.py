@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from typing import Any, Protocol
 
+from sensorium.engine.build import EngineInfo
 from sensorium.engine.core import EngineCore
 from sensorium.engine.loop import Call, EngineLoop
-from sensorium.engine.messages import EngineInfo
 from sensorium.errors import EngineClosedError, EngineDeadError, EngineError
 from sensorium.types import EngineRequest, RequestUpdate
 

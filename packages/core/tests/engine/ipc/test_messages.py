@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sensorium.engine import messages
-from sensorium.engine.messages import MessageError, Placement
+from sensorium.engine.ipc import messages
+from sensorium.engine.ipc.messages import MessageError, Placement
 from sensorium.errors import CacheMissError, EngineError, LimitError
 from sensorium.sampling_params import SamplingParams
 from sensorium.types import (

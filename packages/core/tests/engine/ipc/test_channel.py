@@ -12,14 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sensorium.engine.channel import (
+from sensorium.engine.ipc.channel import (
     MAX_FRAME_BYTES,
     Channel,
     ChannelClosedError,
     ChannelError,
     header,
 )
-from sensorium.engine.outbox import Outbox
+from sensorium.engine.ipc.outbox import Outbox
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, Future
 from typing import Any
 
-from sensorium.engine import messages
-from sensorium.engine.messages import Placement
-from sensorium.engine.outbox import Outbox
-from sensorium.engine.segments import SegmentPool
+from sensorium.engine.ipc import messages
+from sensorium.engine.ipc.messages import Placement
+from sensorium.engine.ipc.outbox import Outbox
+from sensorium.engine.ipc.segments import SegmentPool
 from sensorium.errors import EngineError
 from sensorium.types import EngineItem, EngineRequest
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from leftovers import num_mapped
 
-from sensorium.engine.messages import Placement
-from sensorium.engine.segments import SegmentPool, SegmentTable, size_class
+from sensorium.engine.ipc.messages import Placement
+from sensorium.engine.ipc.segments import SegmentPool, SegmentTable, size_class
 from sensorium.errors import EngineError
 from sensorium.media.packing import layout
 

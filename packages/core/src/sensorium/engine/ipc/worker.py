@@ -1,4 +1,4 @@
-"""The engine's process: ``python -P -m sensorium.engine.worker DESCRIPTOR PARENT``.
+"""The engine's process: ``python -P -m sensorium.engine.ipc.worker DESCRIPTOR PARENT``.
 
 Started by ``ProcessClient`` and by nobody else. This file listens first and imports the rest of
 Sensorium when it knows where the parent found it; ``service`` is what it then runs.
@@ -17,7 +17,7 @@ import threading
 import time
 
 from sensorium import errors
-from sensorium.engine.channel import Channel, ChannelError, Frame
+from sensorium.engine.ipc.channel import Channel, ChannelError, Frame
 
 #: How long a step may go on after the parent's death.
 GRACE_S = 10.0
@@ -50,7 +50,7 @@ def main() -> int:
             raise ValueError(
                 f"it found sensorium in {package}, and its parent in {hello['package']}"
             )
-        from sensorium.engine.service import serve  # whose imports need the parent's path
+        from sensorium.engine.ipc.service import serve  # whose imports need the parent's path
 
         return serve(channel, frames[1:])
     except (ChannelError, ValueError) as error:

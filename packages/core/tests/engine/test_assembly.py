@@ -1,4 +1,4 @@
-"""Where an engine runs."""
+"""Putting an engine together: where it runs."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from sensorium.config import EngineConfig
-from sensorium.engine import placement
-from sensorium.engine.placement import runs_apart
+from sensorium.engine import assembly
+from sensorium.engine.assembly import runs_apart
 from sensorium.errors import ConfigError
 
 
@@ -21,7 +21,7 @@ def accelerator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A machine whose driver shows a device in this file."""
     file = tmp_path / "device"
     file.touch()
-    monkeypatch.setattr(placement, "DEVICE_FILES", (str(file),))
+    monkeypatch.setattr(assembly, "DEVICE_FILES", (str(file),))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     return file
 

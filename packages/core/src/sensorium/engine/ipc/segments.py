@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sensorium.engine.messages import Placement
+from sensorium.engine.ipc.messages import Placement
 from sensorium.errors import EngineError
 from sensorium.media.packing import PackedHeader, layout, unpack, write
 from sensorium.types import Features

@@ -18,16 +18,16 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from sensorium.engine import messages
-from sensorium.engine.build import build_engine
-from sensorium.engine.channel import Channel, ChannelClosedError, ChannelError, Frame
+from sensorium.engine.build import EngineInfo, build_engine
 from sensorium.engine.client import death_sentence
 from sensorium.engine.core import EngineCore
+from sensorium.engine.ipc import messages
+from sensorium.engine.ipc.channel import Channel, ChannelClosedError, ChannelError, Frame
+from sensorium.engine.ipc.messages import Message, MessageError, Placement
+from sensorium.engine.ipc.segments import SegmentTable
+from sensorium.engine.ipc.setup import Setup, check_plugins
 from sensorium.engine.loop import Call, EngineLoop
-from sensorium.engine.messages import Message, MessageError, Placement
 from sensorium.engine.model import open_model
-from sensorium.engine.segments import SegmentTable
-from sensorium.engine.setup import Setup, check_plugins
 from sensorium.errors import SensoriumError
 from sensorium.plugins.discovery import discover
 from sensorium.types import EngineRequest, RequestUpdate
@@ -81,7 +81,7 @@ def serve(channel: Channel, frames: Sequence[Frame]) -> int:
         core.close()
 
 
-def _build(payload: bytes, ours: logging.Logger) -> tuple[EngineCore, messages.EngineInfo]:
+def _build(payload: bytes, ours: logging.Logger) -> tuple[EngineCore, EngineInfo]:
     kind, level, setup = messages.decode(payload)
     if kind != "setup" or not isinstance(setup, Setup):
         raise MessageError(f"{kind!r} came where setup was due")

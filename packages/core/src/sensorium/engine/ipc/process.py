@@ -18,10 +18,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from sensorium import errors
-from sensorium.engine.channel import Channel, ChannelClosedError
+from sensorium.engine.ipc.channel import Channel, ChannelClosedError
 from sensorium.errors import EngineDeadError
 
-MODULE = "sensorium.engine.worker"
+MODULE = "sensorium.engine.ipc.worker"
 #: The folder of the package that this process runs.
 PACKAGE = Path(errors.__file__).parent
 #: Frames of some hundred requests; what a system allows may be less.

@@ -17,13 +17,14 @@ from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 
-from sensorium.engine import messages
-from sensorium.engine.channel import ChannelError
+from sensorium.engine.build import EngineInfo
 from sensorium.engine.client import OnStopped, OnUpdates
-from sensorium.engine.connection import Connection
-from sensorium.engine.messages import EngineInfo, MessageError
-from sensorium.engine.process import EngineProcess
-from sensorium.engine.setup import Setup
+from sensorium.engine.ipc import messages
+from sensorium.engine.ipc.channel import ChannelError
+from sensorium.engine.ipc.connection import Connection
+from sensorium.engine.ipc.messages import MessageError
+from sensorium.engine.ipc.process import EngineProcess
+from sensorium.engine.ipc.setup import Setup
 from sensorium.errors import EngineClosedError, EngineDeadError, EngineError, SensoriumError
 from sensorium.types import EngineRequest
 

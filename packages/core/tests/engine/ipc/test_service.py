@@ -12,11 +12,11 @@ from collections.abc import Iterator
 import pytest
 
 import sensorium
-from sensorium.engine import messages
-from sensorium.engine.channel import Channel
-from sensorium.engine.service import STEPS_TO_RELEASE, Leases
+from sensorium.engine.ipc import messages
+from sensorium.engine.ipc.channel import Channel
+from sensorium.engine.ipc.service import STEPS_TO_RELEASE, Leases
 
-COMMAND = [sys.executable, "-P", "-m", "sensorium.engine.worker"]
+COMMAND = [sys.executable, "-P", "-m", "sensorium.engine.ipc.worker"]
 
 
 class Worker:

@@ -12,7 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
-from sensorium.engine.channel import header, rights
+from sensorium.engine.ipc.channel import header, rights
 
 
 class Outbox:

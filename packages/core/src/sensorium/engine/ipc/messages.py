@@ -21,7 +21,7 @@ from itertools import repeat
 from typing import Any
 
 import sensorium.errors
-from sensorium.engine.setup import Setup
+from sensorium.engine.ipc.setup import Setup
 from sensorium.errors import CacheMissError, ConfigError, EngineError, SensoriumError
 from sensorium.types import EngineItem, EngineRequest, Features, RequestUpdate
 
@@ -36,23 +36,6 @@ _DEFAULTS = tuple(
 
 class MessageError(Exception):
     """Bytes that are no message."""
-
-
-@dataclass(frozen=True, slots=True)
-class EngineInfo:
-    """What the frontend must know of a loaded engine.
-
-    Attributes:
-        device, dtype: what it computes on and in, as torch prints them (the dtype without
-            ``torch.``).
-        max_model_len: tokens of one sequence at most.
-        embed_row_bytes: kind → bytes of one row of an item's embedding, all levels.
-    """
-
-    device: str
-    dtype: str
-    max_model_len: int
-    embed_row_bytes: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
