@@ -14,7 +14,7 @@ from sampling_theory import LIMIT, Floats, deviation, distribution
 from tiny_checkpoints import make_llama
 from transformers import AutoModelForCausalLM
 
-from sensorium import LLM, SamplingParams
+from sensorium import LLM, ConfigError, RequestError, SamplingParams
 
 TEXT = [9, 40, 51, 300, 12, 7, 88]
 
@@ -121,6 +121,53 @@ def test_ignore_eos_and_eos(llm: LLM) -> None:
     [held] = answers(llm, **end, min_tokens=3)
     assert held[3:] == (2,)
     assert 2 not in held[:3]
+    [both] = answers(llm, **end, min_tokens=3, ignore_eos=True)
+    assert both == (*held[:3], 2, 2, 2)
+
+
+def test_only_allowed_tokens_are_written(llm: LLM) -> None:
+    allowed = [40, 300, 9]
+    params = {"temperature": 9.0, "max_tokens": 20, "n": 4, "allowed_token_ids": allowed}
+    got = answers(llm, **params)
+    assert {token for ids in got for token in ids} == set(allowed)
+    assert len({*got}) == 4
+
+
+@pytest.mark.parametrize(
+    ("params", "sentence"),
+    [
+        ({"logit_bias": {384: 1.0}}, "logit_bias has the token id 384; allowed are 0 to 383"),
+        ({"stop_token_ids": [7, 10**9]}, "stop_token_ids has the token id 1000000000"),
+        ({"allowed_token_ids": [1, 384]}, "allowed_token_ids has the token id 384"),
+        ({"logprobs": 21}, "logprobs is 21; this engine reports 20 at most"),
+        ({"prompt_logprobs": -1}, "prompt_logprobs is -1; this engine reports 20 at most"),
+    ],
+)
+def test_what_the_engine_lacks_is_refused(llm: LLM, params: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(RequestError, match=sentence):
+        llm.generate([TEXT], SamplingParams(**params), use_tqdm=False)
+    llm.check_integrity()
+
+
+def test_max_logprobs_is_the_engines_option(folder: Path) -> None:
+    ask = {"temperature": 0.0, "max_tokens": 2, "ignore_eos": True}
+    with LLM(folder, dtype="float32", max_model_len=64, max_logprobs=-1) as llm:
+        asked = SamplingParams(**ask, logprobs=-1, prompt_logprobs=-1)
+        [output] = llm.generate([TEXT], asked, use_tqdm=False)
+        assert output.prompt_logprobs is not None
+        assert output.outputs[0].logprobs is not None
+        for entry in (*output.prompt_logprobs[1:], *output.outputs[0].logprobs):
+            assert entry is not None
+            assert set(entry) == set(range(384))
+            assert sum(np.exp(found.logprob) for found in entry.values()) == pytest.approx(1)
+            assert sorted(found.rank for found in entry.values()) == list(range(1, 385))
+    with LLM(folder, dtype="float32", max_model_len=64, max_logprobs=2) as llm:
+        [output] = llm.generate([TEXT], SamplingParams(**ask, logprobs=2), use_tqdm=False)
+        assert output.outputs[0].logprobs is not None
+        with pytest.raises(RequestError, match="logprobs is 3; this engine reports 2 at most"):
+            llm.generate([TEXT], SamplingParams(**ask, logprobs=3), use_tqdm=False)
+    with pytest.raises(ConfigError, match="max_logprobs is -2"):
+        LLM(folder, max_logprobs=-2)
 
 
 def test_bad_words_are_never_completed(llm: LLM) -> None:

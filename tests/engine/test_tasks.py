@@ -11,7 +11,7 @@ import torch
 from tiny_checkpoints import make_qwen2
 from transformers import AutoModelForCausalLM
 
-from sensorium import LLM, AsyncEngine, ConfigError, RequestError, SamplingParams
+from sensorium import LLM, AsyncEngine, ConfigError, LimitError, RequestError, SamplingParams
 
 PROMPTS = [[5, 6, 7], list(range(3, 60)), [9] * 20]
 GREEDY = SamplingParams(temperature=0.0, max_tokens=4, ignore_eos=True)
@@ -97,18 +97,99 @@ def test_log_probabilities_of_the_prompt(llm: LLM, reference: Any, num_best: int
     assert llm.generate([PROMPTS[0]], GREEDY, use_tqdm=False)[0].prompt_logprobs is None
 
 
-def test_n_answers_are_those_of_n_seeds(llm: LLM) -> None:
-    """The i-th of n answers is the one that the seed i further on gives alone."""
+def test_log_probabilities_of_a_prompt_whose_pages_are_cached(llm: LLM, reference: Any) -> None:
+    """They cost the prompt again: a cached page holds no logits."""
+    prompt = [11, *range(40, 90)]
+    scored = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0, ignore_eos=True)
+    with torch.inference_mode():
+        rows = reference(torch.tensor([prompt])).logits[0].log_softmax(-1)
+    expected = [float(rows[i, token]) for i, token in enumerate(prompt[1:])]
+    llm.generate([prompt], GREEDY, use_tqdm=False)
+    assert llm.generate([prompt], GREEDY, use_tqdm=False)[0].num_cached_tokens >= 48
+    outputs = llm.generate([prompt] * 2, [GREEDY, scored], use_tqdm=False)
+    assert (outputs[0].num_cached_tokens >= 48, outputs[1].num_cached_tokens) == (True, 0)
+    assert outputs[1].prompt_logprobs is not None
+    found = [
+        entry[t].logprob
+        for entry, t in zip(outputs[1].prompt_logprobs, prompt, strict=True)
+        if entry
+    ]
+    assert found == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_prompt_as_long_as_the_context(folder: Path, reference: Any, cached: bool) -> None:
+    """It is scored and answered by one token, which needs no place in the cache."""
+    prompt = [int(i) for i in torch.randint(3, 250, (64,), generator=torch.Generator())]
+    with torch.inference_mode():
+        logits = reference(torch.tensor([prompt])).logits[0]
+    options: dict[str, Any] = {"dtype": "float32", "max_model_len": 64, "page_size": 16}
+    with LLM(folder, **options, kv_cache_memory_bytes=2**20) as llm:
+        if cached:
+            llm.generate([prompt[:-4]], GREEDY, use_tqdm=False)
+        for max_tokens in (1, 0):
+            sampling = SamplingParams(
+                temperature=0.0, max_tokens=max_tokens, prompt_logprobs=0, ignore_eos=True
+            )
+            plain = SamplingParams(temperature=0.0, max_tokens=max_tokens, ignore_eos=True)
+            outputs = llm.generate([prompt] * 2, [sampling, plain], use_tqdm=False)
+            for output in outputs:
+                expected = [int(logits[-1].argmax())][:max_tokens]
+                assert list(output.outputs[0].token_ids) == expected
+                assert output.outputs[0].finish_reason == "length"
+            assert outputs[0].prompt_logprobs is not None
+            assert len(outputs[0].prompt_logprobs) == 64
+            last = outputs[0].prompt_logprobs[63]
+            assert last is not None
+            score = float(logits[62].log_softmax(-1)[prompt[63]])
+            assert last[prompt[63]].logprob == pytest.approx(score, abs=1e-4)
+        for refused in (2, None):
+            sampling = SamplingParams(max_tokens=refused)
+            with pytest.raises(LimitError, match="context holds 64, at least one of them for the"):
+                llm.generate([prompt], sampling, use_tqdm=False)
+        with pytest.raises(LimitError, match=r"has 65 tokens; the context holds 64\."):
+            llm.generate([[*prompt, 5]], SamplingParams(max_tokens=1), use_tqdm=False)
+        llm.check_integrity()
+    with LLM(folder, **options, task="embed") as llm:
+        [output] = llm.encode([prompt], use_tqdm=False)
+        with torch.inference_mode():
+            states = reference.model(torch.tensor([prompt])).last_hidden_state[0, -1]
+        torch.testing.assert_close(output.outputs.data, states, rtol=0, atol=1e-4)
+        with pytest.raises(LimitError, match=r"has 65 tokens; the context holds 64\."):
+            llm.encode([[*prompt, 5]], use_tqdm=False)
+
+
+def test_no_tokens_wanted_is_a_prompt_scored(llm: LLM) -> None:
+    """``max_tokens=0`` computes the prompt and nothing else, for each of ``n`` answers."""
+    sampling = SamplingParams(max_tokens=0, n=2, prompt_logprobs=1, logprobs=1, stop="x")
+    outputs = llm.generate(PROMPTS, [sampling, GREEDY, sampling], use_tqdm=False)
+    for output in (outputs[0], outputs[2]):
+        assert len(output.prompt_logprobs or ()) == len(output.prompt_token_ids)
+        for answer in output.outputs:
+            assert (answer.text, list(answer.token_ids)) == ("", [])
+            assert (answer.finish_reason, list(answer.logprobs or ())) == ("length", [])
+    assert len(outputs[1].outputs[0].token_ids) == 4
+
+
+@pytest.mark.parametrize("seed", [3, -4, 2**63 - 3])
+def test_n_answers_are_those_of_n_seeds(llm: LLM, seed: int) -> None:
+    """The i-th of n answers is the one that the seed i further on gives alone.
+
+    -1 stands for no seed and is passed over; behind the last seed comes the first.
+    """
     prompt = [int(i) for i in range(30, 130)]
-    sampling = SamplingParams(temperature=0.9, n=6, seed=3, max_tokens=5, ignore_eos=True)
+    sampling = SamplingParams(temperature=0.9, n=6, seed=seed, max_tokens=5, ignore_eos=True)
+    seeds = {-4: [-4, -3, -2, 0, 1, 2], 3: [3, 4, 5, 6, 7, 8]}.get(
+        seed, [2**63 - 3, 2**63 - 2, 2**63 - 1, -(2**63), -(2**63) + 1, -(2**63) + 2]
+    )
     [output] = llm.generate([prompt], sampling, use_tqdm=False)
     alone = [
         llm.generate(
             [prompt],
-            SamplingParams(temperature=0.9, seed=3 + i, max_tokens=5, ignore_eos=True),
+            SamplingParams(temperature=0.9, seed=own, max_tokens=5, ignore_eos=True),
             use_tqdm=False,
         )[0]
-        for i in range(6)
+        for own in seeds
     ]
     assert [a.token_ids for a in output.outputs] == [o.outputs[0].token_ids for o in alone]
 

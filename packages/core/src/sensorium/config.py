@@ -45,6 +45,8 @@ class EngineConfig:
             CPU: room for ``max_num_seqs`` contexts, at most 4 GiB and a quarter of memory).
         page_size †: tokens of one KV page.
         enforce_eager: never capture device graphs; decode is then launched kernel by kernel.
+        max_logprobs: log-probabilities at one place that a request may ask for; -1: of the whole
+            vocabulary.
         enable_prefix_caching: keep finished prompts' pages for later ones.
         enable_chunked_prefill: False: a prompt is prefilled in one step.
         max_num_batched_tokens: tokens computed in one step at most.
@@ -87,6 +89,7 @@ class EngineConfig:
     kv_cache_memory_bytes: int | None = None
     page_size: int = 16
     enforce_eager: bool = False
+    max_logprobs: int = 20
     enable_prefix_caching: bool = True
     enable_chunked_prefill: bool = True
     max_num_batched_tokens: int = 2048
@@ -185,6 +188,11 @@ class EngineConfig:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise ConfigError(f"{name} is {value!r}; it must be an integer of at least 1.")
+        if not isinstance(self.max_logprobs, int) or self.max_logprobs < -1:
+            raise ConfigError(
+                f"max_logprobs is {self.max_logprobs!r}; it must be an integer of at least 0, or "
+                "-1 for no limit."
+            )
         for name in ("mm_processor_cache_gb", "mm_encoder_cache_gb"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; it must be at least 0.")

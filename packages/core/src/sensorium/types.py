@@ -271,6 +271,8 @@ class EngineRequest:
         sampling: with every field filled.
         max_tokens: new tokens at most, context already taken into account.
         stop_ids: token ids that end it (end-of-text ids included unless ignored).
+        eos_ids: the model's end-of-text ids; like ``stop_ids``, they can't be chosen before
+            ``sampling.min_tokens``.
         salt: keeps this request's cache entries apart from those of other salts.
         bad_word_ids: token sequences that may not be completed.
         arrival_s: monotonic time of admission.
@@ -283,6 +285,7 @@ class EngineRequest:
     sampling: SamplingParams
     max_tokens: int
     stop_ids: frozenset[int] = frozenset()
+    eos_ids: frozenset[int] = frozenset()
     spans: tuple[MediaSpan, ...] = ()
     items: tuple[EngineItem, ...] = ()
     positions: Positions | None = None

@@ -25,11 +25,14 @@ def running(
     *,
     name: str = "r",
     stop_ids: frozenset[int] = frozenset(),
+    eos_ids: frozenset[int] = frozenset(),
     bad_words: tuple[tuple[int, ...], ...] = (),
     **params: Any,
 ) -> RunningRequest:
     sampling = SamplingParams(**params).filled({})
-    request = EngineRequest(name, prompt, sampling, 64, stop_ids=stop_ids, bad_word_ids=bad_words)
+    request = EngineRequest(
+        name, prompt, sampling, 64, stop_ids=stop_ids, eos_ids=eos_ids, bad_word_ids=bad_words
+    )
     state = RunningRequest(request, 0)
     state.take(Chunk(name, 0, prompt + generated, (0,), samples=True))
     return state
@@ -102,6 +105,23 @@ def test_min_tokens_forbids_stopping() -> None:
     assert greedy(stop_ids=stops, min_tokens=2, generated=(5, 5)) == 0
 
 
+def test_min_tokens_forbids_end_of_text_that_is_ignored() -> None:
+    ignored = {"eos_ids": frozenset({0}), "stop_ids": frozenset({1}), "min_tokens": 2}
+    assert greedy(**ignored) == 2
+    assert greedy(**ignored, generated=(5, 5)) == 0
+
+
+def test_only_allowed_tokens_are_chosen() -> None:
+    assert ranking(allowed_token_ids=[7, 3, 9])[:3] == [3, 7, 9]
+    assert greedy(allowed_token_ids=[7, 3, 9], logit_bias={0: 100.0, 7: 5.0}) == 7
+    assert greedy(allowed_token_ids=[3, 9], bad_words=((3,),)) == 9
+    drawn = sampled(
+        LOGITS.expand(50, -1),
+        *(running(name=f"r{i}", temperature=9.0, allowed_token_ids=[4, 9]) for i in range(50)),
+    )
+    assert {token.token_id for token in drawn} == {4, 9}
+
+
 def test_bad_words_cannot_be_completed() -> None:
     assert greedy(bad_words=((0,),)) == 1
     assert greedy(bad_words=((4, 0),), generated=(4,)) == 1
@@ -119,8 +139,11 @@ def test_bans_win_over_bias() -> None:
 def test_a_request_that_forbids_everything_fails_alone() -> None:
     words = tuple((token,) for token in range(VOCAB))
     banned = running(name="bad", bad_words=words, temperature=1.0)
-    tokens, failed = sample(LOGITS.expand(2, -1), [banned, running(temperature=0.0)])
-    assert failed == {"bad": "The request forbids every token of the vocabulary."}
+    ends = frozenset({0, 1})
+    late = running(name="late", stop_ids=ends, min_tokens=1, allowed_token_ids=[0, 1])
+    tokens, failed = sample(LOGITS.expand(3, -1), [banned, running(temperature=0.0), late])
+    sentence = "The request forbids every token of the vocabulary."
+    assert failed == {"bad": sentence, "late": sentence}
     assert [token.token_id for token in tokens] == [0]
 
 
@@ -155,7 +178,7 @@ def test_seeds_and_steps_differ() -> None:
     def drawn(seed: int | None, step: int, name: str = "r") -> float:
         return running(generated=(0,) * step, seed=seed, name=name).step_seed()
 
-    seeds = [drawn(seed, step) for seed in (-1, 0, 1, 2**63 - 1, None) for step in range(4)]
+    seeds = [drawn(seed, step) for seed in (-2, 0, 1, 2**63 - 1, None) for step in range(4)]
     assert len(set(seeds)) == len(seeds)
     assert drawn(None, 0, "a") != drawn(None, 0, "b")
     assert drawn(3, 0, "a") == drawn(3, 0, "b")

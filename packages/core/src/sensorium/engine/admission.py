@@ -1,19 +1,20 @@
 """From a prepared prompt to the engine's requests: defaults, limits, end-of-text ids.
 
-Refuses what can never run, with the numbers, before the engine hears of it.
+Refuses what can never run, with the numbers, before the engine hears of it. Every token id of a
+request is held against the vocabulary here: on the device, ids index into tables unchecked.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
+from sensorium.engine.generation_config import GenerationConfig
 from sensorium.errors import LimitError, RequestError
 from sensorium.frontend.frontend import PreparedPrompt
 from sensorium.output import PooledState, RequestState, bad_word_ids
 from sensorium.outputs import RequestMetrics
-from sensorium.sampling_params import NEUTRAL, SamplingParams
+from sensorium.sampling_params import SamplingParams
 from sensorium.tokenizer import Tokenizer
 from sensorium.types import EngineItem, EngineRequest, PreparedItem
 
@@ -35,30 +36,28 @@ class Admission:
     """The rules of one engine.
 
     Args:
-        generation: the checkpoint's generation config, {} to use none of it.
-        config_eos: end-of-text ids that ``config.json`` names.
+        generation: what the checkpoint's files say.
         embed_row_bytes: kind → bytes of one row of an item's embedding, all levels.
+        max_logprobs: log-probabilities at one place at most; -1: of the whole vocabulary.
     """
 
     def __init__(
         self,
         *,
         tokenizer: Tokenizer,
-        generation: Mapping[str, Any],
-        config_eos: Iterable[int],
+        generation: GenerationConfig,
         embed_row_bytes: Mapping[str, int],
         max_model_len: int,
         vocab_size: int,
+        max_logprobs: int,
     ) -> None:
         self._tokenizer = tokenizer
         self._embed_row_bytes = embed_row_bytes
         self._max_model_len = max_model_len
         self._vocab_size = vocab_size
-        self._eos_ids = frozenset(_eos_ids(generation, config_eos, tokenizer))
-        self._defaults = _sampling_defaults(generation)
-        self.default_sampling = SamplingParams(
-            **self._defaults, max_tokens=generation.get("max_new_tokens", 16)
-        )
+        self._max_logprobs = vocab_size if max_logprobs < 0 else max_logprobs
+        self._generation = generation
+        self.default_sampling = generation.sampling
 
     def generation(
         self,
@@ -125,25 +124,22 @@ class Admission:
         """One engine request for each of the ``n`` answers."""
         if not isinstance(priority, int):
             raise RequestError(f"priority is {priority!r}; it must be an integer.")
-        sampling = (sampling or self.default_sampling).filled(self._defaults)
         composition = prepared.composition
-        room = self._max_model_len - len(composition.token_ids)
-        self._check_prompt(composition.token_ids, room)
-        self._check_ids("logit_bias", sampling.logit_bias or ())
-        self._check_ids("stop_token_ids", sampling.stop_token_ids or ())
-        own_stops = frozenset(sampling.stop_token_ids or ())
+        self._check_prompt(composition.token_ids)
+        sampling = self._complete(sampling or self.default_sampling)
         first = EngineRequest(
             request_id=request_id,
             token_ids=composition.token_ids,
             sampling=sampling,
-            max_tokens=min(sampling.max_tokens or room, room),
-            stop_ids=own_stops if sampling.ignore_eos else own_stops | self._eos_ids,
+            max_tokens=self._max_tokens(len(composition.token_ids), sampling.max_tokens),
+            stop_ids=self._stop_ids(sampling),
+            eos_ids=self._generation.eos_ids,
             spans=composition.spans,
             items=tuple(self._engine_item(item) for item in prepared.items),
             positions=composition.positions,
             position_delta=composition.position_delta,
             salt=prepared.salt,
-            bad_word_ids=bad_word_ids(self._tokenizer, tuple(sampling.bad_words or ())),
+            bad_word_ids=self._bad_word_ids(sampling),
             arrival_s=arrival_s,
             priority=priority,
         )
@@ -162,14 +158,60 @@ class Admission:
             uuid=item.uuid,
         )
 
-    def _check_prompt(self, token_ids: tuple[int, ...], room: int) -> None:
+    def _complete(self, sampling: SamplingParams) -> SamplingParams:
+        """The parameters with every field filled, checked against the engine's limits."""
+        sampling = sampling.filled(self._generation.defaults)
+        for name in ("logit_bias", "stop_token_ids", "allowed_token_ids"):
+            self._check_ids(name, getattr(sampling, name) or ())
+        return replace(
+            sampling,
+            logprobs=self._num_logprobs("logprobs", sampling.logprobs),
+            prompt_logprobs=self._num_logprobs("prompt_logprobs", sampling.prompt_logprobs),
+        )
+
+    def _num_logprobs(self, name: str, wanted: int | None) -> int | None:
+        """How many log-probabilities at each place."""
+        count = self._vocab_size if wanted == -1 else wanted
+        if count is not None and count > self._max_logprobs:
+            raise RequestError(
+                f"{name} is {wanted}; this engine reports {self._max_logprobs} at most (its "
+                "option max_logprobs)."
+            )
+        return count
+
+    def _stop_ids(self, sampling: SamplingParams) -> frozenset[int]:
+        own = frozenset(sampling.stop_token_ids or ())
+        return own if sampling.ignore_eos else own | self._generation.eos_ids
+
+    def _bad_word_ids(self, sampling: SamplingParams) -> tuple[tuple[int, ...], ...]:
+        """Without words that the model's vocabulary can't write."""
+        words = bad_word_ids(self._tokenizer, tuple(sampling.bad_words or ()))
+        return tuple(ids for ids in words if max(ids) < self._vocab_size)
+
+    def _max_tokens(self, num_prompt: int, wanted: int | None) -> int:
+        """As many new tokens as the request wants and the context holds.
+
+        The last token is sampled and never computed, so a prompt that fills the context can still
+        be scored, or answered by one token: to those who ask for no more.
+
+        Raises:
+            LimitError: the context holds less than the prompt and a token.
+        """
+        room = self._max_model_len - num_prompt
+        if room >= 1:
+            return room if wanted is None else min(wanted, room)
+        if room == 0 and wanted is not None and wanted <= 1:
+            return wanted
+        reason = "."
+        if room == 0:
+            reason = ", at least one of them for the answer, unless max_tokens is 0 or 1."
+        raise LimitError(
+            f"The prompt has {num_prompt} tokens; the context holds {self._max_model_len}{reason}"
+        )
+
+    def _check_prompt(self, token_ids: tuple[int, ...]) -> None:
         if not token_ids:
             raise RequestError("The prompt is empty; it must have at least one token.")
-        if room < 1:
-            raise LimitError(
-                f"The prompt has {len(token_ids)} tokens; the context holds "
-                f"{self._max_model_len}, at least one of them for the answer."
-            )
         self._check_ids("The prompt", token_ids)
 
     def _check_ids(self, what: str, token_ids: Iterable[int]) -> None:
@@ -183,25 +225,12 @@ class Admission:
 def _nth_answer(first: EngineRequest, i: int) -> EngineRequest:
     """Independent sequences: with a seed, each answer has its own, derived from it."""
     seed = first.sampling.seed
-    sampling = first.sampling if seed is None else replace(first.sampling, seed=seed + i)
+    sampling = first.sampling if seed is None else replace(first.sampling, seed=_nth_seed(seed, i))
     return replace(first, request_id=f"{first.request_id}#{i}", sampling=sampling)
 
 
-def _eos_ids(
-    generation: Mapping[str, Any], config_eos: Iterable[int], tokenizer: Tokenizer
-) -> list[int]:
-    """End-of-text ids: the generation config's, else ``config.json``'s, else the tokenizer's."""
-    value = generation.get("eos_token_id")
-    if value is not None:
-        return [int(v) for v in value] if isinstance(value, list) else [int(value)]
-    ids = list(config_eos)
-    if not ids and tokenizer.eos_token_id is not None:
-        ids = [tokenizer.eos_token_id]
-    return ids
-
-
-def _sampling_defaults(generation: Mapping[str, Any]) -> dict[str, Any]:
-    defaults = {name: generation[name] for name in NEUTRAL if generation.get(name) is not None}
-    if generation.get("do_sample") is False:
-        defaults["temperature"] = 0.0
-    return defaults
+def _nth_seed(seed: int, i: int) -> int:
+    """The i-th seed from ``seed`` on, without -1, which stands for none; the last is followed by
+    the first."""
+    nth = seed + i + (seed < -1 <= seed + i)
+    return nth - 2**64 if nth >= 2**63 else nth

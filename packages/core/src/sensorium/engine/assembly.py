@@ -25,9 +25,14 @@ from sensorium.config import GIB, EngineConfig
 from sensorium.engine.admission import Admission
 from sensorium.engine.build import EngineInfo, build_engine
 from sensorium.engine.client import EngineClient, ThreadClient
+from sensorium.engine.generation_config import (
+    GenerationConfig,
+    read_generation_config,
+    warn_of_large_ids,
+)
 from sensorium.engine.ipc.process_client import ProcessClient
 from sensorium.engine.ipc.setup import Setup, plugins_of
-from sensorium.engine.model import Model, config_eos_ids, item_limits, open_model
+from sensorium.engine.model import Model, item_limits, open_model
 from sensorium.errors import ConfigError
 from sensorium.frontend.chat import ChatRenderer
 from sensorium.frontend.frontend import Frontend
@@ -65,6 +70,7 @@ def assemble(config: EngineConfig) -> Assembly:
         registry = find_plugins(config)
         model = open_model(config, registry)
         limits = item_limits(config, model)
+        generation = read_generation(model)
         if process is not None:
             process.load(Setup(config, plugins_of(registry)))
         client = process or ThreadClient(lambda: build_engine(config, model))
@@ -72,7 +78,7 @@ def assemble(config: EngineConfig) -> Assembly:
         info = client.wait_ready()
         return Assembly(
             frontend=build_frontend(model, chat, build_pipeline(config, model, limits, info)),
-            admission=build_admission(model, info),
+            admission=build_admission(config, model, generation, info),
             client=client,
             tokenizer=model.tokenizer,
             task=config.wanted_task or model.family.task,
@@ -176,13 +182,29 @@ def build_frontend(model: Model, chat: ChatRenderer, pipeline: MediaPipeline) ->
     )
 
 
-def build_admission(model: Model, info: EngineInfo) -> Admission:
+def read_generation(model: Model) -> GenerationConfig:
+    """What the checkpoint's files say of generation; warns of ids that the model lacks.
+
+    Raises:
+        ConfigError: as ``read_generation_config``.
+    """
+    checkpoint, tokenizer = model.checkpoint, model.tokenizer
+    vocab_size = model.context.decoder.vocab_size
+    warn_of_large_ids(checkpoint.name, tokenizer, vocab_size)
+    return read_generation_config(
+        checkpoint.name, checkpoint.generation, checkpoint.config, tokenizer, vocab_size
+    )
+
+
+def build_admission(
+    config: EngineConfig, model: Model, generation: GenerationConfig, info: EngineInfo
+) -> Admission:
     """The rules by which requests are let in."""
     return Admission(
         tokenizer=model.tokenizer,
-        generation=model.checkpoint.generation,
-        config_eos=config_eos_ids(model.checkpoint.config),
+        generation=generation,
         embed_row_bytes=info.embed_row_bytes,
         max_model_len=info.max_model_len,
         vocab_size=model.context.decoder.vocab_size,
+        max_logprobs=config.max_logprobs,
     )

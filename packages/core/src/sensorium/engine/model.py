@@ -160,12 +160,3 @@ def worst_items(config: EngineConfig, model: Model) -> list[EngineItem]:
             )
         )
     return items
-
-
-def config_eos_ids(config: Mapping[str, Any]) -> list[int]:
-    """End-of-text ids that ``config.json`` names, at its top or in its text part."""
-    for part in (config, config.get("text_config") or {}):
-        value = part.get("eos_token_id")
-        if value is not None:
-            return [int(v) for v in value] if isinstance(value, list) else [int(value)]
-    return []

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 
+from torch import Tensor
+
 from sensorium.types import Chunk, EngineRequest
 
 
@@ -18,9 +20,12 @@ class RunningRequest:
         slot: its row in the tables on the device.
         is_greedy: whether its most probable token is always taken.
         needs_counts: whether what is sampled next depends on how often each token has occurred.
+        has_bias: whether the same is added to its logits at each step.
         edits_logits: whether bias, bans or penalties may change its logits.
         generated: its new tokens; ``PENDING`` where only the device knows them.
         num_counted: how many of them ``TokenCounts`` has counted.
+        bias: (vocab_size,) float32 on the device, once it was needed: what is added to its logits
+            at each step.
         failure: why it can't go on, once something of it has failed.
     """
 
@@ -29,6 +34,7 @@ class RunningRequest:
         self.slot = slot
         self.generated: list[int] = []
         self.num_counted = 0
+        self.bias: Tensor | None = None
         self.failure: str | None = None
         self.media_end = max((span.end for span in request.spans), default=0)
         params = request.sampling
@@ -38,8 +44,9 @@ class RunningRequest:
             or params.presence_penalty
             or params.frequency_penalty
         )
+        self.has_bias = bool(params.logit_bias or params.allowed_token_ids)
         self.edits_logits = bool(
-            self.needs_counts or params.logit_bias or params.min_tokens or request.bad_word_ids
+            self.needs_counts or self.has_bias or params.min_tokens or request.bad_word_ids
         )
         own = params.seed
         self._seed = f"request {own}" if own is not None else f"{engine_seed} {request.request_id}"

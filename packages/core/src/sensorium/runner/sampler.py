@@ -16,12 +16,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from sensorium.runner.request_state import RunningRequest
 from sensorium.runner.token_counts import TokenCounts
-from sensorium.runner.upload import upload_list
+from sensorium.runner.upload import upload, upload_list
 from sensorium.sampling_params import SamplingParams
 from sensorium.types import PromptLogprobs, SampledToken, TokenLogprobs
 
@@ -127,7 +128,7 @@ def choose(
         logits: (len(requests), vocab_size) float32; left as they are.
         counts: where the requests that need counts have theirs; None: none needs any.
     """
-    edited = _edited(logits, requests, counts)
+    edited = edit(logits, requests, counts)
     chosen = _argmax(edited)
     # A maximum is NaN if any value is, and −∞ only if all are.
     best = edited.gather(-1, chosen[:, None])[:, 0]
@@ -150,15 +151,19 @@ def _argmax(logits: Tensor) -> Tensor:
 
 def _draw(logits: Tensor, requests: Sequence[RunningRequest]) -> Tensor:
     """(S, vocab_size) → (S,) tokens drawn from the truncated distributions."""
-    params = [running.request.sampling for running in requests]
-    temperatures = [1.0 if p.temperature is None else p.temperature for p in params]
-    logits = truncate(logits / _column(temperatures, logits), params)
+    logits = narrow(logits, [running.request.sampling for running in requests])
     generator = torch.Generator(logits.device)
     noise = torch.empty_like(logits)
     for row, running in zip(noise, requests, strict=True):
         generator.manual_seed(running.step_seed())
         row.exponential_(generator=generator)
     return _argmax(logits - noise.clamp_min(torch.finfo(noise.dtype).tiny).log())
+
+
+def narrow(logits: Tensor, params: Sequence[SamplingParams]) -> Tensor:
+    """(S, vocab_size) edited logits of requests that draw → those of what they draw from."""
+    temperatures = [1.0 if p.temperature is None else p.temperature for p in params]
+    return truncate(logits / _column(temperatures, logits), params)
 
 
 def truncate(logits: Tensor, params: Sequence[SamplingParams]) -> Tensor:
@@ -184,33 +189,43 @@ def truncate(logits: Tensor, params: Sequence[SamplingParams]) -> Tensor:
     return torch.empty_like(logits).scatter_(-1, order, ordered)
 
 
-def _edited(
-    logits: Tensor, requests: Sequence[RunningRequest], counts: TokenCounts | None
-) -> Tensor:
-    """Bias, bans and penalties; a copy if any request has some."""
+def edit(logits: Tensor, requests: Sequence[RunningRequest], counts: TokenCounts | None) -> Tensor:
+    """Bias, bans and penalties of each row; a copy if any request has some.
+
+    Args: as for ``choose``.
+    """
     editing = [(i, running) for i, running in enumerate(requests) if running.edits_logits]
-    biased = [
-        (i, token_id, value)
-        for i, running in editing
-        for token_id, value in (running.request.sampling.logit_bias or {}).items()
-    ]
-    banned = [(i, t, _NEVER) for i, running in editing for t in _banned(running)]
+    biased = [i for i, running in editing if running.has_bias]
+    banned = [(i, token_id) for i, running in editing for token_id in _banned(running)]
     penalised = [i for i, running in editing if running.needs_counts]
     if not (biased or banned or penalised):
         return logits
     edited = logits.clone()
-    for entries, accumulate in ((biased, True), (banned, False)):
-        if entries:
-            rows, ids, values = zip(*entries, strict=True)
-            index = [upload_list(x, torch.long, logits.device) for x in (rows, ids)]
-            edited.index_put_(
-                tuple(index), upload_list(values, logits.dtype, logits.device), accumulate
-            )
+    if biased:
+        rows = torch.stack([_bias(requests[i], logits) for i in biased])
+        edited.index_add_(0, upload_list(biased, torch.long, logits.device), rows)
+    if banned:
+        at = [upload_list(x, torch.long, logits.device) for x in zip(*banned, strict=True)]
+        edited.index_put_(tuple(at), edited.new_full((), _NEVER))
     if penalised:
         assert counts is not None, "penalties need counts"
-        at = upload_list(penalised, torch.long, logits.device)
-        edited[at] = _penalised(edited[at], [requests[i] for i in penalised], counts)
+        where = upload_list(penalised, torch.long, logits.device)
+        edited[where] = _penalised(edited[where], [requests[i] for i in penalised], counts)
     return edited
+
+
+def _bias(running: RunningRequest, logits: Tensor) -> Tensor:
+    """(vocab_size,): the request's bias, and −∞ for tokens that it doesn't allow; made once."""
+    if running.bias is None:
+        sampling = running.request.sampling
+        bias = np.zeros(logits.shape[-1], dtype=np.float32)
+        if sampling.allowed_token_ids:
+            bias[:] = _NEVER
+            bias[list(sampling.allowed_token_ids)] = 0.0
+        for token_id, value in (sampling.logit_bias or {}).items():
+            bias[token_id] += value
+        [running.bias] = upload([bias], logits.device)
+    return running.bias
 
 
 def _penalised(logits: Tensor, requests: Sequence[RunningRequest], counts: TokenCounts) -> Tensor:
@@ -232,7 +247,7 @@ def _banned(running: RunningRequest) -> list[int]:
     request, generated = running.request, running.generated
     banned: set[int] = set()
     if len(generated) < request.sampling.min_tokens:
-        banned |= request.stop_ids
+        banned |= request.stop_ids | request.eos_ids
     for word in request.bad_word_ids:
         begun = len(word) - 1
         if begun <= len(generated) and tuple(generated[len(generated) - begun :]) == word[:-1]:

@@ -25,7 +25,9 @@ def _check_length(request: EngineRequest, config: SchedulerConfig) -> None:
     num_tokens = len(request.token_ids)
     if num_tokens == 0:
         raise RequestError("The prompt is empty; it must have at least one token.")
-    if num_tokens >= config.max_model_len:
+    # The last token is sampled and never computed.
+    may_fill_it = request.embeds or request.max_tokens <= 1
+    if num_tokens + (0 if may_fill_it else 1) > config.max_model_len:
         raise LimitError(
             f"The prompt has {num_tokens} tokens; the context holds {config.max_model_len}, "
             "at least one of them for the answer."

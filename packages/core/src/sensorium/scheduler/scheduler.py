@@ -454,7 +454,8 @@ class Scheduler:
         if reason is None:
             self._news.append(sequence.update(sampled=sampled))
         else:
-            self._news.append(self._finish(sequence, reason, sampled=sampled))
+            wanted = sampled if sequence.request.max_tokens else None
+            self._news.append(self._finish(sequence, reason, sampled=wanted))
 
     def _undo_encode(self, key: bytes, batch: Batch) -> None:
         """Forgets an embedding that wasn't made; who still needs it makes it anew, or fails."""

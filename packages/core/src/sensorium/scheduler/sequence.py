@@ -197,6 +197,8 @@ class Sequence:
         self.num_pending -= 1
         self.token_ids.append(token_id)
         num_known = len(self.token_ids)
+        if self.request.max_tokens == 0:
+            return "length"
         if token_id in self.request.stop_ids and self._may_stop(num_known):
             return "stop"
         return "length" if num_known >= self._max_len else None

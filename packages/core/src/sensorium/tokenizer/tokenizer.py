@@ -160,6 +160,11 @@ class Tokenizer:
         """How many ids there are, added tokens included."""
         return int(self._backend.get_vocab_size(with_added_tokens=True))
 
+    @cached_property
+    def max_token_id(self) -> int:
+        """The largest id there is, added tokens included; -1 if there is none."""
+        return max(self._backend.get_vocab(with_added_tokens=True).values(), default=-1)
+
     @property
     def bos_token_id(self) -> int | None:
         """The token that begins a text, None if the checkpoint names none."""
