@@ -10,13 +10,16 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import CancelledError
+from functools import partial
 from types import TracebackType
 from typing import Any, Literal, TypeVar
 
 from tqdm import tqdm
 
 from sensorium.engine.async_engine import AsyncEngine, last_output
-from sensorium.errors import EngineClosedError, RequestError, SensoriumError
+from sensorium.engine.owner import Owner
+from sensorium.errors import EngineClosedError, EngineError, RequestError, SensoriumError
 from sensorium.frontend.chat import Conversation
 from sensorium.frontend.prompts import PromptInput, split_prompts
 from sensorium.outputs import (
@@ -40,7 +43,8 @@ class LLM:
     """A model, loaded and ready.
 
     Takes the options of ``sensorium.config.EngineConfig``; ``model`` may come first.
-    A context manager: leaving it closes the engine and gives its memory back.
+    A context manager: leaving it closes the engine and gives its memory back. So does deleting the
+    last reference to it.
 
     Raises:
         ConfigError: an option or a checkpoint that can't work.
@@ -49,12 +53,8 @@ class LLM:
 
     def __init__(self, model: str | None = None, **options: Any) -> None:
         self._engine = AsyncEngine(model, **options)
-        self._loop = asyncio.new_event_loop()
-        self._closed = False
-        self._thread = threading.Thread(
-            target=self._loop.run_forever, name="sensorium-llm", daemon=True
-        )
-        self._thread.start()
+        self._driver = _Driver()
+        self._owner = Owner(self, partial(_close, self._engine, self._driver))
 
     def generate(
         self,
@@ -203,16 +203,11 @@ class LLM:
         self._wait(self._engine.check_integrity())
 
     def close(self) -> None:
-        """Ends the engine, its threads and running requests; gives the memory back."""
-        if self._closed:
-            return
-        self._closed = True
-        self._engine.close()
-        # Requests that were waiting have their error now; let their coroutines end with it.
-        asyncio.run_coroutine_threadsafe(_end_tasks(), self._loop).result()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        """Ends the engine, its threads and running requests; gives the memory back.
+
+        In a forked child nothing happens: the engine is the parent's.
+        """
+        self._owner.close()
 
     def __enter__(self) -> LLM:
         return self
@@ -276,10 +271,33 @@ class LLM:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
-        """Runs a coroutine on the loop's thread; Ctrl-C cancels it and waits until it has ended."""
-        if self._closed:
+        """As ``_Driver.run``."""
+        try:
+            self._owner.check_process()
+        except EngineError:
             work.close()
-            raise EngineClosedError("The engine was closed.")
+            raise
+        return self._driver.run(work)
+
+
+class _Driver:
+    """An event loop in a thread of its own, that runs coroutines for other threads."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._lock = threading.Lock()
+        self._closed = False
+        self._thread = threading.Thread(
+            target=self._loop.run_forever, name="sensorium-llm", daemon=True
+        )
+        self._thread.start()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Runs a coroutine and waits for it; Ctrl-C cancels it and waits until it has ended.
+
+        Raises:
+            EngineClosedError: ``close`` was called before it could begin, or it didn't end then.
+        """
         done = threading.Event()
 
         async def marked() -> T:
@@ -288,13 +306,36 @@ class LLM:
             finally:
                 done.set()
 
-        future = asyncio.run_coroutine_threadsafe(marked(), self._loop)
+        with self._lock:
+            if self._closed:
+                work.close()
+                raise EngineClosedError("The engine was closed.")
+            future = asyncio.run_coroutine_threadsafe(marked(), self._loop)
         try:
             return future.result()
+        except CancelledError:
+            raise EngineClosedError("The engine was closed.") from None
         except KeyboardInterrupt:
             future.cancel()
             done.wait(timeout=10.0)  # a coroutine cancelled before its first step never sets it
             raise
+
+    def close(self) -> None:
+        """Takes no more work, lets what runs end, and ends the thread.
+
+        Whatever the work waits for must have ended: its coroutines end with that error.
+        """
+        with self._lock:
+            self._closed = True
+        asyncio.run_coroutine_threadsafe(_end_tasks(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+def _close(engine: AsyncEngine, driver: _Driver) -> None:
+    engine.close()
+    driver.close()
 
 
 async def _end_tasks() -> None:

@@ -92,7 +92,7 @@ async def test_what_ends_a_request_is_raised(only_final: bool) -> None:
     with pytest.raises(CacheMissError, match="gone") as caught:
         await lost.news()
     assert caught.value.retryable
-    streams.end_all(EngineDeadError("it died"))
+    streams.end(EngineDeadError("it died"), None)
     with pytest.raises(EngineDeadError, match="it died"):
         await dead.news()
 
@@ -121,3 +121,14 @@ def test_a_loop_that_has_ended_is_forgotten() -> None:
     del stream
     gc.collect()
     assert loop() is None
+
+
+async def test_only_the_requests_that_a_dead_engine_had_end_with_it() -> None:
+    streams = Streams()
+    lost, added_since = opened(streams, "lost"), opened(streams, "since")
+    streams.end(EngineDeadError("it died"), {"lost", "nobody"})
+    streams.deliver([RequestUpdate("since", (1,), finish_reason="length")])
+    with pytest.raises(EngineDeadError, match="it died"):
+        await lost.news()
+    await added_since.news()
+    assert added_since.state.finished

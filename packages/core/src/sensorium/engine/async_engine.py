@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
@@ -22,6 +21,8 @@ from sensorium.config import EngineConfig
 from sensorium.engine.admission import Admission, Admitted
 from sensorium.engine.assembly import Assembly, assemble
 from sensorium.engine.client import EngineClient
+from sensorium.engine.owner import Owner
+from sensorium.engine.preparing import Preparations
 from sensorium.engine.streams import Streams
 from sensorium.errors import RequestError
 from sensorium.frontend.chat import Conversation
@@ -62,9 +63,9 @@ class AsyncEngine:
         self._admission: Admission = self._parts.admission
         self._ids = itertools.count()
         self._streams = Streams()
-        self._lock = threading.Lock()
-        self._closed = False
-        self._client.start(self._streams.deliver, self._streams.end_all)
+        self._preparations = Preparations()
+        self._owner = Owner(self, partial(_close, self._preparations, self._parts))
+        self._client.start(self._streams.deliver, self._streams.end)
 
     # --- requests ---------------------------------------------------------------------
 
@@ -148,6 +149,7 @@ class AsyncEngine:
         task: str,
         only_final: bool,
     ) -> AsyncIterator[Any]:
+        self._owner.check_process()
         loaded = self._parts.task
         if loaded != task:
             raise RequestError(
@@ -159,8 +161,9 @@ class AsyncEngine:
         serial = next(self._ids)
         engine_id = f"{request_id}~{serial}" if request_id else f"request-{serial}"
         request_id = request_id or engine_id
-        prepared: PreparedPrompt = await prepare()
-        admitted = admit(request_id, engine_id, prepared, _metrics(prepared, arrival_s))
+        with self._preparations.begin(request_id):
+            prepared: PreparedPrompt = await prepare()
+            admitted = admit(request_id, engine_id, prepared, _metrics(prepared, arrival_s))
         requests, state = admitted.requests, admitted.state
         stream = self._streams.open(state, self._client.abort, only_final=only_final)
         try:
@@ -190,25 +193,27 @@ class AsyncEngine:
 
     async def reset_mm_cache(self) -> None:
         """Forgets processed media and embeddings."""
+        self._owner.check_process()
         self._parts.frontend.pipeline.reset()
         await asyncio.wrap_future(self._client.reset_encoder_cache())
 
     async def reset_prefix_cache(self) -> bool:
         """Forgets cached pages; False if running requests still use some."""
+        self._owner.check_process()
         return await asyncio.wrap_future(self._client.reset_prefix_cache())
 
     async def check_integrity(self) -> None:
         """For tests: fails with AssertionError if pages or cache references are unaccounted for."""
+        self._owner.check_process()
         await asyncio.wrap_future(self._client.check_integrity())
 
     def close(self) -> None:
-        """Ends running requests with ``EngineClosedError`` and gives everything back."""
-        with self._lock:
-            if self._closed:
-                return
-            self._closed = True
-        self._client.close()
-        self._parts.frontend.close()
+        """Ends all requests with ``EngineClosedError`` and gives everything back.
+
+        An engine that nobody refers to any more closes by itself. In a forked child nothing
+        happens: the engine is the parent's.
+        """
+        self._owner.close()
 
     def __enter__(self) -> AsyncEngine:
         return self
@@ -226,6 +231,12 @@ class AsyncEngine:
 
     async def __aexit__(self, *_: object) -> None:
         await asyncio.to_thread(self.close)
+
+
+def _close(preparations: Preparations, parts: Assembly) -> None:
+    preparations.close()
+    parts.client.close()
+    parts.frontend.close()
 
 
 def _metrics(prepared: PreparedPrompt, arrival_s: float) -> RequestMetrics:

@@ -9,20 +9,21 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import Future
 from typing import Any, Protocol
 
 from sensorium.engine.build import EngineInfo
 from sensorium.engine.core import EngineCore
 from sensorium.engine.loop import Call, EngineLoop
-from sensorium.errors import EngineClosedError, EngineDeadError, EngineError
+from sensorium.errors import EngineClosedError, EngineDeadError, EngineError, SensoriumError
 from sensorium.types import EngineRequest, RequestUpdate
 
 logger = logging.getLogger("sensorium.engine")
 
 OnUpdates = Callable[[Sequence[RequestUpdate]], None]
-OnStopped = Callable[[EngineError], None]
+#: The error, and the requests that it ends; None: all.
+OnStopped = Callable[[EngineError, Collection[str] | None], None]
 
 
 class EngineClient(Protocol):
@@ -31,11 +32,15 @@ class EngineClient(Protocol):
     def start(self, on_updates: OnUpdates, on_stopped: OnStopped) -> None:
         """Starts the engine.
 
-        ``on_updates`` is called after every step that has news. ``on_stopped`` is called when
-        no update will follow for any request added so far: at the end, and each time that an
-        engine's process dies and another takes its place. Both are called on the client's own
-        thread and must return at once.
+        ``on_updates`` is called after every step that has news. ``on_stopped`` is called with the
+        requests for which no update will follow: with all at the end, and, when an engine's
+        process dies and another takes its place, with those that the dead one had. Both are called
+        on the client's own thread and must return at once.
         """
+
+    @property
+    def is_healthy(self) -> bool:
+        """Whether an engine runs that takes requests now; not while its process starts again."""
 
     def add(self, request: EngineRequest) -> Future[None]:
         """Queues a request; the future fails with ``LimitError`` if it can never fit."""
@@ -91,6 +96,10 @@ class ThreadClient:
         self._on_stopped = on_stopped
         self._is_started.set()
 
+    @property
+    def is_healthy(self) -> bool:
+        return self._stopped is None and self._is_started.is_set()
+
     def add(self, request: EngineRequest) -> Future[None]:
         return self._call(lambda: self._core.scheduler.add(request))
 
@@ -105,7 +114,7 @@ class ThreadClient:
         return self._call(self._core.scheduler.reset_encoder_cache)
 
     def check_integrity(self) -> Future[None]:
-        return self._call(self._core.scheduler.check_integrity)
+        return self._call(self._core.scheduler.check_integrity, Exception)
 
     def close(self) -> None:
         with self._lock:
@@ -139,7 +148,7 @@ class ThreadClient:
                 self._stopped = EngineDeadError(death_sentence(error))
         self._refuse_rest()
         assert self._stopped is not None
-        on_stopped(self._stopped)
+        on_stopped(self._stopped, None)
 
     def _refuse_rest(self) -> None:
         """Fails the calls that nobody will carry out any more."""
@@ -154,8 +163,10 @@ class ThreadClient:
 
     # --- on the callers' threads ------------------------------------------------------
 
-    def _call(self, function: Callable[[], Any]) -> Future[Any]:
-        call = Call(function)
+    def _call(
+        self, function: Callable[[], Any], expected: type[Exception] = SensoriumError
+    ) -> Future[Any]:
+        call = Call(function, expected)
         with self._lock:
             if self._stopped is None:
                 self._inbox.put(call)

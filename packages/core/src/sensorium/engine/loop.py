@@ -15,24 +15,37 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from sensorium.engine.core import EngineCore
+from sensorium.errors import SensoriumError
 from sensorium.types import RequestUpdate
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """Something to do between two steps; the future gets what comes of it."""
+    """Something to do between two steps; the future gets what comes of it.
+
+    Attributes:
+        expected: the errors that are an answer. Any other leaves the engine's books in doubt: the
+            caller gets it, and the loop ends with it.
+    """
 
     function: Callable[[], Any]
+    expected: type[Exception] = SensoriumError
     result: Future[Any] = field(default_factory=Future)
 
     def carry_out(self) -> None:
-        """Calls the function, unless the caller has cancelled it meanwhile."""
+        """Calls the function, unless the caller has cancelled it meanwhile.
+
+        Raises:
+            Exception: the function failed in a way that is no answer.
+        """
         if not self.result.set_running_or_notify_cancel():
             return
         try:
             self.result.set_result(self.function())
         except Exception as error:
             self.result.set_exception(error)
+            if not isinstance(error, self.expected):
+                raise
 
 
 class Inbox(Protocol):
@@ -67,7 +80,8 @@ class EngineLoop:
         """Steps until the inbox says that it shall end.
 
         Raises:
-            Exception: whatever a step raises; the core can't be used any more.
+            Exception: whatever a step raises, or a call that shouldn't; the core can't be used
+                any more.
         """
         while self._take_calls():
             self.report(self._core.step())

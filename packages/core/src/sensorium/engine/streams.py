@@ -12,7 +12,7 @@ import asyncio
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from sensorium.errors import CacheMissError, EngineError, RequestError
 from sensorium.output import PooledState, RequestState
@@ -34,11 +34,21 @@ class Stream:
         abort: ends the sequences that a stop string has ended here.
     """
 
-    __slots__ = ("_abort", "_error", "_has_news", "_only_final", "_reader", "mailbox", "state")
+    __slots__ = (
+        "_abort",
+        "_error",
+        "_has_news",
+        "_only_final",
+        "_reader",
+        "mailbox",
+        "state",
+        "was_aborted",
+    )
 
     def __init__(self, mailbox: Mailbox, state: State, abort: Abort, *, only_final: bool) -> None:
         self.mailbox = mailbox
         self.state = state
+        self.was_aborted = False
         self._abort = abort
         self._only_final = only_final
         self._error: Exception | None = None
@@ -152,6 +162,14 @@ class Streams:
             for child in stream.state.child_ids:
                 self._by_id.pop(child, None)
 
+    def abort(self, names: Collection[str]) -> list[str]:
+        """Marks the requests of these names as aborted; returns their sequences' ids."""
+        with self._lock:
+            found = {s for s in self._by_id.values() if s.state.request_id in names}
+        for stream in found:
+            stream.was_aborted = True
+        return [child for stream in found for child in stream.state.child_ids]
+
     def deliver(self, updates: Sequence[RequestUpdate]) -> None:
         """Hands a step's updates over, once for each loop."""
         by_mailbox: dict[Mailbox, list[tuple[Stream, Event]]] = {}
@@ -163,9 +181,10 @@ class Streams:
         for mailbox, events in by_mailbox.items():
             mailbox.put(events)
 
-    def end_all(self, error: EngineError) -> None:
-        """Ends every request that is waited for."""
+    def end(self, error: EngineError, child_ids: Collection[str] | None) -> None:
+        """Ends the requests to which these sequences belong; None: every request."""
         with self._lock:
-            streams = set(self._by_id.values())
+            ids = self._by_id.keys() if child_ids is None else child_ids
+            streams = {self._by_id[i] for i in ids if i in self._by_id}
         for stream in streams:
             stream.mailbox.put([(stream, error)])

@@ -43,31 +43,44 @@ class Connection:
         )
         self._packer = packer
         self._lock = threading.Lock()
-        self._calls: dict[int, Future[Any]] = {}
+        self._calls: dict[int, tuple[Future[Any], str | None]] = {}
         self._num_calls = 0
         self._failed: EngineError | None = None
+        self._requests: set[str] = set()
+        self._was_used = False
         self._packing: set[str] = set()
         self._aborted_packing: set[str] = set()
 
     @property
-    def was_used(self) -> bool:
-        """Whether anything was asked of the process."""
-        with self._lock:
-            return self._num_calls > 0
+    def failure(self) -> EngineError | None:
+        """What ended it."""
+        return self._failed
 
-    def call(self, name: str) -> Future[Any]:
-        """One of the scheduler's calls without arguments."""
-        call_id, result = self._new_call()
+    @property
+    def was_used(self) -> bool:
+        """Whether the process was given a request."""
+        return self._was_used
+
+    def call(self, name: str) -> Future[Any] | None:
+        """One of the engine's calls without arguments; None: the connection has failed."""
+        new = self._new_call()
+        if new is None:
+            return None
+        call_id, result = new
         self.outbox.send(messages.encode("call", call_id, name))
         return result
 
-    def add(self, request: EngineRequest) -> Future[None]:
-        """As ``EngineClient.add``; many bytes of features are copied on the packer's thread.
+    def add(self, request: EngineRequest) -> Future[None] | None:
+        """As ``EngineClient.add``; None: the connection has failed, and the request is not lost.
 
-        Few are copied here and now: while pictures are prepared, another thread would have to wait
-        for the interpreter's lock behind all those that prepare them.
+        Many bytes of features are copied on the packer's thread, few here and now: while media are
+        prepared, another thread would have to wait for the interpreter's lock behind all those that
+        prepare them.
         """
-        call_id, result = self._new_call()
+        new = self._new_call(request.request_id)
+        if new is None:
+            return None
+        call_id, result = new
         if sum(map(_num_feature_bytes, request.items)) <= MAX_INLINE_BYTES:
             self._pack_and_add(call_id, request)
             return result
@@ -89,7 +102,9 @@ class Connection:
     def resolve(self, call_id: int, value: Any, error: tuple[str, str, bool] | None) -> None:
         """The engine's answer to a call."""
         with self._lock:
-            result = self._calls.pop(call_id, None)
+            result, request_id = self._calls.pop(call_id, (None, None))
+            if error is not None and request_id is not None:
+                self._requests.discard(request_id)  # refused: it never has an update
         if result is None:
             return
         if error is None:
@@ -97,28 +112,41 @@ class Connection:
         else:
             result.set_exception(messages.unpack_error(*error))
 
-    def fail(self, error: EngineError) -> None:
-        """Ends every call with ``error``, those to come too."""
+    def forget(self, request_ids: Iterable[str]) -> None:
+        """Requests have had their last update."""
+        with self._lock:
+            self._requests.difference_update(request_ids)
+
+    def fail(self, error: EngineError) -> frozenset[str]:
+        """Ends every call with ``error``, and takes no more.
+
+        Returns:
+            The requests that end with it.
+        """
         with self._lock:
             self._failed = error
-            calls = list(self._calls.values())
+            calls = [result for result, _ in self._calls.values()]
             self._calls.clear()
+            requests = frozenset(self._requests)
         self.outbox.close()
         self.segments.close()
         for result in calls:
             result.set_exception(error)
+        return requests
 
-    def _new_call(self) -> tuple[int, Future[Any]]:
+    def _new_call(self, request_id: str | None = None) -> tuple[int, Future[Any]] | None:
         result: Future[Any] = Future()
         result.set_running_or_notify_cancel()  # nobody can take back what was sent
         with self._lock:
+            if self._failed is not None:
+                return None
             call_id = self._num_calls
             self._num_calls += 1
-            if self._failed is None:
-                self._calls[call_id] = result
-                return call_id, result
-        result.set_exception(self._failed)
-        return call_id, result
+            self._calls[call_id] = result, request_id
+            if request_id is not None:
+                self._requests.add(request_id)
+                self._was_used = True
+            return call_id, result
 
     def _pack_and_add(self, call_id: int, request: EngineRequest) -> None:
         placements: list[Placement | None] = []

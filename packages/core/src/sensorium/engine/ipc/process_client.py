@@ -13,9 +13,10 @@ import os
 import select
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from typing import Any
 
 from sensorium.engine.build import EngineInfo
 from sensorium.engine.client import OnStopped, OnUpdates
@@ -52,6 +53,7 @@ class ProcessClient:
         self._waker = _Waker()
         self._packer = ThreadPoolExecutor(1, thread_name_prefix="sensorium-features")
         self._connection = Connection(self._waker.wake, self._packer)
+        self._retired = self._connection
         self._thread = threading.Thread(target=self._run, name="sensorium-engine", daemon=True)
         self._thread.start()
 
@@ -77,6 +79,10 @@ class ProcessClient:
         return self._ready.result()
 
     @property
+    def is_healthy(self) -> bool:
+        return self._is_ready and self._process is not None and self._stopped is None
+
+    @property
     def pid(self) -> int | None:
         """The number of the process that runs; None between two."""
         process = self._process
@@ -87,19 +93,19 @@ class ProcessClient:
         self._on_stopped = on_stopped
 
     def add(self, request: EngineRequest) -> Future[None]:
-        return self._connection.add(request)
+        return self._ask(lambda connection: connection.add(request))
 
     def abort(self, request_ids: Iterable[str]) -> None:
         self._connection.abort(request_ids)
 
     def reset_prefix_cache(self) -> Future[bool]:
-        return self._connection.call("reset_prefix_cache")
+        return self._ask(lambda connection: connection.call("reset_prefix_cache"))
 
     def reset_encoder_cache(self) -> Future[None]:
-        return self._connection.call("reset_encoder_cache")
+        return self._ask(lambda connection: connection.call("reset_encoder_cache"))
 
     def check_integrity(self) -> Future[None]:
-        return self._connection.call("check_integrity")
+        return self._ask(lambda connection: connection.call("check_integrity"))
 
     def close(self) -> None:
         with self._lock:
@@ -108,6 +114,19 @@ class ProcessClient:
         self._waker.wake()
         if threading.current_thread() is not self._thread:
             self._thread.join()
+
+    def _ask(self, what: Callable[[Connection], Future[Any] | None]) -> Future[Any]:
+        """Asks the process that runs, or the one that is to follow a process just found dead."""
+        while True:
+            connection = self._connection
+            result = what(connection)
+            if result is not None:
+                return result
+            if connection is self._connection:  # it was the last
+                assert connection.failure is not None
+                refused: Future[Any] = Future()
+                refused.set_exception(connection.failure)
+                return refused
 
     def _has_stopped(self) -> bool:
         return self._stopped is not None
@@ -119,7 +138,7 @@ class ProcessClient:
         try:
             while not self._has_stopped():
                 error = self._serve_one_process()
-                served = self._is_ready and self._connection.was_used
+                served = self._is_ready and self._retired.was_used
                 num_failed = 0 if served else num_failed + 1
                 if not self._ready.done():
                     self._ready.set_exception(error)
@@ -127,18 +146,24 @@ class ProcessClient:
                 elif num_failed >= MAX_FAILED_STARTS:
                     self._stop(error)
                 elif not self._has_stopped():
-                    self._replace_connection(error)
+                    logger.error("%s It is started again.", error)
+                self._end_retired(self._stopped or _as_engine_error(error))
         except BaseException as error:
             logger.exception("the client of the engine's process failed")
             self._stop(EngineDeadError(f"The engine's client failed ({type(error).__name__})."))
         self._finish()
 
     def _serve_one_process(self) -> SensoriumError:
-        """Starts a process and listens to it to its end; returns why it ended."""
+        """Starts a process and listens to it to its end; returns why it ended.
+
+        What was asked of it is left in a retired connection; what comes from now on waits for the
+        next process.
+        """
         self._forget_last_process()
         try:
             self._process = process = EngineProcess()
         except EngineDeadError as error:
+            self._retire_connection()
             return error
         try:
             grace_s = self._converse(process)
@@ -146,6 +171,7 @@ class ProcessClient:
             process.end(0.0)
             raise
         finally:
+            self._retire_connection()
             self._process = None
         ending = process.end(grace_s)
         if self._last_words is not None:
@@ -192,8 +218,10 @@ class ProcessClient:
     def _take(self, process: EngineProcess, message: messages.Message) -> None:
         kind, *rest = message
         if kind == "updates":
+            updates = messages.updates_of(*rest)
+            self._connection.forget(u.request_id for u in updates if u.finish_reason is not None)
             if self._on_updates is not None:
-                self._on_updates(messages.updates_of(*rest))
+                self._on_updates(updates)
         elif kind == "released":
             self._connection.segments.release(*rest)
         elif kind == "result":
@@ -214,15 +242,15 @@ class ProcessClient:
         else:
             raise MessageError(f"there is no message {kind!r}")
 
-    def _replace_connection(self, error: SensoriumError) -> None:
-        """Ends what waits for a process that has died; what comes now waits for the next."""
-        logger.error("%s It is started again.", error)
-        dead = _as_engine_error(error)
-        old = self._connection
+    def _retire_connection(self) -> None:
+        self._retired = self._connection
         self._connection = Connection(self._waker.wake, self._packer)
-        old.fail(dead)
-        if self._on_stopped is not None:
-            self._on_stopped(dead)
+
+    def _end_retired(self, error: EngineError) -> None:
+        """Ends what waits for a process that has died."""
+        lost = self._retired.fail(error)
+        if lost and self._on_stopped is not None:
+            self._on_stopped(error, lost)
 
     def _stop(self, error: SensoriumError) -> None:
         with self._lock:
@@ -231,9 +259,10 @@ class ProcessClient:
 
     def _finish(self) -> None:
         assert self._stopped is not None
-        self._connection.fail(self._stopped)
+        for connection in (self._retired, self._connection):
+            connection.fail(self._stopped)
         if self._on_stopped is not None:
-            self._on_stopped(self._stopped)
+            self._on_stopped(self._stopped, None)
         self._packer.shutdown(wait=True)
         self._waker.close()
 

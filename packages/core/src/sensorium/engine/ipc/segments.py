@@ -85,6 +85,7 @@ class SegmentPool:
         self._by_key: dict[bytes, _Segment] = {}
         self._idle: OrderedDict[int, _Segment] = OrderedDict()
         self._num_made = 0
+        self._is_closed = False
 
     @property
     def num_bytes(self) -> tuple[int, int]:
@@ -99,7 +100,7 @@ class SegmentPool:
         Two threads that place the same item at once may each fill a segment with it.
 
         Raises:
-            EngineError: features that can't be packed, or no memory for them.
+            EngineError: features that can't be packed, no memory for them, or the pool is closed.
         """
         with self._lock:
             held = self._by_key.get(key)
@@ -117,7 +118,8 @@ class SegmentPool:
             self.release([segment.number])
             raise
         with self._lock:
-            self._by_key[key] = segment
+            if segment.number in self._used:
+                self._by_key[key] = segment
         return Placement(segment.number, segment.header)
 
     def release(self, numbers: Iterable[int]) -> None:
@@ -143,8 +145,9 @@ class SegmentPool:
             self._drop(given_back)
 
     def close(self) -> None:
-        """Unmaps everything, as soon as nobody writes to it any more."""
+        """Unmaps everything, as soon as nobody writes to it any more; nothing is placed again."""
         with self._lock:
+            self._is_closed = True
             self._used.clear()
             self._by_key.clear()
             self._idle.clear()
@@ -152,6 +155,7 @@ class SegmentPool:
     def _take(self, size: int, key: bytes) -> _Segment:
         """An idle segment of this size, the last used first, or a new one."""
         with self._lock:
+            self._check_open()
             for number in reversed(self._idle):
                 segment = self._idle[number]
                 if segment.size == size:
@@ -164,9 +168,18 @@ class SegmentPool:
         memory, descriptor = _new_memory(size)
         segment = _Segment(number, size, memory, key)
         with self._lock:
+            try:
+                self._check_open()
+            except EngineError:
+                os.close(descriptor)
+                raise
             self._used[number] = segment
         self._announce(number, size, descriptor)
         return segment
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise EngineError("The engine's process, which was to read features, has ended.")
 
 
 class SegmentTable:
