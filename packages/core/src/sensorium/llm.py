@@ -326,6 +326,8 @@ class _Driver:
         Whatever the work waits for must have ended: its coroutines end with that error.
         """
         with self._lock:
+            if self._closed:
+                return
             self._closed = True
         asyncio.run_coroutine_threadsafe(_end_tasks(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
