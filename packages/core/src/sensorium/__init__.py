@@ -37,6 +37,7 @@ from sensorium.outputs import (
     PoolingRequestOutput,
     RequestMetrics,
     RequestOutput,
+    RequestOutputKind,
 )
 from sensorium.sampling_params import SamplingParams
 
@@ -66,6 +67,7 @@ __all__ = [
     "RequestError",
     "RequestMetrics",
     "RequestOutput",
+    "RequestOutputKind",
     "SamplingParams",
     "SensoriumError",
     "UnsupportedError",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import enum
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -13,9 +14,27 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+class RequestOutputKind(enum.Enum):
+    """What each output of a stream holds; the values are those of vLLM.
+
+    Attributes:
+        CUMULATIVE: the whole answer so far.
+        DELTA: what is new since the output before it.
+        FINAL_ONLY: the whole answer; there is one output, at the end.
+    """
+
+    CUMULATIVE = 0
+    DELTA = 1
+    FINAL_ONLY = 2
+
+
 @dataclass(frozen=True, slots=True)
 class Logprob:
-    """One token's log-probability at one position; rank 1 is the most probable."""
+    """One token's log-probability at one position; rank 1 is the most probable.
+
+    ``decoded_token`` is the token's text within a longer text (its leading space included); U+FFFD
+    stands for a part of a character.
+    """
 
     logprob: float
     rank: int | None = None
@@ -28,19 +47,20 @@ class CompletionOutput:
 
     Attributes:
         index: which of the request's ``n`` answers.
-        text: the new text, stop string cut off unless asked for.
-        token_ids: the new tokens, the one that ended it included.
-        cumulative_logprob: sum over the chosen tokens; None unless logprobs were asked for.
-        logprobs: for each new token a mapping from token id to its ``Logprob``.
+        text: what the answer adds to the prompt's text, stop string cut off unless asked for.
+        token_ids: the answer's tokens, the one that ended it included.
+        cumulative_logprob: sum over the chosen tokens, also in a delta; None unless logprobs were
+            asked for.
+        logprobs: for each of ``token_ids`` a mapping from token id to its ``Logprob``.
         finish_reason: "stop", "length", "abort", "error"; None while it runs.
         stop_reason: the stop string or stop token id that ended it; None for end of text.
     """
 
     index: int
     text: str
-    token_ids: tuple[int, ...]
+    token_ids: Sequence[int]
     cumulative_logprob: float | None = None
-    logprobs: tuple[Mapping[int, Logprob], ...] | None = None
+    logprobs: Sequence[Mapping[int, Logprob]] | None = None
     finish_reason: str | None = None
     stop_reason: int | str | None = None
 
@@ -99,14 +119,19 @@ class RequestMetrics:
 
 @dataclass(frozen=True, slots=True)
 class RequestOutput:
-    """A request's state: cumulative, so that the last one holds everything.
+    """A request's state.
+
+    Cumulative, so that the last output holds everything, unless ``SamplingParams.output_kind`` is
+    ``DELTA``: then text, tokens and log-probabilities are those since the output before.
 
     Attributes:
         prompt: the prompt's text, if it was given as text.
         prompt_token_ids: with media expanded, as the model saw it.
-        outputs: the ``n`` answers.
+        outputs: the ``n`` answers; of deltas, those that have something new (a request's only
+            answer is always there).
         prompt_logprobs: for each place of the prompt a mapping from token id to its ``Logprob``;
-            None at the first place and where media stand. None unless asked for.
+            None at the first place and where media stand. None unless asked for, and in all deltas
+            but the first one behind the prompt.
         num_cached_tokens: prompt tokens found in the prefix cache.
         error: why it failed; only where the caller asked not to raise.
     """

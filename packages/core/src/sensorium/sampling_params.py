@@ -9,6 +9,7 @@ from numbers import Integral, Real
 from typing import Any
 
 from sensorium.errors import RequestError, UnsupportedError
+from sensorium.outputs import RequestOutputKind
 
 #: Used where neither the request nor the checkpoint's generation config says anything.
 NEUTRAL: Mapping[str, float] = {
@@ -64,8 +65,13 @@ class SamplingParams:
         logit_bias: token id → value added to its logit, [-100, 100].
         allowed_token_ids: no other tokens can be chosen.
         bad_words: strings whose token sequences can't be completed.
-        skip_special_tokens: leave special tokens out of the text.
+        skip_special_tokens: leave special tokens out of the text; a stop string that holds one
+            is found all the same.
+        spaces_between_special_tokens: False: added tokens that follow one another have no space
+            between them where the tokenizer's decoder puts one (most put none).
         detokenize: False leaves ``text`` empty (and refuses ``stop``).
+        output_kind: what each output of a stream holds: ``RequestOutputKind.CUMULATIVE``, ``DELTA``
+            or ``FINAL_ONLY``.
         prompt_logprobs: report the log-probabilities of this many best tokens, and of the
             prompt's own, at each place of the prompt behind the first, but not where media stand;
             -1 and its bound as for ``logprobs``. The prompt is then computed without the prefix
@@ -98,8 +104,10 @@ class SamplingParams:
     allowed_token_ids: Sequence[int] | None = None
     bad_words: Sequence[str] | None = None
     skip_special_tokens: bool = True
+    spaces_between_special_tokens: bool = True
     include_stop_str_in_output: bool = False
     detokenize: bool = True
+    output_kind: RequestOutputKind = RequestOutputKind.CUMULATIVE
     prompt_logprobs: int | None = None
     structured_outputs: Any = None
     guided_decoding: Any = None
@@ -156,6 +164,11 @@ class SamplingParams:
                     raise RequestError(
                         f"{name} holds {text!r}; only non-empty strings are allowed."
                     )
+        if not isinstance(self.output_kind, RequestOutputKind):
+            raise RequestError(
+                f"output_kind is {self.output_kind!r}; it must be one of "
+                f"{', '.join(map(str, RequestOutputKind))}."
+            )
         if self.stop and not self.detokenize:
             raise RequestError("stop strings need detokenize=True.")
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tokenizers import decoders, models, pre_tokenizers
 
 from sensorium.output import RequestState, bad_word_ids
-from sensorium.outputs import CompletionOutput, RequestMetrics
+from sensorium.outputs import CompletionOutput, RequestMetrics, RequestOutputKind
 from sensorium.sampling_params import SamplingParams
 from sensorium.tokenizer import Tokenizer
 from sensorium.types import RequestUpdate, TokenLogprobs
@@ -23,22 +23,24 @@ EOS = 256
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    """One token a byte, so that any text can be cut anywhere; id 256 ends it."""
+    """One token a byte, so that any text can be cut anywhere; ids 256 and 257 are special."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     backend = tokenizers.Tokenizer(models.BPE({c: i for i, c in enumerate(alphabet)}, []))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens(["<eos>"])
+    backend.add_special_tokens(["<eos>", "<pad>"])
     folder = tmp_path_factory.mktemp("bytes")
     backend.save(str(folder / "tokenizer.json"))
     return Tokenizer.load(folder)
 
 
-def state(tokenizer: Tokenizer, **params: Any) -> RequestState:
+def state(
+    tokenizer: Tokenizer, prompt_token_ids: tuple[int, ...] = (1, 2), **params: Any
+) -> RequestState:
     return RequestState(
         request_id="r",
         prompt="p",
-        prompt_token_ids=(1, 2),
+        prompt_token_ids=prompt_token_ids,
         sampling=SamplingParams(**params),
         tokenizer=tokenizer,
         metrics=RequestMetrics(),
@@ -168,6 +170,172 @@ def test_updates_behind_the_end_change_nothing(tokenizer: Tokenizer) -> None:
     before = request.output()
     request.apply(RequestUpdate("r", new_token_ids=(5,), finish_reason="abort"))
     assert request.output().outputs == before.outputs
+
+
+HIDDEN = (EOS, EOS + 1)
+
+
+@settings(deadline=None)
+@given(
+    pieces=st.lists(
+        st.one_of(st.sampled_from(HIDDEN), st.text("abé🎈<e>", min_size=1, max_size=3))
+    ),
+    stops=st.sets(
+        st.sampled_from(["<eos>", "<pad>", "ab<eos>", "<eos>b", "<eos><pad>a", "e", "ba"]),
+        min_size=1,
+    ),
+    size=st.integers(1, 4),
+    included=st.booleans(),
+)
+def test_stop_strings_hold_special_tokens_that_are_hidden(
+    tokenizer: Tokenizer, pieces: list[int | str], stops: set[str], size: int, included: bool
+) -> None:
+    """Such a string stops where the text with special tokens holds it, less what is hidden."""
+    ids: list[int] = []
+    for piece in pieces:
+        ids += [piece] if isinstance(piece, int) else ids_of(tokenizer, piece)
+    params = {"stop": sorted(stops), "max_tokens": 1000, "include_stop_str_in_output": included}
+    last = feed(state(tokenizer, **params), ids, size=size, finish_reason="length")[-1]
+    # A hidden token is there as a whole or not at all: one letter stands for it here.
+    letters = str.maketrans(dict.fromkeys("XY"))
+    spelt = [s.replace("<eos>", "X").replace("<pad>", "Y") for s in sorted(stops)]
+    full = "".join("XY"[HIDDEN.index(p)] if isinstance(p, int) else p for p in pieces)
+    ends = [full.find(s) + len(s) for s in spelt if s in full]
+    if not ends:
+        assert last.finish_reason == "length" or "ba" in full.translate(letters)
+        return
+    if any(s in full.translate(letters) and s not in full for s in spelt):
+        return  # a stop string across a hidden token: it counts, as in the text that is seen
+    first = min(ends)
+    found = min((s for s in spelt if full.endswith(s, 0, first)), key=lambda s: (-len(s), s))
+    assert last.finish_reason == "stop"
+    assert last.stop_reason == found.replace("X", "<eos>").replace("Y", "<pad>")
+    seen = full[: first - len(found)].translate(letters)
+    assert last.text == seen + (str(last.stop_reason) if included else "")
+
+
+def test_a_stop_string_is_found_across_a_hidden_token(tokenizer: Tokenizer) -> None:
+    a, b = ids_of(tokenizer, "ab")
+    last = feed(state(tokenizer, stop=["ab", "x<eos>"]), [a, EOS, b, b])[-1]
+    assert (last.text, last.stop_reason, list(last.token_ids)) == ("", "ab", [a, EOS, b])
+
+
+def test_a_special_token_that_is_shown_is_text(tokenizer: Tokenizer) -> None:
+    ids = [*ids_of(tokenizer, "yes"), EOS]
+    last = feed(state(tokenizer, stop="s<eos>", skip_special_tokens=False), ids)[-1]
+    assert (last.text, last.stop_reason) == ("ye", "s<eos>")
+
+
+def test_text_goes_on_where_the_prompt_ends(tokenizer: Tokenizer) -> None:
+    """A character that the prompt begins is the completion's."""
+    first, second = ids_of(tokenizer, "é")
+    request = state(tokenizer, prompt_token_ids=(first,))
+    assert feed(request, [second], finish_reason="length")[-1].text == "é"
+
+
+# --- what each output holds ------------------------------------------------------------
+
+
+@settings(deadline=None)
+@given(
+    text=st.text("abé🎈 xy", max_size=30),
+    sizes=st.lists(st.integers(0, 5), min_size=1),
+    stop=st.sampled_from([None, "xy", "é🎈", "x"]),
+    logprobs=st.booleans(),
+    looks=st.lists(st.booleans(), min_size=1),
+)
+def test_deltas_make_the_whole(
+    tokenizer: Tokenizer,
+    text: str,
+    sizes: list[int],
+    stop: str | None,
+    logprobs: bool,
+    looks: list[bool],
+) -> None:
+    """Whatever comes together and however seldom somebody looks; nothing is reported twice."""
+    ids = ids_of(tokenizer, text)
+    params: dict[str, Any] = {"stop": stop, "logprobs": 0 if logprobs else None}
+    whole, parts = (
+        state(tokenizer, max_tokens=1000, output_kind=kind, **params)
+        for kind in (RequestOutputKind.CUMULATIVE, RequestOutputKind.DELTA)
+    )
+    deltas, at = [], 0
+    for size, look in zip(itertools.cycle(sizes), itertools.cycle(looks), strict=False):
+        new = tuple(ids[at : at + max(size, 1)])
+        at += len(new)
+        update = RequestUpdate(
+            "r",
+            new,
+            tuple(TokenLogprobs(-float(i), 1, (), ()) for i in new) if logprobs else (),
+            finish_reason="length" if at >= len(ids) else None,
+        )
+        assert whole.apply(update) == parts.apply(update)
+        if look or parts.finished:
+            deltas.append(parts.output().outputs[0])
+            cumulative = whole.output().outputs[0]
+            assert "".join(d.text for d in deltas) == cumulative.text
+            assert [i for d in deltas for i in d.token_ids] == list(cumulative.token_ids)
+        if parts.finished:
+            break
+    if logprobs:
+        assert [e for d in deltas for e in d.logprobs or ()] == list(cumulative.logprobs or ())
+        assert all(len(d.logprobs or ()) == len(d.token_ids) for d in deltas)
+        assert deltas[-1].cumulative_logprob == cumulative.cumulative_logprob
+    assert [d.finish_reason for d in deltas[:-1]] == [None] * (len(deltas) - 1)
+    assert deltas[-1].finish_reason == cumulative.finish_reason
+
+
+def test_of_several_answers_a_delta_has_those_with_news(tokenizer: Tokenizer) -> None:
+    request = state(tokenizer, n=2, output_kind=RequestOutputKind.DELTA)
+    a, b = ids_of(tokenizer, "ab")
+    seen = []
+    for update in (
+        RequestUpdate("r#1", (a, b)),
+        RequestUpdate("r#0", (a,), finish_reason="length"),
+        RequestUpdate("r#1", (), finish_reason="abort"),
+    ):
+        request.apply(update)
+        output = request.output()
+        seen.append([(o.index, o.text, o.finish_reason) for o in output.outputs])
+    assert seen == [[(1, "ab", None)], [(0, "a", "length")], [(1, "", "abort")]]
+    assert output.finished
+
+
+def test_prompt_logprobs_come_with_the_first_delta(tokenizer: Tokenizer) -> None:
+    found = TokenLogprobs(-0.5, 1, (), ())
+    seen = []
+    kinds = (RequestOutputKind.DELTA, RequestOutputKind.CUMULATIVE)
+    for kind in kinds:
+        request = state(tokenizer, prompt_logprobs=0, output_kind=kind)
+        request.apply(RequestUpdate("r", prompt_logprobs=((1, found),)))
+        seen.append([request.output().prompt_logprobs])
+        for _ in range(2):
+            request.apply(RequestUpdate("r", (5,)))
+            seen[-1].append(request.output().prompt_logprobs)
+    [deltas, cumulative] = seen
+    assert deltas == [None, cumulative[0], None]
+    assert cumulative[0] is cumulative[1] is cumulative[2], "not made again for each output"
+    assert cumulative[0][0] is None
+    assert cumulative[0][1][2].logprob == -0.5
+
+
+def test_an_output_is_unchanged_by_what_comes_later(tokenizer: Tokenizer) -> None:
+    request = state(tokenizer, logprobs=0)
+    entries = tuple(TokenLogprobs(-0.5, 1, (), ()) for _ in range(3))
+    request.apply(RequestUpdate("r", (5, 6), entries[:2]))
+    early = request.output().outputs[0]
+    request.apply(RequestUpdate("r", (7,), entries[2:], finish_reason="length"))
+    late = request.output().outputs[0]
+    assert early.token_ids == (5, 6)
+    assert early.logprobs is not None
+    assert len(early.logprobs) == 2
+    assert late.token_ids == (5, 6, 7)
+    assert isinstance(late.token_ids, tuple)
+
+
+def test_only_the_end_is_wanted(tokenizer: Tokenizer) -> None:
+    assert state(tokenizer, output_kind=RequestOutputKind.FINAL_ONLY).only_final
+    assert not state(tokenizer).only_final
 
 
 # --- log-probabilities, several answers, metrics ---------------------------------------

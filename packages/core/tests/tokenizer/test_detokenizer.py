@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
+import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import models
 
-from sensorium.tokenizer import Detokenizer
+from sensorium.tokenizer import Detokenizer, Tokenizer
 
 TEXTS = st.lists(
     st.one_of(
@@ -18,8 +22,14 @@ TEXTS = st.lists(
 ).map("".join)
 
 
-def pushed(tokenizer: Any, ids: list[int], size: int = 1, skip: bool = False) -> list[str]:
-    detokenizer = Detokenizer(tokenizer, skip)
+def pushed(
+    tokenizer: Any,
+    ids: Sequence[int],
+    size: int = 1,
+    skip: bool = False,
+    prompt: Sequence[int] = (),
+) -> list[str]:
+    detokenizer = Detokenizer(tokenizer, skip_special_tokens=skip, prompt_token_ids=prompt)
     texts = [detokenizer.push(ids[i : i + size]) for i in range(0, len(ids), size)]
     return [*texts, detokenizer.flush()]
 
@@ -35,13 +45,85 @@ def test_pieces_make_the_whole(pair: Any, text: str, size: int) -> None:
         assert not any("\ufffd" in piece for piece in pieces), "half a character was shown"
 
 
-@settings(deadline=None)
-@given(data=st.data(), skip=st.booleans())
-def test_any_ids_of_a_byte_level_vocabulary(qwen: Any, data: st.DataObject, skip: bool) -> None:
+def added(oracle: Any, prompt: Sequence[int], ids: Sequence[int], skip: bool) -> str:
+    """What ``ids`` add to the prompt's text; a character that it ends within is theirs."""
+    whole = oracle.decode([*prompt, *ids], skip_special_tokens=skip)
+    for num_incomplete in range(4):
+        begin = list(prompt[: len(prompt) - num_incomplete])
+        before = oracle.decode(begin, skip_special_tokens=skip)
+        if whole.startswith(before):
+            break
+    assert whole.startswith(before)
+    return str(whole[len(before) :])
+
+
+@settings(deadline=None, max_examples=150)
+@given(data=st.data(), skip=st.booleans(), size=st.sampled_from([1, 2, 5, 100]))
+def test_any_ids_of_a_byte_level_vocabulary(
+    qwen: Any, data: st.DataObject, skip: bool, size: int
+) -> None:
+    """Bytes that make no character included, wherever the prompt ends."""
     known = st.integers(0, qwen.ours.vocab_size - 1)
-    ids = data.draw(st.lists(known, max_size=7))
-    whole = qwen.ours.decode(ids, skip_special_tokens=skip)
-    assert "".join(pushed(qwen.ours, ids, skip=skip)) == whole
+    ids = data.draw(st.lists(known, max_size=40))
+    end = data.draw(st.integers(0, len(ids)))
+    text = "".join(pushed(qwen.ours, ids[end:], size, skip, ids[:end]))
+    assert text == added(qwen.oracle, ids[:end], ids[end:], skip)
+
+
+@settings(deadline=None, max_examples=150)
+@given(data=st.data(), skip=st.booleans(), size=st.sampled_from([1, 2, 5, 100]))
+def test_words_and_byte_runs_of_a_sentencepiece_vocabulary(
+    llama: Any, data: st.DataObject, skip: bool, size: int
+) -> None:
+    tokenizer = llama.ours
+    is_byte = {i for i in range(tokenizer.vocab_size) if tokenizer.id_to_token(i).startswith("<0x")}
+    word = st.sampled_from(sorted(set(range(tokenizer.vocab_size)) - is_byte)).map(lambda i: [i])
+    character = st.sampled_from(["é", "🎈", "日", "\n"]).map(
+        lambda c: [tokenizer.token_to_id(f"<0x{byte:02X}>") for byte in c.encode()]
+    )
+    units = data.draw(st.lists(st.one_of(word, character), max_size=30))
+    ids = [token_id for unit in units for token_id in unit]
+    end = data.draw(st.integers(0, len(ids)))
+    text = "".join(pushed(tokenizer, ids[end:], size, skip, ids[:end]))
+    assert text == added(llama.oracle, ids[:end], ids[end:], skip)
+
+
+@settings(deadline=None)
+@given(data=st.data(), size=st.sampled_from([2, 30, 100]))
+def test_byte_tokens_that_make_no_character(llama: Any, data: st.DataObject, size: int) -> None:
+    """What was shown stays; what comes is the same in whatever pieces it comes."""
+    ids = data.draw(st.lists(st.integers(0, llama.ours.vocab_size - 1), max_size=40))
+    one_by_one = "".join(pushed(llama.ours, ids))
+    assert "".join(pushed(llama.ours, ids, size)) == one_by_one
+    words = [token_id for token_id in ids if not 3 <= token_id < 259]
+    characters = iter(one_by_one)
+    assert all(c in characters for c in llama.oracle.decode(words).lstrip()), "no word is lost"
+
+
+def test_a_completion_keeps_its_first_space(llama: Any) -> None:
+    prompt = llama.ours.encode("the fox", add_special_tokens=True)
+    space, fox = llama.ours.token_to_id("▁"), llama.ours.encode("fox")
+    assert pushed(llama.ours, [space, *fox], prompt=prompt)[0] == " "
+    in_front = "".join(pushed(llama.ours, fox, prompt=prompt[:1], skip=True))
+    assert in_front == "fox", "a hidden token is no text"
+
+
+def test_tokens_that_follow_one_another_without_spaces(tmp_path: Path) -> None:
+    """A tokenizer without a decoder puts a space between any two tokens."""
+    backend = tokenizers.Tokenizer(models.WordLevel({"a": 0, "b": 1, "?": 2}, unk_token="?"))
+    backend.add_special_tokens(["<x>", "<y>"])
+    backend.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = Tokenizer.load(tmp_path)
+    ids = [0, 3, 4, 3, 1, 4]
+    for size in (1, 6):
+        found = {}
+        for spaces in (True, False):
+            detokenizer = Detokenizer(
+                tokenizer, skip_special_tokens=False, spaces_between_special_tokens=spaces
+            )
+            pieces = [detokenizer.push(ids[i : i + size]) for i in range(0, len(ids), size)]
+            found[spaces] = "".join([*pieces, detokenizer.flush()])
+        assert found == {True: "a <x> <y> <x> b <y>", False: "a <x><y><x> b <y>"}
 
 
 @pytest.mark.parametrize("skip", [False, True])

@@ -202,3 +202,12 @@ def test_apply_chat_template_equals_transformers(qwen: Any) -> None:
 def change_config(folder: Path, changes: dict[str, Any]) -> None:
     file = folder / "tokenizer_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def test_the_text_of_one_token_is_what_it_is_within_a_text(llama: Any, qwen: Any) -> None:
+    assert llama.ours.token_text(llama.ours.token_to_id("▁")) == " "
+    assert llama.ours.token_text(llama.ours.token_to_id("<0xC3>")) == "\ufffd"
+    for pair in (llama, qwen):
+        ids = pair.ours.encode("the quick brown fox")
+        assert "".join(map(pair.ours.token_text, ids)).lstrip() == "the quick brown fox"
+        assert pair.ours.token_text(10**6) == ""

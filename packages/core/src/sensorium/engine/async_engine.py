@@ -80,9 +80,10 @@ class AsyncEngine:
     ) -> AsyncIterator[RequestOutput]:
         """Answers one prompt.
 
-        Yields cumulative outputs as tokens come; the last one is finished, and is the only one
-        with ``only_final``. Leaving the iterator early (break and ``aclose``, or cancellation)
-        aborts the request. Requests of lower ``priority`` go first.
+        Yields outputs as tokens come, cumulative unless ``SamplingParams.output_kind`` says else;
+        the last one is finished, and is the only one with ``only_final``. Leaving the iterator
+        early (break and ``aclose``, or cancellation) aborts the request. Requests of lower
+        ``priority`` go first.
 
         Raises (on iteration):
             RequestError: the prompt, its media or the parameters can't be served.
@@ -165,6 +166,7 @@ class AsyncEngine:
             prepared: PreparedPrompt = await prepare()
             admitted = admit(request_id, engine_id, prepared, _metrics(prepared, arrival_s))
         requests, state = admitted.requests, admitted.state
+        only_final = only_final or state.only_final
         stream = self._streams.open(state, self._client.abort, only_final=only_final)
         try:
             await asyncio.gather(

@@ -14,11 +14,11 @@ def logprob_entry(
 ) -> Mapping[int, Logprob]:
     """The best tokens and the one that stands there, by token id."""
     entry = {
-        top_id: Logprob(logprob, rank, tokenizer.decode([top_id]))
+        top_id: Logprob(logprob, rank, tokenizer.token_text(top_id))
         for rank, (top_id, logprob) in enumerate(
             zip(found.top_ids, found.top_logprobs, strict=True), start=1
         )
     }
     if token_id not in entry:
-        entry[token_id] = Logprob(found.logprob, found.rank, tokenizer.decode([token_id]))
+        entry[token_id] = Logprob(found.logprob, found.rank, tokenizer.token_text(token_id))
     return entry

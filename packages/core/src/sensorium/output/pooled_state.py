@@ -28,6 +28,7 @@ class PooledState:
         self.request_id = request_id
         self.child_ids = (child_id,)
         self.finished = False
+        self.only_final = True
         self._prompt = prompt
         self._prompt_token_ids = prompt_token_ids
         self._metrics = metrics

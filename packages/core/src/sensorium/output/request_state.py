@@ -8,10 +8,13 @@ from dataclasses import replace
 
 from sensorium.output.answer import Answer
 from sensorium.output.logprobs import logprob_entry
-from sensorium.outputs import Logprob, RequestMetrics, RequestOutput
+from sensorium.outputs import Logprob, RequestMetrics, RequestOutput, RequestOutputKind
 from sensorium.sampling_params import SamplingParams
 from sensorium.tokenizer import Tokenizer
-from sensorium.types import RequestUpdate, TokenLogprobs
+from sensorium.types import PromptLogprobs, RequestUpdate
+
+#: What is known of one place in a prompt.
+_Entry = Mapping[int, Logprob] | None
 
 
 class RequestState:
@@ -36,7 +39,11 @@ class RequestState:
         self._prompt = prompt
         self._prompt_token_ids = prompt_token_ids
         assert len(set(child_ids)) == sampling.n, "one id for each answer"
-        self._answers = {child: Answer(i, sampling, tokenizer) for i, child in enumerate(child_ids)}
+        self._answers = {
+            child: Answer(i, sampling, tokenizer, prompt_token_ids)
+            for i, child in enumerate(child_ids)
+        }
+        self._output_kind = sampling.output_kind
         self._num_unfinished = sampling.n
         self._last: dict[str, RequestUpdate] = {}
         self._metrics = metrics
@@ -44,8 +51,10 @@ class RequestState:
         self._finished_s: float | None = None
         self._num_cached_tokens: int | None = None
         self._tokenizer = tokenizer
-        self._wants_prompt_logprobs = sampling.prompt_logprobs is not None
-        self._prompt_logprobs: dict[int, TokenLogprobs] = {}
+        self._prompt_entries: list[_Entry] | None = None
+        if sampling.prompt_logprobs is not None:
+            self._prompt_entries = [None] * len(prompt_token_ids)
+        self._prompt_logprobs: tuple[_Entry, ...] | None = None
 
     @property
     def request_id(self) -> str:
@@ -56,6 +65,11 @@ class RequestState:
     def child_ids(self) -> tuple[str, ...]:
         """The ids by which the engine knows its sequences."""
         return tuple(self._answers)
+
+    @property
+    def only_final(self) -> bool:
+        """Whether the caller wants one output, at the end."""
+        return self._output_kind is RequestOutputKind.FINAL_ONLY
 
     @property
     def finished(self) -> bool:
@@ -74,7 +88,7 @@ class RequestState:
         ended_here = answer.apply(update)
         self._last[child] = update
         if update.prompt_logprobs:
-            self._prompt_logprobs.update(update.prompt_logprobs)
+            self._take_prompt_logprobs(update.prompt_logprobs)
         if self._num_cached_tokens is None:
             self._num_cached_tokens = update.num_cached_tokens
         if self._first_token_s is None and update.new_token_ids:
@@ -86,25 +100,43 @@ class RequestState:
         return [child] if ended_here else []
 
     def output(self) -> RequestOutput:
-        """The request as it stands."""
+        """The request as it stands, or what is new since the last call (``RequestOutputKind``)."""
+        answers = list(self._answers.values())
+        is_delta = self._output_kind is RequestOutputKind.DELTA
+        if is_delta and len(answers) > 1:
+            answers = [answer for answer in answers if answer.has_news]
         return RequestOutput(
             request_id=self._request_id,
             prompt=self._prompt,
             prompt_token_ids=self._prompt_token_ids,
-            prompt_logprobs=self._prompt_entries() if self._wants_prompt_logprobs else None,
-            outputs=tuple(answer.output() for answer in self._answers.values()),
+            prompt_logprobs=self._reported_prompt_logprobs(is_delta=is_delta),
+            outputs=tuple(answer.output() for answer in answers),
             finished=self.finished,
             num_cached_tokens=self._num_cached_tokens or 0,
             metrics=self._current_metrics(),
         )
 
-    def _prompt_entries(self) -> tuple[Mapping[int, Logprob] | None, ...]:
-        entries: list[Mapping[int, Logprob] | None] = []
-        for place, token_id in enumerate(self._prompt_token_ids):
-            found = self._prompt_logprobs.get(place)
-            entry = None if found is None else logprob_entry(token_id, found, self._tokenizer)
-            entries.append(entry)
-        return tuple(entries)
+    def _take_prompt_logprobs(self, found: PromptLogprobs) -> None:
+        if self._prompt_entries is None:
+            return
+        for place, logprobs in found:
+            token_id = self._prompt_token_ids[place]
+            self._prompt_entries[place] = logprob_entry(token_id, logprobs, self._tokenizer)
+        self._prompt_logprobs = None
+
+    def _reported_prompt_logprobs(self, *, is_delta: bool) -> tuple[_Entry, ...] | None:
+        """Made once; of deltas, the first one behind the prompt has them."""
+        if self._prompt_entries is None or (is_delta and not self._is_behind_prompt):
+            return None
+        if self._prompt_logprobs is None:
+            self._prompt_logprobs = tuple(self._prompt_entries)
+        if is_delta:
+            self._prompt_entries = None
+        return self._prompt_logprobs
+
+    @property
+    def _is_behind_prompt(self) -> bool:
+        return self._first_token_s is not None or self.finished
 
     def _current_metrics(self) -> RequestMetrics:
         last = self._last.values()

@@ -35,6 +35,8 @@ class Tokenizer:
 
     Attributes:
         special_ids: ids that ``skip_special_tokens`` leaves out.
+        special_texts: the texts of these, longest first → their ids.
+        added_ids: ids of ``added_tokens``.
         added_tokens: texts that ``encode`` recognises wherever they stand, special or not.
         control_tokens: texts of special tokens, and of all that have a name (BOS, EOS, …).
         special_tokens: "bos_token" and the like → the token's text, for chat templates.
@@ -50,12 +52,21 @@ class Tokenizer:
         self.chat_templates: Mapping[str, str] = dict(settings.templates)
         added = backend.get_added_tokens_decoder()
         self.special_ids = frozenset(i for i, token in added.items() if token.special)
+        self.special_texts: Mapping[str, int] = {
+            token.content: i
+            for i, token in sorted(added.items(), key=lambda entry: -len(entry[1].content))
+            if token.special and token.content
+        }
+        self.added_ids = frozenset(added)
         self.added_tokens = tuple(token.content for token in added.values())
         special = {token.content for token in added.values() if token.special}
         self.control_tokens = frozenset({*special, *settings.named.values()})
         self._guarded_ids = frozenset(i for i, t in added.items() if not t.content.isspace())
         self._affixes = self._find_affixes()
         self._starts_words = self.encode("\na") != self.encode("\n") + self.encode("a")
+        self._lead_ids = self.encode("a")[-1:]
+        self._lead_text = self.decode(self._lead_ids)
+        self._texts: dict[int, str] = {}
 
     @classmethod
     def load(cls, folder: Path) -> Tokenizer:
@@ -143,6 +154,19 @@ class Tokenizer:
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
         """The text of ``token_ids``; ids outside the vocabulary have none."""
         text: str = self._backend.decode(list(token_ids), skip_special_tokens=skip_special_tokens)
+        return text
+
+    def token_text(self, token_id: int) -> str:
+        """What one token adds to a text that it doesn't begin; "" if there is no such token.
+
+        A part of a character is U+FFFD.
+        """
+        text = self._texts.get(token_id)
+        if text is None:
+            whole = self.decode([*self._lead_ids, token_id])
+            begins = whole.startswith(self._lead_text)
+            text = whole[len(self._lead_text) :] if begins else self.decode([token_id])
+            self._texts[token_id] = text
         return text
 
     def token_to_id(self, token: str) -> int | None:
