@@ -261,6 +261,6 @@ def test_options_that_cannot_work(text_model: Path, options: dict[str, Any], sen
 
 
 def test_unbuilt_sampling_options_are_refused_by_name() -> None:
-    for name in ("structured_outputs", "guided_decoding"):
+    for name in ("guided_decoding", "guided_json"):
         with pytest.raises(UnsupportedError, match=name):
             SamplingParams(**{name: 1})

@@ -14,8 +14,12 @@ import pytest
 
 # Core, from the bottom up. A module imports from its own name and from lower lines, nothing else.
 LEVELS = [
-    ["errors", "config", "types", "sampling_params", "outputs", "decoder_config", "logger"],
+    [
+        *("errors", "config", "types", "sampling_params", "structured_outputs", "outputs"),
+        *("decoder_config", "logger"),
+    ],
     ["plugins", "media", "tokenizer", "checkpoint", "assets"],
+    ["grammar"],
     ["frontend", "scheduler", "output"],
     ["ops"],
     ["models"],

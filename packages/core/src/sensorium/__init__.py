@@ -40,6 +40,7 @@ from sensorium.outputs import (
     RequestOutputKind,
 )
 from sensorium.sampling_params import SamplingParams
+from sensorium.structured_outputs import StructuredOutputs
 
 if TYPE_CHECKING:
     from sensorium.engine.async_engine import AsyncEngine
@@ -70,6 +71,7 @@ __all__ = [
     "RequestOutputKind",
     "SamplingParams",
     "SensoriumError",
+    "StructuredOutputs",
     "UnsupportedError",
     "__version__",
 ]

@@ -10,6 +10,9 @@ from typing import Any
 
 from sensorium.errors import RequestError, UnsupportedError
 from sensorium.outputs import RequestOutputKind
+from sensorium.structured_outputs import StructuredOutputs, StructuredOutputsParams
+
+__all__ = ["NEUTRAL", "SamplingParams", "StructuredOutputsParams"]
 
 #: Used where neither the request nor the checkpoint's generation config says anything.
 NEUTRAL: Mapping[str, float] = {
@@ -27,6 +30,12 @@ _REFUSED = {
     "best_of": "n is how many answers are made, and all of them are returned",
     "logits_processors": "functions don't cross to the engine's process; logit_bias, "
     "allowed_token_ids and bad_words are the ways to change logits",
+    "guided_decoding": "pass structured_outputs=StructuredOutputs(json=…) instead",
+    "guided_json": "pass structured_outputs=StructuredOutputs(json=…) instead",
+    "guided_regex": "pass structured_outputs=StructuredOutputs(regex=…) instead",
+    "guided_choice": "pass structured_outputs=StructuredOutputs(choice=…) instead",
+    "guided_grammar": "pass structured_outputs=StructuredOutputs(grammar=…) instead",
+    "guided_json_object": "pass structured_outputs=StructuredOutputs(json_object=True) instead",
 }
 
 
@@ -76,8 +85,10 @@ class SamplingParams:
             prompt's own, at each place of the prompt behind the first, but not where media stand;
             -1 and its bound as for ``logprobs``. The prompt is then computed without the prefix
             cache.
-        structured_outputs, guided_decoding: refused by name until built.
+        structured_outputs: the form that the answer must have.
         best_of, logits_processors: refused by name.
+        guided_decoding, guided_json, guided_regex, guided_choice, guided_grammar,
+            guided_json_object: names that structured outputs once had; refused with the new one.
 
     Raises:
         RequestError: a value of the wrong type or out of range.
@@ -109,15 +120,17 @@ class SamplingParams:
     detokenize: bool = True
     output_kind: RequestOutputKind = RequestOutputKind.CUMULATIVE
     prompt_logprobs: int | None = None
-    structured_outputs: Any = None
-    guided_decoding: Any = None
+    structured_outputs: StructuredOutputs | None = None
     best_of: Any = None
     logits_processors: Any = None
+    guided_decoding: Any = None
+    guided_json: Any = None
+    guided_regex: Any = None
+    guided_choice: Any = None
+    guided_grammar: Any = None
+    guided_json_object: Any = None
 
     def __post_init__(self) -> None:
-        for name in ("structured_outputs", "guided_decoding"):
-            if getattr(self, name) is not None:
-                raise UnsupportedError(f"{name} is not supported yet; leave it out.")
         for name, reason in _REFUSED.items():
             if getattr(self, name) is not None:
                 raise UnsupportedError(f"{name} is not supported: {reason}.")
@@ -171,6 +184,12 @@ class SamplingParams:
             )
         if self.stop and not self.detokenize:
             raise RequestError("stop strings need detokenize=True.")
+        form: object = self.structured_outputs
+        if not isinstance(form, StructuredOutputs | None):
+            raise RequestError(
+                f"structured_outputs is a value of type {type(form).__name__}; it must be a "
+                "StructuredOutputs."
+            )
 
     @property
     def stop_strings(self) -> tuple[str, ...]:

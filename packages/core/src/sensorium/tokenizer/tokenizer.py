@@ -179,6 +179,10 @@ class Tokenizer:
         token: str | None = self._backend.id_to_token(token_id)
         return token
 
+    def to_json(self) -> str:
+        """What ``tokenizer.json`` would say, with the tokens that other files add."""
+        return str(self._backend.to_str())
+
     @cached_property
     def vocab_size(self) -> int:
         """How many ids there are, added tokens included."""

@@ -1,0 +1,95 @@
+"""``Matcher``: how far one answer has come in its grammar."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from sensorium.errors import RequestError
+from sensorium.grammar.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher
+
+
+class Grammar:
+    """A compiled grammar, from which any number of answers begin; any thread may use it."""
+
+    def __init__(self, vocabulary: Vocabulary, start: LLMatcher) -> None:
+        self.vocabulary = vocabulary
+        self._start = start
+
+    def matcher(self, *, ignore_eos: bool = False) -> Matcher:
+        """One answer's, at its beginning.
+
+        Args:
+            ignore_eos: tokens that end a text are not allowed where the grammar could go on.
+        """
+        return Matcher(self.vocabulary, self._start.deep_copy(), ignore_eos=ignore_eos)
+
+
+class Matcher:
+    """One answer in its grammar. Used from one thread at a time.
+
+        allowed by a mask   accept(tokens) ─→ is_complete? forced(…)? ─→ the next mask
+
+    Attributes:
+        backend: the library's matcher, for ``MaskMaker``.
+        ignore_eos: as in ``Grammar.matcher``.
+    """
+
+    __slots__ = ("_num_accepted", "_vocabulary", "backend", "ignore_eos")
+
+    def __init__(self, vocabulary: Vocabulary, backend: LLMatcher, *, ignore_eos: bool) -> None:
+        self.backend = backend
+        self.ignore_eos = ignore_eos
+        self._vocabulary = vocabulary
+        self._num_accepted = 0
+
+    def accept(self, token_ids: Sequence[int]) -> None:
+        """Takes tokens of the answer, which must be allowed one after another.
+
+        Raises:
+            RequestError: the grammar has become too complex here to go on with.
+        """
+        if self.backend.consume_tokens(list(token_ids)):
+            self._num_accepted += len(token_ids)
+            return
+        raise RequestError(self.fault)
+
+    @property
+    def fault(self) -> str:
+        """Why it can't go on, for the caller."""
+        return (
+            f"After {self._num_accepted} tokens of the answer its grammar can't go on within the "
+            f"limits ({self.backend.stop_reason()})."
+        )
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether it can't go on, so that its mask means nothing."""
+        return self.backend.is_error()
+
+    @property
+    def is_accepting(self) -> bool:
+        """Whether the answer could end here."""
+        return self.backend.is_accepting()
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the answer must end here, or has: nothing can follow."""
+        return self.backend.is_stopped()
+
+    def forced(self, most: int) -> tuple[int, ...]:
+        """The tokens that must follow, where the grammar leaves no choice; ``most`` at most.
+
+        They are those into which the tokenizer would divide the forced text.
+        """
+        if most <= 0:
+            return ()
+        found: list[int] = []
+        for token_id in self.backend.compute_ff_tokens()[:most]:
+            if token_id >= self._vocabulary.size:
+                break
+            found.append(token_id)
+        return tuple(found)
