@@ -1,6 +1,6 @@
-"""Core names no modality: whatever it knows about one comes from an installed plugin.
+"""Core and the server name no modality: what they know of one comes from an installed plugin.
 
-Every word of core's files (identifiers, strings, comments, file names) is looked at, split at
+Every word of their files (identifiers, strings, comments, file names) is looked at, split at
 underscores, capitals and everything that is not a letter: `image_url`, `ImageItem`, `pixelValues`.
 """
 
@@ -30,7 +30,8 @@ def forbidden_words(text: str) -> Iterator[tuple[int, str]]:
 
 
 def core_files(root: Path) -> list[Path]:
-    folders = [root / "packages" / "core" / "src", root / "csrc"]
+    packages = root / "packages"
+    folders = [packages / "core" / "src", packages / "server-openai" / "src", root / "csrc"]
     files = [file for folder in folders for file in folder.rglob("*") if file.is_file()]
     return sorted(file for file in files if file.suffix not in {".pyc", ".so"})
 

@@ -56,6 +56,8 @@ class Assembly:
     client: EngineClient
     tokenizer: Tokenizer
     task: str
+    info: EngineInfo
+    kinds: tuple[str, ...]
 
 
 def assemble(config: EngineConfig) -> Assembly:
@@ -82,6 +84,8 @@ def assemble(config: EngineConfig) -> Assembly:
             client=client,
             tokenizer=model.tokenizer,
             task=config.wanted_task or model.family.task,
+            info=info,
+            kinds=tuple(model.adapters),
         )
     except BaseException:
         if client is not None:

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 from sensorium.config import EngineConfig
 from sensorium.engine.admission import Admission, Admitted
 from sensorium.engine.assembly import Assembly, assemble
+from sensorium.engine.build import EngineInfo
 from sensorium.engine.client import EngineClient
 from sensorium.engine.owner import Owner
 from sensorium.engine.preparing import Preparations
@@ -141,6 +142,29 @@ class AsyncEngine:
         """As ``encode``, as a vector of length 1."""
         return EmbeddingRequestOutput.of(await self.encode(prompt, request_id, priority=priority))
 
+    async def embed_chat(
+        self,
+        messages: Conversation,
+        request_id: str | None = None,
+        *,
+        priority: int = 0,
+        **chat_options: Any,
+    ) -> EmbeddingRequestOutput:
+        """As ``embed``, a conversation; ``chat_options`` are those of ``Frontend.prepare_chat``."""
+        outputs = self._answer(
+            lambda: self._parts.frontend.prepare_chat(messages, **chat_options),
+            partial(self._admission.embedding, priority=priority),
+            request_id,
+            task="embed",
+            only_final=True,
+        )
+        return EmbeddingRequestOutput.of(await last_output(outputs))
+
+    async def chat_token_ids(self, messages: Conversation, **chat_options: Any) -> tuple[int, ...]:
+        """A conversation's token ids as the model would see them, its media in place."""
+        prepared = await self._parts.frontend.prepare_chat(messages, **chat_options)
+        return prepared.composition.token_ids
+
     async def _answer(
         self,
         prepare: _Prepare,
@@ -188,6 +212,21 @@ class AsyncEngine:
     def get_tokenizer(self) -> Tokenizer:
         """The tokenizer in use."""
         return self._parts.tokenizer
+
+    @property
+    def task(self) -> str:
+        """What it was loaded to do: "generate" or "embed"."""
+        return self._parts.task
+
+    @property
+    def info(self) -> EngineInfo:
+        """Where it runs, and how much it holds."""
+        return self._parts.info
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of media that the model takes."""
+        return self._parts.kinds
 
     def get_default_sampling_params(self) -> SamplingParams:
         """What a request without parameters gets, from the checkpoint's generation config."""

@@ -24,12 +24,16 @@ class EngineInfo:
             ``torch.``).
         max_model_len: tokens of one sequence at most.
         embed_row_bytes: kind → bytes of one row of an item's embedding, all levels.
+        num_kv_tokens: tokens that the KV cache holds.
+        attention: the backends that were chosen, in words.
     """
 
     device: str
     dtype: str
     max_model_len: int
     embed_row_bytes: Mapping[str, int]
+    num_kv_tokens: int = 0
+    attention: str = ""
 
 
 def build_engine(config: EngineConfig, model: Model) -> tuple[EngineCore, EngineInfo]:
@@ -53,6 +57,8 @@ def build_engine(config: EngineConfig, model: Model) -> tuple[EngineCore, Engine
         dtype=str(runner.dtype).removeprefix("torch."),
         max_model_len=runner.max_model_len,
         embed_row_bytes=dict(runner.embed_row_bytes),
+        num_kv_tokens=runner.num_pages * config.page_size,
+        attention=runner.attention,
     )
     return EngineCore(Scheduler(scheduler_config(config, runner)), runner), info
 

@@ -154,6 +154,11 @@ class Runner:
             self._decoder.attention.describe(),
         )
 
+    @property
+    def attention(self) -> str:
+        """The attention backends that were chosen, in words."""
+        return self._decoder.attention.describe()
+
     # --- a step -----------------------------------------------------------------------
 
     @property

@@ -1,0 +1,86 @@
+"""``Head``: what every object and every chunk of one answer repeats; and ``usage``."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sensorium import RequestOutput, __version__
+
+FINGERPRINT = f"sensorium-{__version__}"
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The fields that name an answer.
+
+    Attributes:
+        answer_id: "chatcmpl-…" or "cmpl-…".
+        model: as the client may call it.
+        created: Unix seconds.
+    """
+
+    answer_id: str
+    model: str
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    def fields(self, kind: str, choices: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """The beginning of an object of this kind."""
+        return {
+            "id": self.answer_id,
+            "object": kind,
+            "created": self.created,
+            "model": self.model,
+            "system_fingerprint": FINGERPRINT,
+            "choices": choices,
+        }
+
+
+@dataclass
+class Usage:
+    """Counts the tokens of one answer.
+
+    Args:
+        details: whether it is said how many prompt tokens were cached.
+    """
+
+    details: bool
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+
+    def add_prompt(self, output: RequestOutput) -> None:
+        """Counts a prompt, once it is known."""
+        self.prompt_tokens += len(output.prompt_token_ids)
+        self.cached_tokens += output.num_cached_tokens
+
+    def add_answers(self, output: RequestOutput) -> None:
+        """Counts the tokens of an output's answers."""
+        self.completion_tokens += sum(len(answer.token_ids) for answer in output.outputs)
+
+    def fields(self) -> dict[str, Any]:
+        """As OpenAI writes it."""
+        found: dict[str, Any] = {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "total_tokens": self.prompt_tokens + self.completion_tokens,
+        }
+        if self.details:
+            found["prompt_tokens_details"] = {"cached_tokens": self.cached_tokens}
+        return found
+
+
+def event(fields: Mapping[str, Any]) -> bytes:
+    """One server-sent event."""
+    text = json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
+    # A lone surrogate has no UTF-8; JSON's escape says the same.
+    try:
+        return b"data: " + text.encode() + b"\n\n"
+    except UnicodeEncodeError:
+        return b"data: " + json.dumps(fields, separators=(",", ":")).encode() + b"\n\n"
+
+
+DONE = b"data: [DONE]\n\n"

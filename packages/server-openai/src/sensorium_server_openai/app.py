@@ -1,0 +1,149 @@
+"""``build_app``: the ASGI application around an engine.
+
+Boundary (name, log, errors) → CORS → API keys → gate → bodies → routes
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.middleware.cors import CORSMiddleware
+from pydantic.json_schema import models_json_schema
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from sensorium import __version__
+from sensorium_server_openai.engine_port import Engine
+from sensorium_server_openai.errors import HTTPError
+from sensorium_server_openai.metrics import Metrics
+from sensorium_server_openai.middleware.auth import ApiKeys
+from sensorium_server_openai.middleware.bodies import Bodies
+from sensorium_server_openai.middleware.boundary import Boundary
+from sensorium_server_openai.middleware.gate import Gate, GateState
+from sensorium_server_openai.options import ServerOptions
+from sensorium_server_openai.protocol.base import Body
+from sensorium_server_openai.protocol.chat import ChatRequest
+from sensorium_server_openai.protocol.completions import CompletionRequest
+from sensorium_server_openai.protocol.embeddings import EmbeddingRequest
+from sensorium_server_openai.protocol.tokens import DetokenizeRequest, TokenizeRequest
+from sensorium_server_openai.routes.chat import chat
+from sensorium_server_openai.routes.completions import completions
+from sensorium_server_openai.routes.embeddings import embeddings
+from sensorium_server_openai.routes.operations import operations
+from sensorium_server_openai.routes.tokens import detokenize, tokenize
+from sensorium_server_openai.service import Handler, Service, make_route
+from sensorium_server_openai.tools.registry import load_parser
+
+#: Path → what its body must be, and who answers.
+_POSTS: dict[str, tuple[type[Body], Handler[Any]]] = {
+    "/v1/chat/completions": (ChatRequest, chat),
+    "/v1/completions": (CompletionRequest, completions),
+    "/v1/embeddings": (EmbeddingRequest, embeddings),
+    "/tokenize": (TokenizeRequest, tokenize),
+    "/detokenize": (DetokenizeRequest, detokenize),
+}
+
+
+def build_app(engine: Engine, options: ServerOptions, *, gate: GateState | None = None) -> FastAPI:
+    """The application; it closes the engine when it is shut down.
+
+    Raises:
+        ConfigError: a tool parser that doesn't exist or doesn't work.
+    """
+    metrics = Metrics(options.served_model_names[0])
+    parser = None
+    if options.tool_parser is not None:
+        found = load_parser(options.tool_parser)
+        parser = found if options.auto_tool_choice else None
+    service = Service(engine, options, metrics, gate or GateState(), parser)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await asyncio.to_thread(engine.close)
+
+    app = FastAPI(
+        title="Sensorium",
+        version=__version__,
+        docs_url=None,  # both pages load scripts from other hosts
+        redoc_url=None,
+        redirect_slashes=False,
+        lifespan=lifespan,
+        root_path=options.root_path,
+    )
+    app.state.service = service
+    app.include_router(operations(service))
+    for path, (model, handler) in _POSTS.items():
+        app.add_api_route(
+            path,
+            make_route(service, model, handler),
+            methods=["POST"],
+            response_model=None,
+            openapi_extra=_body_schema(model),
+        )
+    app.add_exception_handler(HTTPException, _answer_http_exception)
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    _add_layers(app, service)
+    return app
+
+
+def _add_layers(app: FastAPI, service: Service) -> None:
+    """From the innermost to the outermost."""
+    options = service.options
+    app.add_middleware(Bodies, limits=options.limits)
+    app.add_middleware(
+        Gate,
+        state=service.gate,
+        allowed=options.limits.concurrent_requests,
+        metrics=service.metrics,
+    )
+    if options.api_keys:
+        app.add_middleware(ApiKeys, keys=options.api_keys)
+    if options.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(options.cors_origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type", "X-Request-Id"],
+            expose_headers=["X-Request-Id", "Retry-After"],
+        )
+    app.add_middleware(
+        Boundary,
+        metrics=service.metrics,
+        answer_name=options.request_id_headers,
+        log_format=options.log_format,
+    )
+
+
+async def _answer_http_exception(_: Request, error: Exception) -> Response:
+    """Starlette's own: no such route, no such method."""
+    assert isinstance(error, HTTPException)
+    words = {404: "There is no such route.", 405: "This route doesn't take this method."}
+    message = words.get(error.status_code, str(error.detail))
+    return HTTPError(error.status_code, message, None, dict(error.headers or {})).response()
+
+
+# --- OpenAPI --------------------------------------------------------------------------
+
+
+def _body_schema(model: type[Body]) -> dict[str, Any]:
+    schema = {"$ref": f"#/components/schemas/{model.__name__}"}
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    """FastAPI's description with the bodies that it isn't told of, made once."""
+    if app.openapi_schema is None:
+        described = FastAPI.openapi(app)
+        _, definitions = models_json_schema(
+            [(model, "validation") for model, _ in _POSTS.values()],
+            ref_template="#/components/schemas/{model}",
+        )
+        components = described.setdefault("components", {}).setdefault("schemas", {})
+        components.update(definitions["$defs"])
+        app.openapi_schema = described
+    return app.openapi_schema

@@ -1,0 +1,1 @@
+"""``sensorium serve``: its flags, where their values come from, and the server's life."""

@@ -1,0 +1,154 @@
+"""From settings to a running server, and to its end.
+
+load the engine → banner → serve … SIGTERM or Ctrl-C → refuse what is new, let run what runs
+(at most ``--shutdown-timeout``) → close the engine
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import ssl
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+
+from sensorium import ConfigError
+from sensorium_server_openai.app import build_app
+from sensorium_server_openai.command.banner import banner
+from sensorium_server_openai.command.settings import Settings
+from sensorium_server_openai.engine_port import load_engine
+from sensorium_server_openai.middleware.gate import GateState
+from sensorium_server_openai.options import ServerOptions
+from sensorium_server_openai.wire import protocol_of
+
+logger = logging.getLogger("sensorium.server")
+
+_HOST, _PORT = "127.0.0.1", 8000
+_SHUTDOWN_S = 30.0
+Say = Callable[[str], None]
+
+
+def serve(settings: Settings, *, say: Say) -> int:
+    """Serves; returns the exit status.
+
+    Raises:
+        ConfigError, PluginError: what can't work.
+    """
+    listening = listen(settings.run.get("host", _HOST), settings.run.get("port", _PORT))
+    try:
+        engine = load_engine(settings.model, dict(settings.engine))
+    except BaseException:
+        listening.close()
+        raise
+    try:
+        gate = GateState()
+        app = build_app(engine, settings.server, gate=gate)
+        server = DrainingServer(uvicorn_config(app, settings.server, settings.run), gate)
+        if not settings.run.get("no_banner"):
+            say("\n".join(banner(engine, settings, address(listening, settings.run))))
+        server.run(sockets=[listening])
+    finally:
+        listening.close()
+        engine.close()
+    return 0
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Takes the address, before the model is loaded.
+
+    Raises:
+        ConfigError: it isn't this machine's, or is taken.
+    """
+    try:
+        family, kind, protocol, _, place = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listening = socket.socket(family, kind, protocol)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(place)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigError(f"The server can't listen on {host}, port {port}: {reason}.") from None
+    return listening
+
+
+def address(listening: socket.socket, run: Any) -> str:
+    """Where clients find the server."""
+    host, port = listening.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    return f"{'https' if run.get('ssl_certfile') else 'http'}://{shown}:{port}"
+
+
+def uvicorn_config(app: FastAPI, options: ServerOptions, run: Any) -> uvicorn.Config:
+    """How the application is run.
+
+    Raises:
+        ConfigError: TLS files that can't be read.
+    """
+    if bool(run.get("ssl_keyfile")) != bool(run.get("ssl_certfile")):
+        raise ConfigError("--ssl-keyfile and --ssl-certfile go together.")
+    for name in ("ssl_keyfile", "ssl_certfile", "ssl_ca_certs"):
+        if name in run and not Path(run[name]).is_file():
+            raise ConfigError(f"--{name.replace('_', '-')} {run[name]} is no file.")
+    config = uvicorn.Config(
+        app,
+        http=protocol_of(options.limits),
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=int(options.limits.keep_alive_s),
+        timeout_graceful_shutdown=int(run.get("shutdown_timeout", _SHUTDOWN_S)),
+        ssl_keyfile=run.get("ssl_keyfile"),
+        ssl_certfile=run.get("ssl_certfile"),
+        ssl_ca_certs=run.get("ssl_ca_certs"),
+        ssl_cert_reqs=run.get("ssl_cert_reqs", ssl.CERT_NONE),
+    )
+    try:
+        config.load()
+    except (ssl.SSLError, OSError, ValueError) as error:
+        raise ConfigError(f"TLS can't be set up: {error}.") from None
+    return config
+
+
+class DrainingServer(uvicorn.Server):
+    """uvicorn's server; asked to end, it refuses what is new first.
+
+    A second signal ends what runs at once.
+    """
+
+    def __init__(self, config: uvicorn.Config, gate: GateState) -> None:
+        super().__init__(config)
+        self._gate = gate
+
+    def end(self) -> None:
+        """Begins the end; called again, it doesn't wait for what runs."""
+        if self.should_exit:
+            self.force_exit = True
+        self._gate.draining = True
+        self.should_exit = True
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """SIGTERM and Ctrl-C begin the end; unlike uvicorn's, they aren't raised again after it."""
+        loop = asyncio.get_running_loop()
+        taken = []
+        try:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                # Only the main thread may; elsewhere ``end`` is called.
+                with contextlib.suppress(ValueError, RuntimeError):
+                    loop.add_signal_handler(number, self.end)
+                    taken.append(number)
+            yield
+        finally:
+            for number in taken:
+                loop.remove_signal_handler(number)

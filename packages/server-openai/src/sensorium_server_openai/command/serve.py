@@ -1,0 +1,106 @@
+"""``sensorium serve MODEL``: the command."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from sensorium_server_openai.command.flags import ALL, FLAGS, Flag
+from sensorium_server_openai.command.settings import gather, unknown_flag
+
+HELP = "serve a model over HTTP, as OpenAI's API"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the flags, by topic."""
+    parser.epilog = (
+        "Each flag is also a key of --config and a variable SENSORIUM_SERVE_<FLAG>; the command "
+        "line goes before the variable, the variable before the file."
+    )
+    parser.add_argument("model", nargs="?", help="a folder or a hub name")
+    parser.add_argument("--config", metavar="FILE", help="flags and their values as YAML")
+    for heading, flags in FLAGS.items():
+        group = parser.add_argument_group(heading)
+        for flag in flags:
+            _declare(group, flag)
+    parser.allow_abbrev = False
+    _answer_unknown_flags(parser)
+
+
+def _declare(group: argparse._ArgumentGroup, flag: Flag) -> None:
+    options: dict[str, Any] = {
+        "dest": "flag_" + flag.name.replace("-", "_"),
+        "help": flag.help.replace("%", "%%"),
+        "default": None,
+    }
+    if flag.read is None:
+        options |= {"action": argparse.BooleanOptionalAction}
+    else:
+        options["metavar"] = flag.metavar or flag.name.split("-")[-1].upper()
+        options["action"] = _Several if flag.repeats else _Once
+        if flag.repeats:
+            options["nargs"] = "+"
+    group.add_argument(f"--{flag.name}", **options)
+
+
+class _Once(argparse.Action):
+    """Reads a flag's value; what can't be read is a ``ConfigError``."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        assert isinstance(values, str)
+        setattr(namespace, self.dest, _flag_of(self).from_text(values))
+
+
+class _Several(argparse.Action):
+    """As ``_Once``, added to what was given before."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        assert isinstance(values, list)
+        before = getattr(namespace, self.dest) or []
+        flag = _flag_of(self)
+        setattr(namespace, self.dest, [*before, *(flag.from_text(value) for value in values)])
+
+
+def _flag_of(action: argparse.Action) -> Flag:
+    return ALL[action.option_strings[0].removeprefix("--")]
+
+
+def _answer_unknown_flags(parser: argparse.ArgumentParser) -> None:
+    """An unknown flag is answered with the nearest that we have, which argparse doesn't do."""
+    parse = parser.parse_known_args
+
+    def parse_all(*args: Any, **options: Any) -> Any:
+        namespace, rest = parse(*args, **options)
+        for argument in rest:
+            if argument.startswith("--"):
+                raise unknown_flag(argument[2:].partition("=")[0])
+        return namespace, rest
+
+    parser.parse_known_args = parse_all  # type: ignore[method-assign]
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Serves until SIGTERM or Ctrl-C; returns the exit status.
+
+    Raises:
+        ConfigError, PluginError: what can't work, before anything is served.
+    """
+    settings = gather(arguments, os.environ)
+    from sensorium_server_openai.command.life import serve
+
+    return serve(settings, say=lambda text: print(text, file=sys.stderr, flush=True))

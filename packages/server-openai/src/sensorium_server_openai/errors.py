@@ -1,0 +1,108 @@
+"""From an exception to an answer in OpenAI's error shape.
+
+{"error": {"message": …, "type": …, "param": …, "code": the HTTP status}}
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.responses import Response
+
+from sensorium import errors
+
+logger = logging.getLogger("sensorium.server")
+
+_TYPES = {
+    400: "BadRequestError",
+    401: "AuthenticationError",
+    404: "NotFoundError",
+    405: "MethodNotAllowedError",
+    408: "RequestTimeoutError",
+    413: "RequestTooLargeError",
+    415: "UnsupportedMediaTypeError",
+    424: "FailedDependencyError",
+    429: "RateLimitError",
+    431: "RequestTooLargeError",
+    500: "InternalServerError",
+    501: "NotImplementedError",
+    503: "ServiceUnavailableError",
+    504: "TimeoutError",
+}
+_ADDRESS = re.compile(r"\b0x[0-9a-fA-F]{6,}\b")
+_RETRY_S = 1.0
+
+
+@dataclass
+class HTTPError(Exception):
+    """An answer that is no success.
+
+    Attributes:
+        param: the field that is to blame.
+        headers: besides the usual ones.
+    """
+
+    status: int
+    message: str
+    param: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return self.message
+
+    def body(self) -> dict[str, Any]:
+        """The answer's JSON."""
+        return {
+            "error": {
+                "message": _ADDRESS.sub("…", self.message),
+                "type": _TYPES.get(self.status, "APIError"),
+                "param": self.param,
+                "code": self.status,
+            }
+        }
+
+    def response(self) -> Response:
+        """The answer itself."""
+        return Response(
+            json.dumps(self.body()),
+            self.status,
+            headers=dict(self.headers),
+            media_type="application/json",
+        )
+
+
+def bad_request(message: str, param: str | None = None) -> HTTPError:
+    """A request that can't be served, whose field ``param`` is to blame."""
+    return HTTPError(400, message, param)
+
+
+def overloaded(message: str, *, status: int = 429, retry_s: float = _RETRY_S) -> HTTPError:
+    """Too much at once; the client is told when to come again."""
+    return HTTPError(status, message, headers={"Retry-After": str(max(1, math.ceil(retry_s)))})
+
+
+def http_error(error: BaseException, request_id: str) -> HTTPError:
+    """What a client is told of an exception; what is nobody's plan is logged with its trace."""
+    if isinstance(error, HTTPError):
+        return error
+    if isinstance(error, errors.RequestError):
+        return bad_request(str(error))
+    if isinstance(error, TimeoutError):
+        return HTTPError(504, "The request took longer than this server allows.")
+    if isinstance(error, errors.PluginError):
+        logger.error("request %s: %s", request_id, error)
+        return HTTPError(
+            501, "The plugin that this request needs doesn't work; the server's log says why."
+        )
+    if isinstance(error, (errors.EngineClosedError, errors.EngineDeadError)):
+        return overloaded(str(error), status=503)
+    if isinstance(error, errors.EngineError):
+        return HTTPError(500, str(error))
+    logger.error("request %s failed", request_id, exc_info=error)
+    return HTTPError(500, f"The server failed; its log has the request {request_id}.")

@@ -1,0 +1,167 @@
+"""``Metrics``: what ``/metrics`` shows, and ``Observation``, one request's times.
+
+Names are vLLM's present ones with the prefix ``sensorium:``. Each application has a registry of its
+own, so that two in one process don't mix.
+"""
+
+from __future__ import annotations
+
+import time
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from sensorium import RequestOutput
+
+PREFIX = "sensorium:"
+_TTFT_S: tuple[float, ...] = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75)
+_TTFT_S += (1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0, 160.0, 640.0, 2560.0)
+_ITL_S: tuple[float, ...] = (
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.075,
+    0.1,
+    0.15,
+    0.2,
+    0.3,
+    0.4,
+    0.5,
+)
+_ITL_S += (0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0)
+_E2E_S: tuple[float, ...] = (
+    0.3,
+    0.5,
+    0.8,
+    1.0,
+    1.5,
+    2.0,
+    2.5,
+    5.0,
+    10.0,
+    15.0,
+    20.0,
+    30.0,
+    40.0,
+    50.0,
+    60.0,
+)
+_E2E_S += (120.0, 240.0, 480.0, 960.0, 1920.0, 7680.0)
+_TOKENS = tuple(float(base * 10**power) for power in range(6) for base in (1, 2, 5))
+
+
+class Metrics:
+    """The figures of one application.
+
+    Args:
+        model_name: the label ``model_name`` of all of them.
+    """
+
+    def __init__(self, model_name: str) -> None:
+        self.registry = CollectorRegistry()
+        self._model = model_name
+        self.http_requests = Counter(
+            PREFIX + "http_requests",
+            "Requests by method, route and status.",
+            ("method", "route", "status"),
+            registry=self.registry,
+        )
+        self.rejections = self._labelled(
+            "admission_rejections", "Requests turned away, by reason.", "reason"
+        )
+        self.success = self._labelled(
+            "request_success", "Answers that came to their end, by reason.", "finished_reason"
+        )
+        self.in_flight = Gauge(
+            PREFIX + "http_requests_in_flight",
+            "Requests that are being answered.",
+            registry=self.registry,
+        )
+        self.prompt_tokens = self._counter("prompt_tokens", "Tokens of prompts.")
+        self.cached_tokens = self._counter(
+            "prompt_tokens_cached", "Tokens of prompts that the prefix cache held."
+        )
+        self.generation_tokens = self._counter("generation_tokens", "Tokens generated.")
+        self.ttft = self._histogram(
+            "time_to_first_token_seconds", "From the request to its first token.", _TTFT_S
+        )
+        self.itl = self._histogram(
+            "inter_token_latency_seconds", "From one token of an answer to its next.", _ITL_S
+        )
+        self.e2e = self._histogram(
+            "e2e_request_latency_seconds", "From the request to its end.", _E2E_S
+        )
+        self.request_prompt_tokens = self._histogram(
+            "request_prompt_tokens", "Tokens of a request's prompt.", _TOKENS
+        )
+        self.request_generation_tokens = self._histogram(
+            "request_generation_tokens", "Tokens generated for a request.", _TOKENS
+        )
+
+    @property
+    def model_name(self) -> str:
+        """The label of the model."""
+        return self._model
+
+    def text(self) -> bytes:
+        """As Prometheus reads it."""
+        return generate_latest(self.registry)
+
+    def _labelled(self, name: str, text: str, label: str) -> Counter:
+        return Counter(PREFIX + name, text, (label,), registry=self.registry)
+
+    def _counter(self, name: str, text: str) -> Counter:
+        counter = Counter(PREFIX + name, text, ("model_name",), registry=self.registry)
+        return counter.labels(self._model)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+        histogram = Histogram(
+            PREFIX + name, text, ("model_name",), buckets=buckets, registry=self.registry
+        )
+        return histogram.labels(self._model)
+
+
+class Observation:
+    """One prompt's way through the engine, told to the figures as it happens."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._begun_s = time.monotonic()
+        self._last_s: float | None = None
+        self._num_generated = 0
+
+    def streamed(self, output: RequestOutput) -> None:
+        """What is new in an output of a stream."""
+        now_s = time.monotonic()
+        num_new = sum(len(answer.token_ids) for answer in output.outputs)
+        if num_new:
+            if self._last_s is None:
+                self._metrics.ttft.observe(now_s - self._begun_s)
+            else:
+                self._metrics.itl.observe((now_s - self._last_s) / num_new)
+            self._last_s = now_s
+            self._num_generated += num_new
+            self._metrics.generation_tokens.inc(num_new)
+        if output.finished:
+            self._ended(output, now_s)
+
+    def whole(self, output: RequestOutput) -> None:
+        """The output of a request that isn't streamed."""
+        first_s = output.metrics.first_token_s
+        if first_s is not None:
+            self._metrics.ttft.observe(max(0.0, first_s - self._begun_s))
+        self._num_generated = sum(len(answer.token_ids) for answer in output.outputs)
+        self._metrics.generation_tokens.inc(self._num_generated)
+        self._ended(output, time.monotonic())
+
+    def _ended(self, output: RequestOutput, now_s: float) -> None:
+        self._metrics.e2e.observe(now_s - self._begun_s)
+        self._metrics.prompt_tokens.inc(len(output.prompt_token_ids))
+        self._metrics.cached_tokens.inc(output.num_cached_tokens)
+        self._metrics.request_prompt_tokens.observe(len(output.prompt_token_ids))
+        self._metrics.request_generation_tokens.observe(self._num_generated)
+        for answer in output.outputs:
+            if answer.finish_reason is not None:
+                self._metrics.success.labels(answer.finish_reason).inc()

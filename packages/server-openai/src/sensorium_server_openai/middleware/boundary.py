@@ -1,0 +1,98 @@
+"""``Boundary``: the outermost layer. A request gets its name, is counted, timed and logged.
+
+A line of the log has the request's name, method, route, status and time; never a body, a prompt, a
+query or a header.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import time
+import uuid
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from sensorium_server_openai.errors import http_error
+from sensorium_server_openai.metrics import Metrics
+from sensorium_server_openai.middleware.replies import send_error
+
+logger = logging.getLogger("sensorium.server")
+
+_NAME = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+_QUIET = ("/health", "/ping", "/metrics")
+
+
+class Boundary:
+    """Names, counts and logs requests, and answers what nobody else has answered.
+
+    Args:
+        answer_name: whether the name is answered as ``X-Request-Id``.
+        log_format: "text" or "json".
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, metrics: Metrics, answer_name: bool, log_format: str
+    ) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._answer_name = answer_name
+        self._as_json = log_format == "json"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        name = _request_name(scope)
+        scope.setdefault("state", {})["request_id"] = name
+        begun_s = time.monotonic()
+        status = 0
+
+        async def named_send(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                if self._answer_name:
+                    message["headers"] = [
+                        *message.get("headers", ()),
+                        (b"x-request-id", name.encode()),
+                    ]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, named_send)
+        except Exception as error:
+            if status:
+                raise
+            await send_error(http_error(error, name), named_send)
+        finally:
+            self._report(scope, name, status, time.monotonic() - begun_s)
+
+    def _report(self, scope: Scope, name: str, status: int, took_s: float) -> None:
+        route = scope.get("route")
+        path = getattr(route, "path", "unknown")
+        method = scope["method"] if path != "unknown" else "unknown"
+        self._metrics.http_requests.labels(method, path, str(status or "gone")).inc()
+        fields: dict[str, Any] = {
+            "request_id": name,
+            "method": method,
+            "route": path,
+            "status": status or None,
+            "seconds": round(took_s, 4),
+            **scope["state"].get("log", {}),
+        }
+        level = logging.DEBUG if path in _QUIET and status == 200 else logging.INFO
+        if self._as_json:
+            logger.log(level, "%s", json.dumps(fields))
+        else:
+            logger.log(level, "%s", " ".join(f"{k}={v}" for k, v in fields.items()))
+
+
+def _request_name(scope: Scope) -> str:
+    """The client's own, if it is one that may stand in a log and a header."""
+    for key, value in scope["headers"]:
+        if key == b"x-request-id" and _NAME.fullmatch(value):
+            return str(value.decode())
+    return uuid.uuid4().hex

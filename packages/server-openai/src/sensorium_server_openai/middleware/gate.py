@@ -1,0 +1,53 @@
+"""``Gate``: how many requests are answered at once, and none any more when the server ends."""
+
+from __future__ import annotations
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from sensorium_server_openai.errors import overloaded
+from sensorium_server_openai.metrics import Metrics
+from sensorium_server_openai.middleware.replies import send_error
+
+
+class GateState:
+    """What the gate and the rest of the server know in common.
+
+    Attributes:
+        draining: whether new requests are refused because the server is ending.
+        running: requests that are being answered.
+    """
+
+    def __init__(self) -> None:
+        self.draining = False
+        self.running = 0
+
+
+class Gate:
+    """Turns requests that make work (POST) away when there are too many of them."""
+
+    def __init__(self, app: ASGIApp, *, state: GateState, allowed: int, metrics: Metrics) -> None:
+        self._app = app
+        self._state = state
+        self._allowed = allowed
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "POST":
+            await self._app(scope, receive, send)
+            return
+        if self._state.draining:
+            self._metrics.rejections.labels("draining").inc()
+            await send_error(overloaded("The server is ending.", status=503), send)
+            return
+        if self._state.running >= self._allowed:
+            self._metrics.rejections.labels("concurrency").inc()
+            await send_error(
+                overloaded(f"{self._allowed} requests are being answered, as many as allowed."),
+                send,
+            )
+            return
+        self._state.running += 1
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._state.running -= 1

@@ -1,0 +1,48 @@
+"""``/v1/embeddings``: of texts, token ids, or one conversation with media."""
+
+from __future__ import annotations
+
+import base64
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+from starlette.responses import JSONResponse, Response
+
+from sensorium_server_openai.engine_port import ChatPrompt, PlainPrompt, Prompt
+from sensorium_server_openai.flow import all_of
+from sensorium_server_openai.protocol.embeddings import EmbeddingRequest
+from sensorium_server_openai.routes.conversation import conversation_options, priority_of
+from sensorium_server_openai.service import Call, Service
+
+
+async def embeddings(service: Service, body: EmbeddingRequest, call: Call) -> Response:
+    """Each input as a vector of length 1."""
+    service.check_task("embed", "/v1/embeddings")
+    priority = priority_of(service.options, body.priority)
+    if body.user is not None:
+        call.log["user"] = body.user[:128]
+    prompts: list[Prompt] = [PlainPrompt(text, body.cache_salt) for text in body.inputs]
+    if body.messages is not None:
+        options = conversation_options(service.options, body)
+        prompts = [ChatPrompt([message.plain() for message in body.messages], options)]
+    outputs = await all_of([service.engine.embed(prompt, priority=priority) for prompt in prompts])
+    num_tokens = sum(len(output.prompt_token_ids) for output in outputs)
+    service.metrics.prompt_tokens.inc(num_tokens)
+    written = _base64 if body.encoding_format == "base64" else list
+    data = [
+        {"object": "embedding", "index": index, "embedding": written(output.outputs.embedding)}
+        for index, output in enumerate(outputs)
+    ]
+    found: dict[str, Any] = {
+        "object": "list",
+        "data": data,
+        "model": body.model or service.model,
+        "usage": {"prompt_tokens": num_tokens, "total_tokens": num_tokens},
+    }
+    return JSONResponse(found)
+
+
+def _base64(values: Sequence[float]) -> str:
+    """Little-endian float32, as OpenAI's client reads it."""
+    return base64.b64encode(struct.pack(f"<{len(values)}f", *values)).decode()

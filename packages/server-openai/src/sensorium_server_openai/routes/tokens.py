@@ -1,0 +1,42 @@
+"""``/tokenize`` and ``/detokenize``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.responses import JSONResponse, Response
+
+from sensorium_server_openai.engine_port import ChatPrompt, PlainPrompt, Prompt
+from sensorium_server_openai.protocol.tokens import DetokenizeRequest, TokenizeRequest
+from sensorium_server_openai.service import Call, Service
+
+
+async def tokenize(service: Service, body: TokenizeRequest, call: Call) -> Response:
+    """The token ids of a text, or of a conversation with its media in place."""
+    prompt: Prompt
+    if body.messages is not None:
+        options: dict[str, Any] = {
+            "tools": [tool.plain() for tool in body.tools] if body.tools else None,
+            "add_generation_prompt": body.add_generation_prompt is not False,
+            "continue_final_message": bool(body.continue_final_message),
+            "template_kwargs": body.chat_template_kwargs,
+        }
+        prompt = ChatPrompt([message.plain() for message in body.messages], options)
+    else:
+        prompt = PlainPrompt(body.prompt or "")
+    specials = body.add_special_tokens is not False
+    token_ids = await service.engine.tokenize(prompt, add_special_tokens=specials)
+    found: dict[str, Any] = {
+        "count": len(token_ids),
+        "max_model_len": service.engine.facts.max_model_len,
+        "tokens": token_ids,
+    }
+    if body.return_token_strs:
+        name = service.engine.tokenizer.id_to_token
+        found["token_strs"] = [name(token_id) for token_id in token_ids]
+    return JSONResponse(found)
+
+
+async def detokenize(service: Service, body: DetokenizeRequest, call: Call) -> Response:
+    """The text of token ids."""
+    return JSONResponse({"prompt": await service.engine.decode(body.tokens)})
