@@ -62,7 +62,7 @@ class Model:
     def embed(self, picture: np.ndarray) -> Given:
         options = self.adapter.options({})
         image = loaded(picture)
-        plan = self.adapter.plan(image.size, options)
+        plan = self.adapter.plan(image.shape, options)
         (out,) = self.tower([self.adapter.process(image, plan, options)["tower"]])
         if not plan.grid:
             return Given(out.embeds, None)

@@ -22,6 +22,7 @@ from tiny_checkpoints import LLAVA_IMAGE_ID, QWEN_IDS, make_llava, make_qwen2vl,
 from transformers import AutoModelForImageTextToText
 
 from sensorium import LLM, SamplingParams
+from sensorium.types import MediaShape
 from sensorium_media_image.families.llava import LlavaFamily, LlavaImages
 from sensorium_media_image.families.qwen_vl import QwenImages, QwenVLFamily
 from sensorium_media_image.towers.normalise import Normalisation
@@ -117,7 +118,7 @@ class Reference:
     def pixels(self, image: np.ndarray) -> torch.Tensor:
         """One item's uint8 pixels, as the engine's frontend makes them."""
         options = self.adapter.options({})
-        plan = self.adapter.plan(image.shape[:2], options)
+        plan = self.adapter.plan(MediaShape(image.shape[:2]), options)
         return self.adapter.process(loaded(image), plan, options)["tower"]["pixels"]
 
     def pixel_inputs(self, items: list[torch.Tensor]) -> dict[str, torch.Tensor]:

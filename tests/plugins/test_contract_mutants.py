@@ -21,7 +21,7 @@ from sensorium.media.digest import Digest
 from sensorium.plugins import EncoderOutput, MediaAdapter, MediaKind, WeightMap
 from sensorium.testing.adapter import MediaAdapterContract
 from sensorium.testing.kind import MediaKindContract
-from sensorium.types import Composition, Loaded, MediaPlan, ValueSource
+from sensorium.types import Composition, Loaded, MediaPlan, MediaShape, Probe, ValueSource
 from sensorium_media_image.families.qwen_vl import QwenImages, QwenVLFamily
 from sensorium_media_image.kind import ImageKind
 
@@ -72,21 +72,26 @@ def load_that_raises_its_own_error(kind: MediaKind) -> None:
 
 
 def load_that_takes_anything(kind: MediaKind) -> None:
-    kind.probe = kind.load = lambda sources: Loaded(np.zeros((1, 6), np.float32), (1,))
+    kind.probe = kind.load = lambda sources: Loaded(np.zeros((1, 6), np.float32), MediaShape((1,)))
 
 
 def load_in_place(kind: MediaKind) -> None:
     def load(sources: Any) -> Loaded:
         array = kind.array(sources)
         array *= 0.5
-        return Loaded(array.copy(), (len(array),))
+        return Loaded(array.copy(), MediaShape((len(array),)))
 
     kind.load = load
 
 
 def probe_off_by_one(kind: MediaKind) -> None:
     probe = kind.probe
-    kind.probe = lambda sources: replace(probe(sources), size=(probe(sources).size[0] + 1,))
+
+    def off_by_one(sources: Any) -> Probe:
+        told = probe(sources)
+        return replace(told, shape=MediaShape((told.shape.size[0] + 1,)))
+
+    kind.probe = off_by_one
 
 
 def split_without_numbers(kind: MediaKind) -> None:
@@ -202,7 +207,7 @@ KIND_MUTANTS = [
     Mutant(
         strangers.TestPlay,
         probe_off_by_one,
-        "test_probe_tells_the_size_that_load_gives",
+        "test_probe_tells_the_shape_that_load_gives",
         "probe says",
     ),
     Mutant(
@@ -228,8 +233,9 @@ def kind_mutant(mutant: Mutant) -> Any:
 
 
 def plan_off_by_one(adapter: MediaAdapter) -> None:
-    def plan(size: tuple[int, ...], options: Any) -> MediaPlan:
-        return MediaPlan(size[0] + 1, (0,) * (size[0] + 1))
+    def plan(shape: MediaShape, options: Any) -> MediaPlan:
+        num_tokens = shape.size[0] + 1
+        return MediaPlan(num_tokens, (0,) * num_tokens)
 
     adapter.plan = plan
 
@@ -237,15 +243,15 @@ def plan_off_by_one(adapter: MediaAdapter) -> None:
 def plan_that_remembers(adapter: MediaAdapter) -> None:
     plan, seen = adapter.plan, []
 
-    def remembering(size: tuple[int, ...], options: Any) -> MediaPlan:
-        seen.append(size)
-        return replace(plan(size, options), grid=(len(seen),))
+    def remembering(shape: MediaShape, options: Any) -> MediaPlan:
+        seen.append(shape)
+        return replace(plan(shape, options), grid=(len(seen),))
 
     adapter.plan = remembering
 
 
 def plan_that_raises_its_own_error(adapter: MediaAdapter) -> None:
-    adapter.plan = lambda size, options: 1 // 0
+    adapter.plan = lambda shape, options: 1 // 0
 
 
 def process_in_place(adapter: MediaAdapter) -> None:
@@ -282,7 +288,7 @@ def option_that_is_not_in_the_key(adapter: MediaAdapter) -> None:
 
 
 def worst_case_too_small(adapter: MediaAdapter) -> None:
-    adapter.worst_case = lambda options: (5,)
+    adapter.worst_case = lambda options, io_options: MediaShape((5,))
 
 
 def placeholder_that_is_not_in_its_context(adapter: MediaAdapter) -> None:
@@ -304,13 +310,13 @@ ADAPTER_MUTANTS = [
     Mutant(
         strangers.TestPlayAdapter,
         plan_that_remembers,
-        "test_plans_follow_from_size_and_options_alone",
+        "test_plans_follow_from_shape_and_options_alone",
         "planned before it",
     ),
     Mutant(
         strangers.TestPlayAdapter,
         plan_that_raises_its_own_error,
-        "test_a_size_is_planned_or_refused_as_media",
+        "test_a_shape_is_planned_or_refused_as_media",
         "raised ZeroDivisionError",
     ),
     Mutant(
@@ -533,7 +539,7 @@ def trusts_the_grid(adapter: Any) -> None:
 
 
 def forgets_max_pixels(adapter: Any) -> None:
-    adapter.worst_case = lambda options: (448, 448)
+    adapter.worst_case = lambda options, io_options: MediaShape((448, 448))
 
 
 @pytest.mark.parametrize(

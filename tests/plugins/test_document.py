@@ -41,13 +41,13 @@ def test_the_pages_messages_are_the_real_ones(installed: Any, tmp_path: Path) ->
     from sensorium.plugins.discovery import discover
 
     sources = {
-        "it states api = 2; this sensorium-core serves api = 1": "api = 2",
-        "it states no api; this sensorium-core serves api = 1": "",
+        "it states api = 1; this sensorium-core serves api = 2": "api = 1",
+        "it states no api; this sensorium-core serves api = 2": "",
         "sensorium_media_kind is no hook; did you mean sensorium_media_kinds?": (
-            "api = 1\ndef sensorium_media_kind(): pass"
+            "api = 2\ndef sensorium_media_kind(): pass"
         ),
         "its sensorium_assets lacks the decorator @hookimpl": (
-            "api = 1\ndef sensorium_assets(): pass"
+            "api = 2\ndef sensorium_assets(): pass"
         ),
     }
     for number, (message, source) in enumerate(sources.items()):

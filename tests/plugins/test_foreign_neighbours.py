@@ -105,7 +105,7 @@ def test_a_request_for_what_two_claim_is_told_and_a_choice_mends_it(
         from sensorium.plugins import hookimpl
         from scent_for_sensorium.scent import Scent
 
-        api = 1
+        api = 2
 
         class Stench(Scent):
             pass

@@ -12,21 +12,21 @@ pytestmark = pytest.mark.slow
 
 HEAD = """
 from sensorium.plugins import *
-from sensorium.types import Loaded, MediaItem, MediaPlan, Probe
-api = 1
+from sensorium.types import Loaded, MediaItem, MediaShape, MediaPlan, Probe
+api = 2
 
 class Kind(MediaKind):
     def split(self, value): return []
     def parse_part(self, part_type, value): return MediaItem(self.name, 0)
-    def probe(self, sources): return Probe((1,), 1)
-    def load(self, sources): return Loaded(None, (1,))
+    def probe(self, sources): return Probe(MediaShape((1,)), 1)
+    def load(self, sources): return Loaded(None, MediaShape((1,)))
     def digest(self, sources): return bytes(32)
 
 class Adapter(MediaAdapter):
     def placeholder(self, index): return Placeholder("<x>", (), "<x>")
-    def plan(self, size, options): return MediaPlan(1, (0,))
+    def plan(self, shape, options): return MediaPlan(1, (0,))
     def process(self, loaded, plan, options): return {}
-    def worst_case(self, options): return (1,)
+    def worst_case(self, options, io_options): return MediaShape((1,))
 
 class Family(ModelFamily):
     def decoder_config(self, config): raise NotImplementedError
@@ -173,8 +173,8 @@ SOUND = "sound:main (1.0, module sound_plugin)\n  kinds:      taste\n"
         ("def broken(:", "importing broken_plugin raised SyntaxError: invalid syntax"),
         ("import sys; sys.exit('bye')", "importing broken_plugin raised SystemExit: bye"),
         ("class Odd(BaseException): pass\nraise Odd", "importing broken_plugin raised Odd"),
-        (HEAD.replace("api = 1", "api = 2"), "it states api = 2; this sensorium-core serves api ="),
-        (HEAD.replace("api = 1", ""), "it states no api; this sensorium-core serves api = 1"),
+        (HEAD.replace("api = 2", "api = 1"), "it states api = 1; this sensorium-core serves api ="),
+        (HEAD.replace("api = 2", ""), "it states no api; this sensorium-core serves api = 2"),
         (
             HEAD + KIND.replace("media_kinds", "media_kind"),
             "sensorium_media_kind is no hook; did you mean sensorium_media_kinds?",
@@ -295,7 +295,7 @@ def test_a_distribution_that_is_there_twice_counts_once_the_first(wheelhouse: An
 def test_commands_and_assets_come_with_wheels(wheelhouse: Any) -> None:
     brings = """
     from sensorium.plugins import Command, hookimpl
-    api = 1
+    api = 2
 
     @hookimpl
     def sensorium_commands():

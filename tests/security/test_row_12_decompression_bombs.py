@@ -90,14 +90,14 @@ def test_an_applications_own_limit_does_not_matter() -> None:
         Image.MAX_IMAGE_PIXELS = 100
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            assert KIND.load([BytesSource(data)]).size == (64, 64)
+            assert KIND.load([BytesSource(data)]).shape.size == (64, 64)
     finally:
         Image.MAX_IMAGE_PIXELS = limit
 
 
 def test_the_budget_is_the_operators() -> None:
     kind = ImageKind({"max_image_pixels": 100})
-    assert kind.probe([BytesSource(png(10, 10, rows=10))]).size == (10, 10)
+    assert kind.probe([BytesSource(png(10, 10, rows=10))]).shape.size == (10, 10)
     for source in (BytesSource(png(101, 1)), ValueSource(np.zeros((1, 101, 3), np.uint8))):
         with pytest.raises(LimitError, match=r"it is 101×1, 101 pixels; .* allows 100"):
             kind.probe([source])

@@ -15,7 +15,7 @@ from sensorium.checkpoint import Checkpoint, open_checkpoint
 from sensorium.config import EngineConfig
 from sensorium.models.load import load_encoder
 from sensorium.plugins import EncoderContext, MediaAdapter, ModelContext, ModelFamily
-from sensorium.types import Loaded
+from sensorium.types import Loaded, MediaShape
 
 
 class NoTokenizer:
@@ -91,7 +91,7 @@ def random_image(height: int, width: int, seed: int) -> np.ndarray[Any, np.dtype
 
 def loaded(pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> Loaded:
     """As the kind hands an item to an adapter."""
-    return Loaded(value=pixels, size=pixels.shape[:2])
+    return Loaded(pixels, MediaShape(pixels.shape[:2]))
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ from sensorium.plugins import Encoder, MediaAdapter, MediaKind
 from sensorium.testing.adapter import MediaAdapterContract
 from sensorium.testing.family import ModelFamilyContract
 from sensorium.testing.kind import MediaKindContract
-from sensorium.types import Loaded, MediaPlan
+from sensorium.types import Loaded, MediaPlan, MediaShape
 from sensorium_media_image.families.llava import LlavaFamily, LlavaImages
 from sensorium_media_image.families.qwen_vl import QwenImages, QwenVLFamily
 from sensorium_media_image.kind import ImageKind
@@ -119,8 +119,9 @@ class _ImageAdapterContract(MediaAdapterContract):
         sizes = [(56, 56), (90, 130), (200, 40), (1, 3), (150, 250)]
         return [picture(*size, seed) for seed, size in enumerate(sizes)]
 
-    def sizes(self) -> Sequence[tuple[int, ...]]:
-        return [(1, 1), (1, 200), (1, 201), (10000, 1), (28, 28), (4000, 4000), (16384, 100)]
+    def shapes(self) -> Sequence[MediaShape]:
+        sizes = [(1, 1), (1, 200), (1, 201), (10000, 1), (28, 28), (4000, 4000), (16384, 100)]
+        return [MediaShape(size) for size in sizes]
 
 
 class TestLlavaImages(_ImageAdapterContract):

@@ -37,6 +37,7 @@ from sensorium.types import (
     Loaded,
     MediaItem,
     MediaPlan,
+    MediaShape,
     MediaSpan,
     PreparedItem,
     Probe,
@@ -44,7 +45,7 @@ from sensorium.types import (
     ValueSource,
 )
 
-api = 1
+api = 2
 NUM_PITCHES = 4
 ARCHITECTURES = ("DuetForCausalLM", "Qwen2ForCausalLM")
 
@@ -85,12 +86,14 @@ class Duet(MediaKind):
 
     def probe(self, sources: Sequence[Source]) -> Probe:
         melodies = _melodies(sources)
-        return Probe((len(melodies[0]),), sum(melody.nbytes for melody in melodies))
+        return Probe(MediaShape((len(melodies[0]),)), sum(melody.nbytes for melody in melodies))
 
     def load(self, sources: Sequence[Source]) -> Loaded:
         melodies = _melodies(sources)
-        beat = Loaded(np.mean(melodies, axis=(0, 1))[None], (1,))
-        return Loaded(melodies, (len(melodies[0]),), (DerivedItem("beat", "beat", beat),))
+        beat = Loaded(np.mean(melodies, axis=(0, 1))[None], MediaShape((1,)))
+        return Loaded(
+            melodies, MediaShape((len(melodies[0]),)), (DerivedItem("beat", "beat", beat),)
+        )
 
     def digest(self, sources: Sequence[Source]) -> bytes:
         return Digest("duet").add(_melodies(sources)).digest()
@@ -132,8 +135,8 @@ class DuetAdapter(MediaAdapter):
     def placeholder(self, index: int) -> Placeholder:
         return Placeholder("<duet>", (), "<duet>")
 
-    def plan(self, size: tuple[int, ...], options: Mapping[str, Any]) -> MediaPlan:
-        return MediaPlan(2 * size[0], (0,) * (2 * size[0]))
+    def plan(self, shape: MediaShape, options: Mapping[str, Any]) -> MediaPlan:
+        return MediaPlan(2 * shape.size[0], (0,) * (2 * shape.size[0]))
 
     def process(
         self, loaded: Loaded, plan: MediaPlan, options: Mapping[str, Any]
@@ -141,8 +144,8 @@ class DuetAdapter(MediaAdapter):
         notes = [{"notes": torch.from_numpy(melody)} for melody in loaded.value]
         return dict(zip(self.encoders, notes, strict=True))
 
-    def worst_case(self, options: Mapping[str, Any]) -> tuple[int, ...]:
-        return (8,)
+    def worst_case(self, options: Mapping[str, Any], io_options: Mapping[str, Any]) -> MediaShape:
+        return MediaShape((8,))
 
 
 class BeatAdapter(MediaAdapter):
@@ -153,7 +156,7 @@ class BeatAdapter(MediaAdapter):
     def placeholder(self, index: int) -> Placeholder:
         return Placeholder("<beat>", (), "<beat>")
 
-    def plan(self, size: tuple[int, ...], options: Mapping[str, Any]) -> MediaPlan:
+    def plan(self, shape: MediaShape, options: Mapping[str, Any]) -> MediaPlan:
         return MediaPlan(1, (0,))
 
     def process(
@@ -161,8 +164,8 @@ class BeatAdapter(MediaAdapter):
     ) -> Mapping[str, Features]:
         return {"left": {"notes": torch.from_numpy(loaded.value)}}
 
-    def worst_case(self, options: Mapping[str, Any]) -> tuple[int, ...]:
-        return (1,)
+    def worst_case(self, options: Mapping[str, Any], io_options: Mapping[str, Any]) -> MediaShape:
+        return MediaShape((1,))
 
 
 class DuetFamily(Qwen2Family):

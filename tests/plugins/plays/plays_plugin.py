@@ -38,6 +38,7 @@ from sensorium.types import (
     Loaded,
     MediaItem,
     MediaPlan,
+    MediaShape,
     MediaSpan,
     PreparedItem,
     Probe,
@@ -45,7 +46,7 @@ from sensorium.types import (
     ValueSource,
 )
 
-api = 1
+api = 2
 ARCHITECTURE = "PlayForCausalLM"
 NUM_COLUMNS, BEATS_PER_ACT, NUM_BEAT_COLUMNS, MOST_ACTS = 6, 2, 3, 40
 
@@ -78,17 +79,17 @@ class ArrayKind(MediaKind):
 
     def probe(self, sources: Sequence[Source]) -> Probe:
         array = self.array(sources)
-        return Probe((len(array),), 4 * array.size)
+        return Probe(MediaShape((len(array),)), 4 * array.size)
 
     def load(self, sources: Sequence[Source]) -> Loaded:
         array = self.array(sources).astype(np.float32)
-        return Loaded(array, (len(array),))
+        return Loaded(array, MediaShape((len(array),)))
 
     def digest(self, sources: Sequence[Source]) -> bytes:
         return Digest(self.name).add(self.array(sources)).digest()
 
-    def blank(self, size: tuple[int, ...]) -> Loaded:
-        return Loaded(np.zeros((size[0], self.num_columns), np.float32), size)
+    def blank(self, shape: MediaShape) -> Loaded:
+        return Loaded(np.zeros((shape.size[0], self.num_columns), np.float32), shape)
 
 
 class Score(ArrayKind):
@@ -106,8 +107,9 @@ class Play(ArrayKind):
     def load(self, sources: Sequence[Source]) -> Loaded:
         acts = super().load(sources).value
         beats = np.concatenate([acts[:, :3], acts[:, 3:].cumsum(axis=0)], axis=1)
-        score = Loaded(beats.reshape(-1, NUM_BEAT_COLUMNS).copy(), (BEATS_PER_ACT * len(acts),))
-        return Loaded(acts, (len(acts),), (DerivedItem("score", "score", score),))
+        score_shape = MediaShape((BEATS_PER_ACT * len(acts),))
+        score = Loaded(beats.reshape(-1, NUM_BEAT_COLUMNS).copy(), score_shape)
+        return Loaded(acts, MediaShape((len(acts),)), (DerivedItem("score", "score", score),))
 
 
 class Reader(torch.nn.Module):
@@ -147,10 +149,11 @@ class ArrayAdapter(MediaAdapter):
     def placeholder(self, index: int) -> Placeholder:
         return Placeholder(f"<{self.kind}>", (), f"<{self.kind}>")
 
-    def plan(self, size: tuple[int, ...], options: Mapping[str, Any]) -> MediaPlan:
-        if not 0 < size[0] <= self.longest:
-            raise MediaError(f"it has {size[0]} rows; 1 to {self.longest} are allowed.")
-        return MediaPlan(size[0], (0,) * size[0])
+    def plan(self, shape: MediaShape, options: Mapping[str, Any]) -> MediaPlan:
+        (length,) = shape.size
+        if not 0 < length <= self.longest:
+            raise MediaError(f"it has {length} rows; 1 to {self.longest} are allowed.")
+        return MediaPlan(length, (0,) * length)
 
     def process(
         self, loaded: Loaded, plan: MediaPlan, options: Mapping[str, Any]
@@ -158,8 +161,8 @@ class ArrayAdapter(MediaAdapter):
         gain = float(options.get("gain", 1.0))
         return {self.encoders[0]: {"rows": torch.from_numpy(gain * loaded.value)}}
 
-    def worst_case(self, options: Mapping[str, Any]) -> tuple[int, ...]:
-        return (self.longest,)
+    def worst_case(self, options: Mapping[str, Any], io_options: Mapping[str, Any]) -> MediaShape:
+        return MediaShape((self.longest,))
 
 
 class PlayAdapter(ArrayAdapter):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ class Checkpoint:
         generation: ``generation_config.json``; {} if there is none or it isn't wanted.
         processor: ``processor_config.json`` with ``preprocessor_config.json`` laid over it;
             {} if there is neither.
+        other_configs: name → another checkpoint's ``config.json``, as its family asked for it.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Checkpoint:
     config: Mapping[str, Any]
     generation: Mapping[str, Any]
     processor: Mapping[str, Any]
+    other_configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def architecture(self) -> str:
@@ -110,6 +112,19 @@ def open_checkpoint(config: EngineConfig) -> Checkpoint:
         generation=generation or {},
         processor={**processor, **preprocessor},
     )
+
+
+def read_other_config(name: str, download_dir: str | None) -> dict[str, Any]:
+    """The ``config.json`` of another checkpoint, a folder or a hub name; nothing else of it.
+
+    Raises:
+        ConfigError: no such checkpoint, or it has none.
+    """
+    folder = resolve_folder(name, download_dir=download_dir, patterns=("config.json",))
+    config = read_json(folder / "config.json")
+    if config is None:
+        raise ConfigError(f"{name} has no config.json.")
+    return config
 
 
 def resolve_folder(

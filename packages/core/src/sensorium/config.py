@@ -96,7 +96,7 @@ class EngineConfig:
     max_num_seqs: int = 64
     mm_processor_cache_gb: float = 4.0
     mm_encoder_cache_gb: float = 1.0
-    limit_mm_per_prompt: Mapping[str, int | Mapping[str, int]] = field(default_factory=dict)
+    limit_mm_per_prompt: Mapping[str, int | Mapping[str, int | float]] = field(default_factory=dict)
     media_io_kwargs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     mm_processor_kwargs: Mapping[str, Any] = field(default_factory=dict)
     media_threads: int | None = None

@@ -104,22 +104,44 @@ class MediaItem:
         return f"{self.kind} {self.index}"
 
 
+#: A plain value, or several: what a fact about an item may be.
+Fact = str | int | float | bool | None | tuple[str | int | float | bool | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MediaShape:
+    """All that a plan may depend on of an item's content; hashable.
+
+    Attributes:
+        size: its extents, in the order of ``MediaKind.size_names``.
+        facts: what else the kind tells of an item (a sampling rate, a duration, times), by the
+            names in ``MediaKind.fact_names``: plain values and tuples of them.
+    """
+
+    size: tuple[int, ...]
+    facts: Mapping[str, Fact] = field(default_factory=dict)
+
+    def __hash__(self) -> int:
+        return hash((self.size, frozenset(self.facts.items())))
+
+
 @dataclass(frozen=True, slots=True)
 class Probe:
     """What a header says, before decoding.
 
     Attributes:
-        size: in the kind's own order of dimensions, (height, width) for a flat picture.
+        shape: the item's, as ``Loaded`` will have it. Facts that only decoding tells may be
+            missing here; the size may not differ.
         decoded_bytes: how much memory decoding will take.
     """
 
-    size: tuple[int, ...]
+    shape: MediaShape
     decoded_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
 class DerivedItem:
-    """An item of another kind found inside one that was loaded (a film's soundtrack).
+    """An item of another kind found inside one that was loaded.
 
     Its key is made of the parent's key, its kind and its name.
     """
@@ -131,16 +153,26 @@ class DerivedItem:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A decoded item: its value as its kind defines it, its size, and what it contained."""
+    """A decoded item.
+
+    Attributes:
+        value: as its kind defines it; or a ``sensorium.plugins.MediaReader``, an opened item from
+            which ``MediaAdapter.process`` pulls piece by piece and which core closes.
+        shape: what its plan is made from.
+        derived: items of other kinds found inside it.
+    """
 
     value: Any
-    size: tuple[int, ...]
+    shape: MediaShape
     derived: tuple[DerivedItem, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class MediaPlan:
-    """What an item will cost and look like to the model, known from its size alone.
+    """What an item will cost and look like to the model, known from its shape alone.
+
+    Which item of the prompt it is (``PreparedItem.index``) isn't known to it, and so is no part of
+    its ids: ``ModelFamily.compose`` adds what depends on the index.
 
     Attributes:
         num_tokens: embedding rows that its encoders return together (in the order in which

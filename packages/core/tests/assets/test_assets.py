@@ -22,7 +22,7 @@ def _plugin(kinds: dict[str, ModuleType]) -> ModuleType:
         return kinds
 
     module: Any = ModuleType("plugin")
-    module.api = 1
+    module.api = 2
     module.sensorium_assets = hookimpl(assets)
     return module  # type: ignore[no-any-return]
 

@@ -14,7 +14,7 @@ from sensorium.logger import logger
 SNIFF = """
 from sensorium.errors import ConfigError
 from sensorium.plugins import Command, hookimpl
-api = 1
+api = 2
 
 def add_arguments(parser):
     parser.add_argument("--times", type=int, default=1)
@@ -103,16 +103,16 @@ def test_a_command_whose_options_fail_is_told(plug: Any, capsys: Any) -> None:
 def test_plugins_lists_what_works_and_what_failed(plug: Any, capsys: Any) -> None:
     plug("noses", SNIFF)
     plug("newer", "api = 2")
-    plug("empty", "api = 1")
+    plug("empty", "api = 2")
     assert main(["plugins"]) == 0
     assert capsys.readouterr().out.splitlines() == [
-        "3 plugins, 1 failed; this core serves api = 1.",
+        "3 plugins, 1 failed; this core serves api = 2.",
         "",
         "empty:main (1.0, module empty_plugin_of_test)",
         "  brings nothing",
         "",
         "newer:main (1.0, module newer_plugin_of_test)",
-        "  FAILED: it states api = 2; this sensorium-core serves api = 1",
+        "  FAILED: it states api = 2; this sensorium-core serves api = 2",
         "",
         "noses:main (1.0, module noses_plugin_of_test)",
         "  commands:   sniff",

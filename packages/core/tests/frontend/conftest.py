@@ -11,7 +11,16 @@ from tiny_tokenizers import write_llama_like, write_qwen_like
 from sensorium.errors import MediaError
 from sensorium.plugins import MediaAdapter, MediaKind, Placeholder
 from sensorium.tokenizer import Tokenizer
-from sensorium.types import Features, Loaded, MediaItem, MediaPlan, Probe, Source, ValueSource
+from sensorium.types import (
+    Features,
+    Loaded,
+    MediaItem,
+    MediaPlan,
+    MediaShape,
+    Probe,
+    Source,
+    ValueSource,
+)
 
 
 class Kind(MediaKind):
@@ -74,7 +83,7 @@ class Adapter(MediaAdapter):
     def template_part(self) -> Mapping[str, Any] | None:
         return self._part
 
-    def plan(self, size: tuple[int, ...], options: Mapping[str, Any]) -> MediaPlan:
+    def plan(self, shape: MediaShape, options: Mapping[str, Any]) -> MediaPlan:
         raise NotImplementedError
 
     def process(
@@ -82,7 +91,7 @@ class Adapter(MediaAdapter):
     ) -> Mapping[str, Features]:
         raise NotImplementedError
 
-    def worst_case(self, options: Mapping[str, Any]) -> tuple[int, ...]:
+    def worst_case(self, options: Mapping[str, Any], io_options: Mapping[str, Any]) -> MediaShape:
         raise NotImplementedError
 
 

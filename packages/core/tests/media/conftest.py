@@ -20,6 +20,7 @@ from sensorium.types import (
     Loaded,
     MediaItem,
     MediaPlan,
+    MediaShape,
     Probe,
     Source,
     UrlSource,
@@ -66,7 +67,7 @@ class NoteKind(MediaKind):
     def probe(self, sources: Sequence[Source]) -> Probe:
         self.calls["probe"] += 1
         text = self.text(sources)
-        return Probe((len(text),), 10 * len(text))
+        return Probe(MediaShape((len(text),)), 10 * len(text))
 
     def load(self, sources: Sequence[Source]) -> Loaded:
         self.calls["load"] += 1
@@ -75,9 +76,9 @@ class NoteKind(MediaKind):
         text = self.text(sources)
         if "!" in text:
             raise OSError("libnote: broken at 0x7fff1234")
-        echo = Loaded(text[::-1], (len(text),))
+        echo = Loaded(text[::-1], MediaShape((len(text),)))
         derived = [DerivedItem(kind, "echo", echo) for kind in ("echo", "unknown") if "~" in text]
-        return Loaded(text, (len(text),), tuple(derived))
+        return Loaded(text, MediaShape((len(text),)), tuple(derived))
 
     def digest(self, sources: Sequence[Source]) -> bytes:
         self.calls["digest"] += 1
@@ -113,11 +114,11 @@ class NoteAdapter(MediaAdapter):
             raise RequestError(f"gain is {kwargs['gain']}; it must be at least 1.")
         return {"gain": kwargs.get("gain", 1)}
 
-    def plan(self, size: tuple[int, ...], options: Mapping[str, Any]) -> MediaPlan:
+    def plan(self, shape: MediaShape, options: Mapping[str, Any]) -> MediaPlan:
         self.calls["plan"] += 1
-        if size[0] > 50:
+        if shape.size[0] > 50:
             raise MediaError("a note has at most 50 characters.")
-        return MediaPlan(size[0], (7,) * size[0])
+        return MediaPlan(shape.size[0], (7,) * shape.size[0])
 
     def process(
         self, loaded: Loaded, plan: MediaPlan, options: Mapping[str, Any]
@@ -128,8 +129,8 @@ class NoteAdapter(MediaAdapter):
         codes = [options["gain"] * ord(c) for c in loaded.value]
         return {"reader": {"codes": torch.tensor(codes, dtype=torch.int32)}}
 
-    def worst_case(self, options: Mapping[str, Any]) -> tuple[int, ...]:
-        return (50,)
+    def worst_case(self, options: Mapping[str, Any], io_options: Mapping[str, Any]) -> MediaShape:
+        return MediaShape((50,))
 
 
 class EchoAdapter(NoteAdapter):

@@ -10,6 +10,7 @@ import pytest
 
 from sensorium.decoder_config import DecoderConfig, RopeConfig
 from sensorium.plugins import (
+    API,
     EncoderSpec,
     MediaAdapter,
     MediaKind,
@@ -21,7 +22,7 @@ from sensorium.plugins import (
 from sensorium.plugins.catalogue import Catalogue
 from sensorium.plugins.discovery import in_process
 from sensorium.plugins.registry import Registry
-from sensorium.types import Loaded, MediaItem, MediaPlan, Probe
+from sensorium.types import Loaded, MediaItem, MediaPlan, MediaShape, Probe
 
 HOOKS = {
     "kinds": "sensorium_media_kinds",
@@ -40,10 +41,10 @@ class _Kind(MediaKind):
         return MediaItem(self.name, 0)
 
     def probe(self, sources: Any) -> Probe:
-        return Probe((1,), 1)
+        return Probe(MediaShape((1,)), 1)
 
     def load(self, sources: Any) -> Loaded:
-        return Loaded(None, (1,))
+        return Loaded(None, MediaShape((1,)))
 
     def digest(self, sources: Any) -> bytes:
         return bytes(32)
@@ -53,14 +54,14 @@ class _Adapter(MediaAdapter):
     def placeholder(self, index: int) -> Placeholder:
         return Placeholder("<x>", (), "<x>")
 
-    def plan(self, size: tuple[int, ...], options: Mapping[str, Any]) -> MediaPlan:
+    def plan(self, shape: MediaShape, options: Mapping[str, Any]) -> MediaPlan:
         return MediaPlan(1, (0,))
 
     def process(self, loaded: Loaded, plan: MediaPlan, options: Mapping[str, Any]) -> Any:
         return {}
 
-    def worst_case(self, options: Mapping[str, Any]) -> tuple[int, ...]:
-        return (1,)
+    def worst_case(self, options: Mapping[str, Any], io_options: Mapping[str, Any]) -> MediaShape:
+        return MediaShape((1,))
 
 
 class _Family(ModelFamily):
@@ -104,7 +105,7 @@ class Maker:
         given = {"architectures": architectures or ("ToyForCausalLM",), **attributes}
         return type("Family", (_Family,), given)()
 
-    def plugin(self, *, api: object = 1, **brings: Any) -> ModuleType:
+    def plugin(self, *, api: object = API, **brings: Any) -> ModuleType:
         """A plugin whose hooks return what is given, or raise it."""
         module = ModuleType("made_plugin")
         if api is not None:

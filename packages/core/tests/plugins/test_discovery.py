@@ -13,15 +13,15 @@ from sensorium.plugins.status import PluginStatus
 
 KIND = """
 from sensorium.plugins import MediaKind, hookimpl
-from sensorium.types import Loaded, MediaItem, Probe
-api = 1
+from sensorium.types import Loaded, MediaItem, MediaShape, Probe
+api = 2
 
 class Kind(MediaKind):
     name = "NAME"
     def split(self, value): return []
     def parse_part(self, part_type, value): return MediaItem("NAME", 0)
-    def probe(self, sources): return Probe((1,), 1)
-    def load(self, sources): return Loaded(None, (1,))
+    def probe(self, sources): return Probe(MediaShape((1,)), 1)
+    def load(self, sources): return Loaded(None, MediaShape((1,)))
     def digest(self, sources): return bytes(32)
 
 @hookimpl

@@ -18,15 +18,15 @@ def _unmarked() -> Callable[[], list[Any]]:
     return hook
 
 
-@pytest.mark.parametrize("api", [0, 2, "1", True, 1.0])
+@pytest.mark.parametrize("api", [1, 3, "2", True, 2.0])
 def test_another_api_is_refused_naming_both(make: Any, api: object) -> None:
     plugin = in_process("stranger", make.plugin(api=api))
-    assert plugin.error == f"it states api = {api!r}; this sensorium-core serves api = 1"
+    assert plugin.error == f"it states api = {api!r}; this sensorium-core serves api = 2"
 
 
 def test_an_api_must_be_stated(make: Any) -> None:
     plugin = in_process("stranger", make.plugin(api=None))
-    assert plugin.error == "it states no api; this sensorium-core serves api = 1"
+    assert plugin.error == "it states no api; this sensorium-core serves api = 2"
 
 
 @pytest.mark.parametrize("marked", [True, False])
@@ -94,7 +94,7 @@ def test_another_projects_marker_does_not_count(make: Any) -> None:
 
 def test_an_object_may_be_a_plugin(make: Any) -> None:
     class Plugin:
-        api = 1
+        api = 2
 
         @hookimpl
         def sensorium_media_kinds(self) -> list[Any]:

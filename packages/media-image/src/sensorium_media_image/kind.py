@@ -15,7 +15,16 @@ from PIL import Image
 from sensorium.errors import LimitError, MediaError
 from sensorium.media.digest import Digest
 from sensorium.plugins.kind import MediaKind
-from sensorium.types import BytesSource, GivenEmbeds, Loaded, MediaItem, Probe, Source, ValueSource
+from sensorium.types import (
+    BytesSource,
+    GivenEmbeds,
+    Loaded,
+    MediaItem,
+    MediaShape,
+    Probe,
+    Source,
+    ValueSource,
+)
 from sensorium_media_image.arrays import (
     Array,
     Uint8Array,
@@ -52,6 +61,7 @@ class ImageKind(MediaKind):
     fetch_timeout_s: ClassVar[float] = 5.0
     # The pixel budget is the limit that counts; this one only has to leave it room.
     max_decoded_bytes: ClassVar[int] = DECODE_BYTES_PER_PIXEL * LARGEST_MAX_IMAGE_PIXELS
+    media_types: ClassVar[tuple[str, ...]] = ("image/*",)
     size_names: ClassVar[tuple[str, ...]] = ("height", "width")
 
     def __init__(self, options: Mapping[str, Any]) -> None:
@@ -83,10 +93,10 @@ class ImageKind(MediaKind):
             picture = value if isinstance(value, Image.Image) else None
         if picture is not None and header_orientation(picture) >= 5:
             height, width = width, height
-        return Probe((height, width), DECODE_BYTES_PER_PIXEL * height * width)
+        return Probe(MediaShape((height, width)), DECODE_BYTES_PER_PIXEL * height * width)
 
     def load(self, sources: Sequence[Source]) -> Loaded:
-        """Decodes to uint8 RGB, contiguous; size (height, width)."""
+        """Decodes to uint8 RGB, contiguous; shape (height, width)."""
         (source,) = sources
         background = self._options.rgba_background_color
         if isinstance(source, BytesSource):
@@ -98,7 +108,7 @@ class ImageKind(MediaKind):
                 rgb = decode_value(value, background)
             else:
                 rgb = _array_to_rgb(to_numpy(value), background)
-        return Loaded(rgb, (rgb.shape[0], rgb.shape[1]))
+        return Loaded(rgb, MediaShape(rgb.shape[:2]))
 
     def digest(self, sources: Sequence[Source]) -> bytes:
         """Encoded bytes as they are; of values everything that ``load`` looks at.
@@ -117,10 +127,10 @@ class ImageKind(MediaKind):
             digest.add("array").add(to_numpy(value))
         return digest.digest()
 
-    def blank(self, size: tuple[int, ...]) -> Loaded:
+    def blank(self, shape: MediaShape) -> Loaded:
         """A black image of this (height, width)."""
-        height, width = size
-        return Loaded(np.zeros((height, width, 3), dtype=np.uint8), (height, width))
+        height, width = shape.size
+        return Loaded(np.zeros((height, width, 3), dtype=np.uint8), shape)
 
     def _checked_header(self, data: bytes) -> Header:
         header = read_header(data)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from sensorium.plugins.family import ModelFamily
     from sensorium.plugins.kind import MediaKind
 
-api = 1
+api = 2
 
 
 @hookimpl

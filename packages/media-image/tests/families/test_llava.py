@@ -20,6 +20,7 @@ from PIL import Image
 from tiny_checkpoints import LLAVA_IMAGE_ID, make_llava
 
 from sensorium.errors import ConfigError, MediaError, RequestError
+from sensorium.types import MediaShape
 from sensorium_media_image.families.llava import LlavaFamily, LlavaImages
 from sensorium_media_image.manifests import load_manifest
 
@@ -117,15 +118,15 @@ def test_token_counts_are_those_of_transformers(strategy: str, tmp_path: Path) -
     for seed, size in enumerate([(56, 56), (100, 30), (33, 200)]):
         pixels = random_image(*size, seed)
         ids = processor(images=Image.fromarray(pixels), text="a<image>b")["input_ids"][0]
-        plan = adapter.plan(size, {})
+        plan = adapter.plan(MediaShape(size), {})
         assert plan.num_tokens == ids.count(LLAVA_IMAGE_ID)
         assert plan.token_ids == (LLAVA_IMAGE_ID,) * plan.num_tokens
 
 
 def test_the_published_checkpoint_takes_576_tokens_an_image() -> None:
     adapter = published_adapter()
-    assert adapter.plan((480, 640), {}).num_tokens == 576
-    assert adapter.worst_case({}) == (336, 336)
+    assert adapter.plan(MediaShape((480, 640)), {}).num_tokens == 576
+    assert adapter.worst_case({}, {}) == MediaShape((336, 336))
     placeholder = adapter.placeholder(3)
     assert (placeholder.text, placeholder.token_ids) == ("<image>", (32000,))
 
@@ -135,9 +136,9 @@ def test_extreme_shapes_work_or_are_refused_with_the_rule(size: tuple[int, int])
     adapter = published_adapter()
     if max(size) > 200:
         with pytest.raises(MediaError, match="at most 200 times the shorter"):
-            adapter.plan(size, {})
+            adapter.plan(MediaShape(size), {})
         return
-    plan = adapter.plan(size, {})
+    plan = adapter.plan(MediaShape(size), {})
     pixels = adapter.process(loaded(random_image(*size, seed=1)), plan, {})["tower"]["pixels"]
     assert tuple(pixels.shape) == (336, 336, 3)
 
@@ -159,7 +160,9 @@ def test_pixels_are_those_of_transformers_pil_backend(size: tuple[int, int]) -> 
         batch = processor(Image.fromarray(pixels), return_tensors="np")
     reference = batch["pixel_values"][0].transpose(1, 2, 0)
     adapter = published_adapter()
-    ours = adapter.process(loaded(pixels), adapter.plan(size, {}), {})["tower"]["pixels"].numpy()
+    ours = adapter.process(loaded(pixels), adapter.plan(MediaShape(size), {}), {})["tower"][
+        "pixels"
+    ].numpy()
     assert ours.dtype == np.uint8
     difference = np.abs(ours.astype(int) - reference)
     assert difference.max() <= 2
@@ -176,7 +179,9 @@ def test_padded_pixels_are_those_of_transformers(size: tuple[int, int]) -> None:
     with one_axis_resizes():  # it takes the colour from the mean, also where it doesn't normalise
         batch = processor(Image.fromarray(pixels), do_normalize=False, return_tensors="np")
     adapter = published_adapter(processor=options)
-    ours = adapter.process(loaded(pixels), adapter.plan(size, {}), {})["tower"]["pixels"].numpy()
+    ours = adapter.process(loaded(pixels), adapter.plan(MediaShape(size), {}), {})["tower"][
+        "pixels"
+    ].numpy()
     difference = np.abs(ours.astype(int) - batch["pixel_values"][0].transpose(1, 2, 0))
     assert difference.max() <= 2
     assert np.mean(difference > 0) <= 0.01
@@ -185,8 +190,8 @@ def test_padded_pixels_are_those_of_transformers(size: tuple[int, int]) -> None:
 def test_a_square_that_would_be_too_large_is_refused() -> None:
     adapter = published_adapter(processor=changed(do_pad=True))
     with pytest.raises(MediaError, match="100000000 pixels once padded to a square; this model"):
-        adapter.plan((10000, 100), {})
-    assert published_adapter().plan((10000, 100), {}).num_tokens == 576
+        adapter.plan(MediaShape((10000, 100)), {})
+    assert published_adapter().plan(MediaShape((10000, 100)), {}).num_tokens == 576
 
 
 @pytest.mark.gpu
@@ -202,7 +207,9 @@ def test_pixels_are_those_of_transformers_torchvision_backend(size: tuple[int, i
     batch = processor(Image.fromarray(pixels), return_tensors="pt")
     reference = batch["pixel_values"][0].permute(1, 2, 0).numpy()
     adapter = published_adapter()
-    ours = adapter.process(loaded(pixels), adapter.plan(size, {}), {})["tower"]["pixels"].numpy()
+    ours = adapter.process(loaded(pixels), adapter.plan(MediaShape(size), {}), {})["tower"][
+        "pixels"
+    ].numpy()
     assert np.array_equal(ours, reference)
 
 
@@ -210,7 +217,9 @@ def test_an_image_may_be_squeezed_instead_of_cropped() -> None:
     square = {"height": 336, "width": 336}
     adapter = published_adapter(processor=changed(do_center_crop=False, size=square))
     pixels = random_image(100, 200, seed=3)
-    ours = adapter.process(loaded(pixels), adapter.plan((100, 200), {}), {})["tower"]["pixels"]
+    ours = adapter.process(loaded(pixels), adapter.plan(MediaShape((100, 200)), {}), {})["tower"][
+        "pixels"
+    ]
     with one_axis_resizes():
         image = Image.fromarray(pixels).resize((336, 336), Image.Resampling.BICUBIC)
     assert np.abs(ours.numpy().astype(int) - np.asarray(image)).max() <= 2
@@ -228,9 +237,11 @@ def test_an_image_may_be_squeezed_instead_of_cropped() -> None:
 def test_other_spellings_of_the_same_options_are_read(processor: dict[str, Any]) -> None:
     adapter = published_adapter(processor=processor)
     pixels = random_image(50, 80, seed=4)
-    ours = adapter.process(loaded(pixels), adapter.plan((50, 80), {}), {})["tower"]["pixels"]
+    ours = adapter.process(loaded(pixels), adapter.plan(MediaShape((50, 80)), {}), {})["tower"][
+        "pixels"
+    ]
     reference = published_adapter()
-    expected = reference.process(loaded(pixels), reference.plan((50, 80), {}), {})
+    expected = reference.process(loaded(pixels), reference.plan(MediaShape((50, 80)), {}), {})
     assert np.array_equal(ours, expected["tower"]["pixels"])
 
 
@@ -261,7 +272,7 @@ def test_what_is_not_built_is_refused_by_name(processor: dict[str, Any], message
 def test_embeddings_are_planned_as_an_image_is() -> None:
     adapter = published_adapter()
     assert adapter.embeds_fields == ()
-    assert adapter.plan_embeds(576, {}, {}) == adapter.plan((480, 640), {})
+    assert adapter.plan_embeds(576, {}, {}) == adapter.plan(MediaShape((480, 640)), {})
     for num_rows in (1, 575, 577, 1152):
         with pytest.raises(
             RequestError, match=f"have {num_rows} rows; an image of this model has 576"

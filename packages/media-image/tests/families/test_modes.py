@@ -53,7 +53,7 @@ def features(adapter: MediaAdapter, data: bytes) -> np.ndarray[Any, Any]:
     """What the tower is given, as transformers' processor would lay it out."""
     image = KIND.load([BytesSource(data)])
     options = adapter.options({})
-    pixels = adapter.process(image, adapter.plan(image.size, options), options)["tower"]["pixels"]
+    pixels = adapter.process(image, adapter.plan(image.shape, options), options)["tower"]["pixels"]
     if isinstance(adapter, QwenImages):
         return raw_patches(pixels, adapter._tower)[0].numpy()
     return pixels.permute(2, 0, 1).numpy()

@@ -15,7 +15,7 @@ from PIL import Image
 
 from sensorium.errors import ConfigError, MediaError, RequestError
 from sensorium.plugins import Slot, TokenizedPrompt
-from sensorium.types import PreparedItem
+from sensorium.types import MediaShape, PreparedItem
 from sensorium_media_image.families.qwen_vl import QwenImages, QwenVLFamily
 from sensorium_media_image.manifests import load_manifest
 from sensorium_media_image.towers.qwen_config import QWEN2_5_VL, QWEN2_VL, read_tower_config
@@ -82,7 +82,9 @@ def test_qwen2_vl_differs_in_its_tower_alone(tmp_path: Path) -> None:
     adapter = QwenImages(model_context(FAMILY, older.config, older.preprocessor_config))
     options = adapter.options({})
     assert options == published_adapter().options({})
-    assert adapter.plan((480, 640), options) == published_adapter().plan((480, 640), options)
+    assert adapter.plan(MediaShape((480, 640)), options) == published_adapter().plan(
+        MediaShape((480, 640)), options
+    )
 
 
 def test_what_a_config_omits_is_the_published_default() -> None:
@@ -128,7 +130,7 @@ def test_token_counts_are_those_of_transformers() -> None:
             height, width = (int(10 ** draw.uniform(0.5, 3.6)) for _ in range(2))
             if max(height, width) > 200 * min(height, width):
                 continue
-            plan = adapter.plan((height, width), options)
+            plan = adapter.plan(MediaShape((height, width)), options)
             patches = reference.get_number_of_image_patches(height, width)
             assert plan.num_tokens == patches // 4
             assert plan.token_ids == (151655,) * plan.num_tokens
@@ -147,7 +149,7 @@ def test_a_prompt_is_composed_with_positions_on_three_axes() -> None:
     options = adapter.options({})
     items = []
     for index, size in enumerate([(56, 84), (112, 56)]):
-        plan = adapter.plan(size, options)
+        plan = adapter.plan(MediaShape(size), options)
         items.append(PreparedItem("image", index, bytes([index] * 32), plan, {}))
     prompt = TokenizedPrompt(
         (10, 1, 151655, 2, 11, 1, 151655, 2, 12), (Slot("image", 0, 2, 1), Slot("image", 1, 6, 1))
@@ -181,9 +183,9 @@ def test_extreme_shapes_work_or_are_refused_with_the_rule(size: tuple[int, int])
     options = adapter.options({})
     if max(size) > 200:
         with pytest.raises(MediaError, match="at most 200 times the shorter"):
-            adapter.plan(size, options)
+            adapter.plan(MediaShape(size), options)
         return
-    plan = adapter.plan(size, options)
+    plan = adapter.plan(MediaShape(size), options)
     pixels = adapter.process(loaded(random_image(*size, seed=1)), plan, options)["tower"]["pixels"]
     assert pixels.shape[1] * pixels.shape[2] == 28 * 28 * plan.num_tokens
 
@@ -218,8 +220,8 @@ def test_both_spellings_of_the_bounds_are_taken(kwargs: dict[str, Any]) -> None:
     adapter = published_adapter()
     options = adapter.options(kwargs)
     assert options == {"min_pixels": 50176, "max_pixels": 100352}
-    assert adapter.plan((2000, 1000), options).num_tokens <= 128
-    assert adapter.plan((28, 28), options).num_tokens >= 64
+    assert adapter.plan(MediaShape((2000, 1000)), options).num_tokens <= 128
+    assert adapter.plan(MediaShape((28, 28)), options).num_tokens >= 64
 
 
 @pytest.mark.parametrize(
@@ -269,7 +271,9 @@ def own_patches(pixels: np.ndarray) -> tuple[torch.Tensor, tuple[int, int, int]]
     """What the tower makes of what ``process`` returns, not normalised."""
     adapter = published_adapter()
     options = adapter.options({})
-    features = adapter.process(loaded(pixels), adapter.plan(pixels.shape[:2], options), options)
+    features = adapter.process(
+        loaded(pixels), adapter.plan(MediaShape(pixels.shape[:2]), options), options
+    )
     assert features["tower"]["pixels"].dtype == torch.uint8
     return raw_patches(features["tower"]["pixels"], read_tower_config(PUBLISHED.config, QWEN2_5_VL))
 
@@ -322,7 +326,7 @@ def test_a_thousand_sizes_take_the_grids_of_transformers() -> None:
         given = size_kwargs(rng, smallest, largest)
         if max(height, width) > 200 * min(height, width):
             continue
-        plan = adapter.plan((height, width), adapter.options(given))
+        plan = adapter.plan(MediaShape((height, width)), adapter.options(given))
         expected = processor.get_number_of_image_patches(height, width, bound)
         assert plan.num_tokens * 4 == expected, (height, width, given)
         assert plan.grid[0] * plan.grid[1] * plan.grid[2] == plan.num_tokens
@@ -344,7 +348,7 @@ def test_grids_are_those_that_transformers_makes(size: tuple[int, int]) -> None:
     processor = Qwen2VLImageProcessorPil(**PUBLISHED.preprocessor_config)
     batch = processor(Image.fromarray(random_image(*size, seed=3)), return_tensors="np")
     adapter = published_adapter()
-    time, rows, columns = adapter.plan(size, adapter.options({})).grid
+    time, rows, columns = adapter.plan(MediaShape(size), adapter.options({})).grid
     assert [time, 2 * rows, 2 * columns] == batch["image_grid_thw"][0].tolist()
 
 
@@ -354,7 +358,7 @@ def test_grids_are_those_that_transformers_makes(size: tuple[int, int]) -> None:
 def test_embeddings_are_planned_as_the_image_of_their_grid() -> None:
     adapter = published_adapter()
     assert adapter.embeds_fields == ("image_grid_thw",)
-    plan = adapter.plan((480, 640), adapter.options({}))
+    plan = adapter.plan(MediaShape((480, 640)), adapter.options({}))
     _, rows, columns = plan.grid
     grid = torch.tensor([1, 2 * rows, 2 * columns])
     assert adapter.plan_embeds(plan.num_tokens, {"image_grid_thw": grid}, {}) == plan

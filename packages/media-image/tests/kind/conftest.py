@@ -48,8 +48,8 @@ def load() -> Callable[..., np.ndarray[Any, Any]]:
         assert rgb.dtype == np.uint8
         assert rgb.flags.c_contiguous
         assert rgb.flags.writeable
-        assert (*loaded.size, 3) == rgb.shape
-        assert probe.size == loaded.size
+        assert (*loaded.shape.size, 3) == rgb.shape
+        assert probe.shape == loaded.shape
         assert probe.decoded_bytes >= rgb.nbytes
         return rgb
 

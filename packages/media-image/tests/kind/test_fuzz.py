@@ -36,8 +36,8 @@ def outcome(kind: ImageKind, data: bytes) -> str:
     except (MediaError, LimitError) as error:
         assert str(error).endswith(".")  # noqa: PT017 - which outcome it is isn't known before
         return type(error).__name__
-    assert loaded.value.shape == (*loaded.size, 3)
-    assert sorted(probe.size) == sorted(loaded.size)
+    assert loaded.value.shape == (*loaded.shape.size, 3)
+    assert sorted(probe.shape.size) == sorted(loaded.shape.size)
     return "loaded"
 
 

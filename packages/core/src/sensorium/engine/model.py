@@ -6,10 +6,17 @@ The frontend and the engine each need it, in one process or in two.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from sensorium.checkpoint import TEXT_PATTERNS, Checkpoint, open_checkpoint, resolve_folder
+from sensorium.checkpoint import (
+    TEXT_PATTERNS,
+    Checkpoint,
+    merge,
+    open_checkpoint,
+    read_other_config,
+    resolve_folder,
+)
 from sensorium.config import EngineConfig
 from sensorium.errors import ConfigError
 from sensorium.plugins import MediaAdapter, MediaKind, ModelContext, ModelFamily
@@ -53,6 +60,7 @@ def open_model(config: EngineConfig, registry: Registry) -> Model:
     tokenizer = load_tokenizer(config, checkpoint)
     architecture = checkpoint.architecture
     family = registry.family(architecture)
+    checkpoint = complete(checkpoint, family, config)
     decoder = family.decoder_config(checkpoint.config)
 
     def context(owner: object) -> ModelContext:
@@ -63,15 +71,32 @@ def open_model(config: EngineConfig, registry: Registry) -> Model:
             decoder=decoder,
             tokenizer=tokenizer,
             plugin_options=registry.options_of(owner, config.plugin_options),
+            other_configs=checkpoint.other_configs,
         )
 
     registry.check_plugin_options(config.plugin_options)
     kinds, adapters = {}, {}
     for name, adapter in registry.adapters(architecture).items():
+        if not adapter.serves(context(adapter)):
+            continue
         kinds[name] = registry.kind(name)(config.media_io_kwargs.get(name, {}))
         adapters[name] = adapter(context(adapter))
     check_kind_options("media_io_kwargs", config.media_io_kwargs, kinds, registry, architecture)
     return Model(checkpoint, tokenizer, registry, family, context(family), kinds, adapters)
+
+
+def complete(checkpoint: Checkpoint, family: ModelFamily, config: EngineConfig) -> Checkpoint:
+    """The checkpoint with what its family needs of other checkpoints' ``config.json``.
+
+    Raises:
+        ConfigError: another checkpoint that can't be had.
+    """
+    named = family.other_configs(checkpoint.config)
+    if not named:
+        return checkpoint
+    others = {name: read_other_config(at, config.download_dir) for name, at in named.items()}
+    completed = family.complete_config(checkpoint.config, others)
+    return replace(checkpoint, config=merge(completed, config.hf_overrides), other_configs=others)
 
 
 def check_kind_options(
@@ -118,38 +143,41 @@ def item_limits(config: EngineConfig, model: Model) -> dict[str, int | None]:
 
 
 def check_sizes(name: str, given: Mapping[str, Any], kind: MediaKind) -> None:
-    """An entry of ``limit_mm_per_prompt`` in its long form."""
-    allowed = ("count", *kind.size_names)
+    """An entry of ``limit_mm_per_prompt`` in its long form: a count, extents and facts."""
+    allowed = ("count", *kind.size_names, *kind.fact_names)
     for key, value in given.items():
+        entry = f"limit_mm_per_prompt[{name!r}]"
         if key not in allowed:
+            raise ConfigError(f"{entry} has {key!r}; allowed are {', '.join(allowed)}.")
+        is_whole = isinstance(value, int) and not isinstance(value, bool)
+        if key in kind.size_names and not (is_whole and value >= 1):
             raise ConfigError(
-                f"limit_mm_per_prompt[{name!r}] has {key!r}; allowed are {', '.join(allowed)}."
+                f"{entry}[{key!r}] is {value!r}; it must be an integer of at least 1."
             )
-        if key != "count" and (not isinstance(value, int) or value < 1):
-            raise ConfigError(
-                f"limit_mm_per_prompt[{name!r}][{key!r}] is {value!r}; it must be an integer of "
-                "at least 1."
-            )
+        if key in kind.fact_names and not ((is_whole or isinstance(value, float)) and value > 0):
+            raise ConfigError(f"{entry}[{key!r}] is {value!r}; it must be a number above 0.")
 
 
 def worst_items(config: EngineConfig, model: Model) -> list[EngineItem]:
     """The largest item of each kind, blank, for memory profiling.
 
-    Sizes that ``limit_mm_per_prompt`` gives beside a "count" replace the adapter's worst case.
+    What ``limit_mm_per_prompt`` gives beside a "count" is laid over the adapter's worst case.
     """
     items = []
     for name, adapter in model.adapters.items():
-        given = config.limit_mm_per_prompt.get(name)
+        kind, given = model.kinds[name], config.limit_mm_per_prompt.get(name)
         kwargs = config.mm_processor_kwargs
         options = adapter.options({k: v for k, v in kwargs.items() if k in adapter.option_names})
-        size = list(adapter.worst_case(options))
-        for dimension, value in given.items() if isinstance(given, Mapping) else ():
-            if dimension != "count":
-                size[model.kinds[name].size_names.index(dimension)] = value
-        blank = model.kinds[name].blank(tuple(size))
+        shape = adapter.worst_case(options, kind.options_key())
+        limits = (
+            {k: v for k, v in given.items() if k != "count"} if isinstance(given, Mapping) else {}
+        )
+        if limits:
+            shape = kind.limited(shape, limits)
+        blank = kind.blank(shape)
         if blank is None:
             continue
-        plan = adapter.plan(tuple(size), options)
+        plan = adapter.plan(blank.shape, options)
         items.append(
             EngineItem(
                 key=f"profile {name}".encode(),

@@ -5,6 +5,7 @@ It knows nothing of requests that wait for it, of keys or of caches.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,10 @@ from sensorium.media.blame import kind_errors, plugin_errors
 from sensorium.media.fetch import resolve
 from sensorium.plugins.adapter import MediaAdapter
 from sensorium.plugins.kind import MediaKind
+from sensorium.plugins.reader import MediaReader
 from sensorium.types import Features, Loaded, MediaPlan, Source
+
+logger = logging.getLogger("sensorium.media")
 
 OptionsByKind = Mapping[str, Mapping[str, Any]]
 
@@ -90,22 +94,39 @@ def process(
 ) -> Iterator[Part]:
     """Plans and processes a loaded item, then each derived item that the model can take.
 
+    Readers are closed when it ends, however it ends.
+
     Raises:
-        MediaError: a size that the model's family doesn't take.
+        MediaError: a shape that the model's family doesn't take, or an opened item that can't be
+            read to its end.
         PluginError: the adapter failed, or returned what its interface doesn't allow.
     """
-    yield _process_one(kind, None, loaded, adapters[kind], options[kind])
-    for item in loaded.derived:
-        if item.kind not in adapters:
-            continue  # this model takes no such items: they aren't part of the answer
-        if item.loaded.derived:
-            raise PluginError(
-                f"a derived {item.kind} item of a {kind} item has derived items itself; "
-                "only one level is supported."
+    try:
+        yield _process_one(kind, None, loaded, adapters[kind], options[kind])
+        for item in loaded.derived:
+            if item.kind not in adapters:
+                continue  # this model takes no such items: they aren't part of the answer
+            if item.loaded.derived:
+                raise PluginError(
+                    f"a derived {item.kind} item of a {kind} item has derived items itself; "
+                    "only one level is supported."
+                )
+            yield _process_one(
+                item.kind, item.name, item.loaded, adapters[item.kind], options[item.kind]
             )
-        yield _process_one(
-            item.kind, item.name, item.loaded, adapters[item.kind], options[item.kind]
-        )
+    finally:
+        close_readers(loaded)
+
+
+def close_readers(loaded: Loaded) -> None:
+    """Closes what was opened for an item and for those found inside it."""
+    for opened in (loaded, *(item.loaded for item in loaded.derived)):
+        if not isinstance(opened.value, MediaReader):
+            continue
+        try:
+            opened.value.close()
+        except Exception:  # the item's features are made, or its error is known
+            logger.warning("%s failed to close", type(opened.value).__name__, exc_info=True)
 
 
 def _process_one(
@@ -116,7 +137,7 @@ def _process_one(
     options: Mapping[str, Any],
 ) -> Part:
     with plugin_errors(adapter, "plan"):
-        plan = adapter.plan(loaded.size, options)
+        plan = adapter.plan(loaded.shape, options)
     with plugin_errors(adapter, "process"):
         features = adapter.process(loaded, plan, options)
         _check_features(adapter, features)

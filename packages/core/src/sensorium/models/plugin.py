@@ -9,7 +9,7 @@ from sensorium.decoder_config import DecoderConfig
 from sensorium.models.families import decoder_rules, read_decoder_config
 from sensorium.plugins import ModelFamily, WeightMap, hookimpl
 
-api = 1
+api = 2
 
 
 class TextFamily(ModelFamily):

@@ -18,6 +18,7 @@ from sensorium.plugins.family import ModelFamily
 from sensorium.plugins.hookspecs import API, GROUP, hookimpl
 from sensorium.plugins.kind import MediaKind
 from sensorium.plugins.prompt import Slot, TokenizedPrompt
+from sensorium.plugins.reader import MediaReader
 
 __all__ = [
     "API",
@@ -29,6 +30,7 @@ __all__ = [
     "EncoderSpec",
     "MediaAdapter",
     "MediaKind",
+    "MediaReader",
     "ModelContext",
     "ModelFamily",
     "Placeholder",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from sensorium.errors import RequestError
 from sensorium.plugins.context import ModelContext
 from sensorium.plugins.encoder import EncoderSpec
-from sensorium.types import Features, Loaded, MediaPlan
+from sensorium.types import Features, Loaded, MediaPlan, MediaShape
 
 if TYPE_CHECKING:
     import torch
@@ -38,6 +38,8 @@ class Placeholder:
 
 class MediaAdapter(ABC):
     """How one family takes one kind. One instance serves one engine.
+
+    Nothing that it returns but ``placeholder`` may depend on which item of the prompt is meant.
 
     Class attributes:
         kind: the kind's name.
@@ -65,7 +67,21 @@ class MediaAdapter(ABC):
     option_names: ClassVar[frozenset[str]] = frozenset()
     embeds_fields: ClassVar[tuple[str, ...]] = ()
 
+    @classmethod
+    def serves(cls, context: ModelContext) -> bool:
+        """Whether it can serve this model of its architectures.
+
+        False where it can't (it has no weights for this width, say): the model then takes no
+        items of the kind, and everything else works.
+        """
+        return True
+
     def __init__(self, context: ModelContext) -> None:
+        """Called for models that it serves.
+
+        Raises:
+            ConfigError: an entry of the checkpoint's files that it doesn't implement.
+        """
         self.context = context
 
     @property
@@ -97,11 +113,11 @@ class MediaAdapter(ABC):
         return dict(kwargs)
 
     @abstractmethod
-    def plan(self, size: tuple[int, ...], options: Mapping[str, Any]) -> MediaPlan:
-        """Tokens and look of an item of this size (the kind's order of dimensions).
+    def plan(self, shape: MediaShape, options: Mapping[str, Any]) -> MediaPlan:
+        """Tokens and look of an item of this shape.
 
         Raises:
-            MediaError: a size the family doesn't take, with the family's rule.
+            MediaError: a shape the family doesn't take, with the family's rule.
         """
 
     def plan_embeds(
@@ -128,9 +144,18 @@ class MediaAdapter(ABC):
     ) -> Mapping[str, Features]:
         """Turns a decoded item into encoder name → named small tensors on the CPU.
 
-        uint8 wherever that is lossless: rescaling and normalising are the encoder's.
+        uint8 wherever that is lossless: rescaling and normalising are the encoder's. Where the
+        kind's value is a ``MediaReader``, it pulls ``pieces()``, and need not close it.
+
+        Raises:
+            MediaError: an item that the family doesn't take after all.
         """
 
     @abstractmethod
-    def worst_case(self, options: Mapping[str, Any]) -> tuple[int, ...]:
-        """The size whose plan has the most tokens, for memory profiling."""
+    def worst_case(self, options: Mapping[str, Any], io_options: Mapping[str, Any]) -> MediaShape:
+        """The shape whose plan has the most tokens, for memory profiling.
+
+        Args:
+            options: as ``options`` returned them.
+            io_options: ``MediaKind.options_key()``: how the kind reads its media.
+        """

@@ -39,6 +39,8 @@ class ModelContext:
         processor: ``preprocessor_config.json`` and the like, merged; {} if there is none.
         decoder: the decoder's shape.
         plugin_options: what the user gave for the plugin's distribution.
+        other_configs: name → another checkpoint's ``config.json``, those that the family named in
+            ``ModelFamily.other_configs``.
     """
 
     architecture: str
@@ -47,6 +49,7 @@ class ModelContext:
     decoder: DecoderConfig
     tokenizer: TokenizerView
     plugin_options: Mapping[str, Any] = field(default_factory=dict)
+    other_configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,3 +63,4 @@ class EncoderContext:
     dtype: torch.dtype
     device: torch.device
     plugin_options: Mapping[str, Any] = field(default_factory=dict)
+    other_configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

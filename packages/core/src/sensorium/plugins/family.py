@@ -36,6 +36,31 @@ class ModelFamily(ABC):
     encoders: ClassVar[tuple[EncoderSpec, ...]] = ()
     chat_template: ClassVar[str | None] = None
 
+    def other_configs(self, config: Mapping[str, Any]) -> Mapping[str, str]:
+        """Other checkpoints whose ``config.json`` is needed: name → folder or hub name.
+
+        For a checkpoint that says of its decoder only where it comes from. Core finds the files
+        and hands their contents to ``complete_config``; contexts carry them as ``other_configs``.
+
+        Args:
+            config: ``config.json`` with ``hf_overrides`` laid over it.
+        """
+        return {}
+
+    def complete_config(
+        self, config: Mapping[str, Any], others: Mapping[str, Mapping[str, Any]]
+    ) -> Mapping[str, Any]:
+        """``config.json`` as the family's other methods, its adapters and encoders get it.
+
+        A family with ``other_configs`` puts them where a complete file would have them;
+        ``hf_overrides`` are laid over the result once more.
+
+        Args:
+            config: as ``other_configs`` gets it.
+            others: name → the contents of that checkpoint's ``config.json``.
+        """
+        return config
+
     @abstractmethod
     def decoder_config(self, config: Mapping[str, Any]) -> DecoderConfig:
         """Reads the decoder's shape out of ``config.json``, in any published spelling.

@@ -1,4 +1,4 @@
-"""The five hooks. A plugin module states ``api = 1`` and implements any of them.
+"""The five hooks. A plugin module states ``api = 2`` and implements any of them.
 
 Hooks run once, when an engine or the command line starts. They import inside the function,
 so that discovery stays cheap.
@@ -22,7 +22,7 @@ PROJECT = "sensorium"
 #: The entry-point group that is searched.
 GROUP = "sensorium.plugins"
 #: The interface's major version; a plugin states the one it was written for.
-API = 1
+API = 2
 
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)

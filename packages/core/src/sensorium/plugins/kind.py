@@ -11,7 +11,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from sensorium.types import Loaded, MediaItem, Probe, Source
+from sensorium.errors import ConfigError
+from sensorium.types import Loaded, MediaItem, MediaShape, Probe, Source
 
 
 class MediaKind(ABC):
@@ -24,7 +25,10 @@ class MediaKind(ABC):
         offline_part_types: those of them whose values only a Python caller can hold.
         fetch_timeout_s, max_fetch_bytes: for one fetched source.
         max_decoded_bytes: what one item may take once decoded, checked against ``probe``.
-        size_names: names of the dimensions of ``Loaded.size``, in order.
+        media_types: the media types of its encoded files ("NAME/*", "NAME/FORMAT"), for a file
+            picker or a command line to offer; () if it takes no files.
+        size_names: names of the dimensions of ``MediaShape.size``, in order.
+        fact_names: names of all facts that its shapes may have (``MediaShape.facts``).
         default_limit: items in one prompt where ``limit_mm_per_prompt`` says nothing; None:
             as many as fit.
     """
@@ -35,7 +39,9 @@ class MediaKind(ABC):
     fetch_timeout_s: ClassVar[float] = 10.0
     max_fetch_bytes: ClassVar[int] = 256 * 2**20
     max_decoded_bytes: ClassVar[int] = 2**30
+    media_types: ClassVar[tuple[str, ...]] = ()
     size_names: ClassVar[tuple[str, ...]] = ()
+    fact_names: ClassVar[tuple[str, ...]] = ()
     default_limit: ClassVar[int | None] = None
 
     def __init__(self, options: Mapping[str, Any]) -> None:
@@ -45,15 +51,16 @@ class MediaKind(ABC):
             ConfigError: an unknown key or a value out of range.
         """
         if options:
-            from sensorium.errors import ConfigError
-
             raise ConfigError(
                 f"media_io_kwargs[{self.name!r}] has {', '.join(map(repr, options))}; "
                 f"the kind {self.name} has no options."
             )
 
     def options_key(self) -> Mapping[str, str | int | float | bool | None]:
-        """The options that change what ``load`` returns; they are part of every key."""
+        """The options that change what ``load`` returns, those left out filled in.
+
+        They are part of every key, and adapters see them in ``MediaAdapter.worst_case``.
+        """
         return {}
 
     @abstractmethod
@@ -79,6 +86,8 @@ class MediaKind(ABC):
     def probe(self, sources: Sequence[Source]) -> Probe:
         """Reads headers only, so that limits hold before anything is decoded.
 
+        Its size must be the one that ``load`` gives, and so must the facts that it states.
+
         Raises:
             MediaError: not a format on the kind's allow-list.
             LimitError: larger than the kind allows.
@@ -86,7 +95,9 @@ class MediaKind(ABC):
 
     @abstractmethod
     def load(self, sources: Sequence[Source]) -> Loaded:
-        """Decodes. ``sources`` are bytes or values; URLs were fetched before.
+        """Decodes, or opens what is to be decoded piece by piece (``MediaReader``).
+
+        ``sources`` are bytes or values; URLs were fetched before.
 
         Raises:
             MediaError: truncated, corrupt or unsupported, in our own words.
@@ -100,8 +111,25 @@ class MediaKind(ABC):
         mode included. It must not decode encoded bytes.
         """
 
-    def blank(self, size: tuple[int, ...]) -> Loaded | None:
-        """An item of this size with nothing in it, on which memory profiling runs the encoders.
+    def limited(self, shape: MediaShape, limits: Mapping[str, int | float]) -> MediaShape:
+        """An adapter's worst case, with what the user says of the largest item to expect.
+
+        By default each limit replaces the extent or the fact of its name. A kind whose facts
+        follow from its extents (a time for each piece) overrides this to keep them in step.
+
+        Args:
+            limits: the sizes beside "count" in ``limit_mm_per_prompt``, by names out of
+                ``size_names`` and ``fact_names``.
+        """
+        size = [
+            limits.get(name, extent)
+            for name, extent in zip(self.size_names, shape.size, strict=True)
+        ]
+        facts = {name: limits[name] for name in self.fact_names if name in limits}
+        return MediaShape(tuple(map(int, size)), {**shape.facts, **facts})
+
+    def blank(self, shape: MediaShape) -> Loaded | None:
+        """An item of this shape with nothing in it, on which memory profiling runs the encoders.
 
         None (the default): none can be made; profiling then leaves this kind's encoders out.
         """

@@ -25,6 +25,7 @@ RESERVED_COMMANDS = ("plugins",)
 RESERVED_PART_TYPE = "text"
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+_MEDIA_TYPE = re.compile(r"[a-z0-9][a-z0-9.+-]*/(\*|[a-z0-9][a-z0-9.+-]*)")
 _MISSING = object()
 
 
@@ -36,7 +37,10 @@ def check_kinds(value: object) -> tuple[type[MediaKind], ...]:
         _name(label, "name", _attribute(label, kind, "name"))
         part_types = _names(label, kind, "part_types")
         offline = _names(label, kind, "offline_part_types")
-        _names(label, kind, "size_names")
+        sizes, facts = _names(label, kind, "size_names"), _names(label, kind, "fact_names")
+        if both := [name for name in facts if name in (*sizes, "count")]:
+            raise PluginFailure(f"{label} has {both[0]!r} in fact_names, which is taken")
+        _media_types(label, kind.media_types)
         if RESERVED_PART_TYPE in part_types:
             raise PluginFailure(f"{label} has the part type {RESERVED_PART_TYPE!r}, core's own")
         if extra := [name for name in offline if name not in part_types]:
@@ -179,6 +183,17 @@ def _names(label: str, owner: object, name: str, *, at_least: int = 0) -> tuple[
     if len(set(values)) < len(values):
         raise PluginFailure(f"{label} names something twice in {name}")
     return values
+
+
+def _media_types(label: str, values: object) -> None:
+    if not isinstance(values, tuple):
+        raise PluginFailure(f"{label} has media_types = {_shown(values)}; it must be a tuple")
+    for value in values:
+        if not isinstance(value, str) or not _MEDIA_TYPE.fullmatch(value):
+            raise PluginFailure(
+                f"{label} has {_shown(value)} in media_types; an entry is TYPE/SUBTYPE or TYPE/*, "
+                "in lower case"
+            )
 
 
 def _encoders(label: str, name: str, specs: object) -> tuple[EncoderSpec, ...]:

@@ -103,6 +103,7 @@ class Runner:
                 dtype=self.dtype,
                 device=self.device,
                 plugin_options=options_of(specs[name]),
+                other_configs=checkpoint.other_configs,
             )
             for name in used
         }

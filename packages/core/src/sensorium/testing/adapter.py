@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from sensorium.errors import MediaError, RequestError
 from sensorium.media.keys import item_key
+from sensorium.media.process import close_readers
 from sensorium.plugins.adapter import MediaAdapter
 from sensorium.plugins.encoder import Encoder, EncoderOutput
 from sensorium.plugins.kind import MediaKind
 from sensorium.plugins.prompt import Slot, TokenizedPrompt
 from sensorium.plugins.returns import check_adapters
 from sensorium.testing.media import load, missing, pairs, same, snapshot
-from sensorium.types import Features, Loaded, MediaPlan
+from sensorium.types import Features, Loaded, MediaPlan, MediaShape
 
 if TYPE_CHECKING:
     import torch
@@ -29,11 +30,11 @@ class MediaAdapterContract:
 
     Attributes:
         tolerance: how far an item's rows may move by its batch mates, relative to the largest.
-        num_random_sizes: sizes to plan beside the author's.
+        num_random_shapes: shapes to plan beside the author's.
     """
 
     tolerance: ClassVar[float] = 1e-4
-    num_random_sizes: ClassVar[int] = 200
+    num_random_shapes: ClassVar[int] = 200
 
     # --- what the author says ----------------------------------------------------------
 
@@ -57,13 +58,20 @@ class MediaAdapterContract:
         """``mm_processor_kwargs`` to try, {} among them."""
         return ({},)
 
-    def sizes(self) -> Sequence[tuple[int, ...]]:
-        """Sizes to plan; whatever is hard about this family belongs here."""
+    def shapes(self) -> Sequence[MediaShape]:
+        """Shapes to plan; whatever is hard about this family belongs here."""
         return ()
 
-    def num_dimensions(self) -> int:
-        """Of a size, for random ones; 0: only ``sizes()`` are tried."""
-        return len(self.make_kind().size_names)
+    def random_shape(self, rng: random.Random) -> MediaShape | None:
+        """A shape to plan, any that the kind can have; None: only ``shapes()`` are tried.
+
+        By default one with random extents, where the kind names its extents and has no facts.
+        """
+        kind = self.make_kind()
+        if kind.fact_names or not kind.size_names:
+            return None
+        largest = 12 if rng.random() < 0.25 else LARGEST_SIDE
+        return MediaShape(tuple(rng.randint(1, largest) for _ in kind.size_names))
 
     # --- what must hold ----------------------------------------------------------------
 
@@ -81,22 +89,22 @@ class MediaAdapterContract:
                 f"in_context {placeholder.in_context!r} must hold {placeholder.text!r} once"
             )
 
-    def test_plans_follow_from_size_and_options_alone(self) -> None:
+    def test_plans_follow_from_shape_and_options_alone(self) -> None:
         one, other = self.make_adapter(), self.make_adapter()
         for kwargs in self.option_settings():
             options = one.options(kwargs)
-            sizes = list(self._plannable(one, options))
-            assert sizes, "none of the sizes tried can be planned"
-            plans = [one.plan(size, options) for size in sizes]
-            backwards = [other.plan(size, options) for size in reversed(sizes)]
+            shapes = list(self._plannable(one, options))
+            assert shapes, "none of the shapes tried can be planned"
+            plans = [one.plan(shape, options) for shape in shapes]
+            backwards = [other.plan(shape, options) for shape in reversed(shapes)]
             assert plans == backwards[::-1], "a plan depends on what was planned before it"
 
-    def test_a_size_is_planned_or_refused_as_media(self) -> None:
+    def test_a_shape_is_planned_or_refused_as_media(self) -> None:
         adapter = self.make_adapter()
         for kwargs in self.option_settings():
             options = adapter.options(kwargs)
-            for size in self._all_sizes():
-                self._plan(adapter, size, options)
+            for shape in self._all_shapes():
+                self._plan(adapter, shape, options)
 
     def test_what_changes_the_result_changes_the_key(self) -> None:
         adapter, loaded = self.make_adapter(), self._loaded()
@@ -163,7 +171,7 @@ class MediaAdapterContract:
                 outputs = [_encode(encoders[n], [features[n]])[0] for n in adapter.encoders]
                 num_rows = sum(len(output.embeds) for output in outputs)
                 assert num_rows == plan.num_tokens, (
-                    f"size {loaded.size} is planned with {plan.num_tokens} tokens, and its "
+                    f"{_said(loaded.shape)} is planned with {plan.num_tokens} tokens, and its "
                     f"encoders return {num_rows} rows"
                 )
                 for output in outputs:
@@ -206,25 +214,27 @@ class MediaAdapterContract:
         adapter = self.make_adapter()
         for kwargs in self.option_settings():
             options = adapter.options(kwargs)
-            worst = adapter.worst_case(options)
+            worst = adapter.worst_case(options, self.make_kind().options_key())
             most = adapter.plan(worst, options).num_tokens
-            for size in self._all_sizes():
-                plan = self._plan(adapter, size, options)
+            for shape in self._all_shapes():
+                plan = self._plan(adapter, shape, options)
                 assert plan is None or plan.num_tokens <= most, (
-                    f"worst_case says {worst} with {most} tokens; {size} takes "
+                    f"worst_case says {_said(worst)} with {most} tokens; {_said(shape)} takes "
                     f"{plan.num_tokens if plan else 0}"
                 )
 
     def test_a_blank_item_of_the_worst_case_can_be_made(self) -> None:
-        """Or none of any size: then memory profiling leaves the kind out."""
+        """Or none of any shape: then memory profiling leaves the kind out."""
         adapter, kind = self.make_adapter(), self.make_kind()
         options = adapter.options({})
-        worst = adapter.worst_case(options)
+        worst = adapter.worst_case(options, kind.options_key())
         blank = kind.blank(worst)
         if blank is None:
-            assert kind.blank(self._loaded()[0].size) is None, "blank() knows some sizes only"
+            assert kind.blank(self._loaded()[0].shape) is None, "blank() knows some shapes only"
             return
-        assert blank.size == worst, f"the blank item has the size {blank.size}, not {worst}"
+        assert blank.shape == worst, (
+            f"the blank item has the shape {_said(blank.shape)}, not {_said(worst)}"
+        )
         plan, features = _processed(adapter, blank, options)
         assert plan.num_tokens > 0, "the worst case takes no tokens"
         assert features, "the worst case has no features"
@@ -235,7 +245,7 @@ class MediaAdapterContract:
         adapter = self.make_adapter()
         options = adapter.options({})
         for loaded in self._loaded():
-            plan = adapter.plan(loaded.size, options)
+            plan = adapter.plan(loaded.shape, options)
             fields = self.embeds_fields_of(loaded, plan)
             if fields is None:
                 zeros = {name: torch.zeros(3, dtype=torch.int64) for name in adapter.embeds_fields}
@@ -246,7 +256,7 @@ class MediaAdapterContract:
             assert planned == plan, (
                 "embeddings are planned differently from the item they stand for"
             )
-            for num_rows in (plan.num_tokens - 1, plan.num_tokens + 1, 10**9):
+            for num_rows in self.refused_rows(plan):
                 _refuses_embeds(adapter, num_rows, fields, options, f"{num_rows} rows")
             for name, field in fields.items():
                 for bad in (-field, field * 0, field.reshape(-1)[:0], field[None], field * 2**40):
@@ -260,36 +270,52 @@ class MediaAdapterContract:
         """The fields that embeddings of this item come with; None: the adapter takes none."""
         return None
 
+    def refused_rows(self, plan: MediaPlan) -> Sequence[int]:
+        """Numbers of embedding rows that don't fit ``embeds_fields_of`` the item of this plan.
+
+        Of media of any length, whose embeddings may have as many rows as they like, give those
+        that can't be an item's at all, or none.
+        """
+        return (plan.num_tokens - 1, plan.num_tokens + 1, 10**9)
+
     # --- helpers -----------------------------------------------------------------------
+
+    def teardown_method(self) -> None:
+        """Closes what a test has opened."""
+        for loaded in self.__dict__.pop("_opened", ()):
+            close_readers(loaded)
 
     def _loaded(self) -> list[Loaded]:
         kind, values = self.make_kind(), list(self.values())
         assert len(values) >= 2, "values() must give two values at least"
-        return [load(kind, value) for value in values]
+        loaded = [load(kind, value) for value in values]
+        self.__dict__.setdefault("_opened", []).extend(loaded)
+        return loaded
 
-    def _all_sizes(self) -> Iterator[tuple[int, ...]]:
-        yield from self.sizes()
-        yield from (loaded.size for loaded in self._loaded())
-        rng, dimensions = random.Random(7), self.num_dimensions()
-        for i in range(self.num_random_sizes if dimensions else 0):
-            largest = 12 if i % 4 == 0 else LARGEST_SIDE
-            yield tuple(rng.randint(1, largest) for _ in range(dimensions))
+    def _all_shapes(self) -> Iterator[MediaShape]:
+        yield from self.shapes()
+        yield from (loaded.shape for loaded in self._loaded())
+        rng = random.Random(7)
+        for _ in range(self.num_random_shapes):
+            shape = self.random_shape(rng)
+            if shape is None:
+                return
+            yield shape
 
-    def _plannable(self, adapter: MediaAdapter, options: Options) -> Iterator[tuple[int, ...]]:
-        for size in self._all_sizes():
-            if self._plan(adapter, size, options) is not None:
-                yield size
+    def _plannable(self, adapter: MediaAdapter, options: Options) -> Iterator[MediaShape]:
+        for shape in self._all_shapes():
+            if self._plan(adapter, shape, options) is not None:
+                yield shape
 
-    def _plan(
-        self, adapter: MediaAdapter, size: tuple[int, ...], options: Options
-    ) -> MediaPlan | None:
+    def _plan(self, adapter: MediaAdapter, shape: MediaShape, options: Options) -> MediaPlan | None:
         try:
-            return adapter.plan(size, options)
+            return adapter.plan(shape, options)
         except MediaError:
             return None
         except Exception as error:
             raise AssertionError(
-                f"planning {size} raised {type(error).__name__}; a size is refused by a MediaError"
+                f"planning {_said(shape)} raised {type(error).__name__}; a shape is refused by a "
+                "MediaError"
             ) from error
 
     def _check_near(self, ours: torch.Tensor, expected: torch.Tensor, what: str) -> None:
@@ -302,8 +328,12 @@ class MediaAdapterContract:
 def _processed(
     adapter: MediaAdapter, loaded: Loaded, options: Options
 ) -> tuple[MediaPlan, Mapping[str, Features]]:
-    plan = adapter.plan(loaded.size, options)
+    plan = adapter.plan(loaded.shape, options)
     return plan, adapter.process(loaded, plan, options)
+
+
+def _said(shape: MediaShape) -> str:
+    return f"{shape.size} {dict(shape.facts)}" if shape.facts else str(shape.size)
 
 
 def _key(adapter: MediaAdapter, options: Options, salt: str = "") -> bytes:

@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 import pytest
 
 from sensorium.errors import ConfigError, RequestError
-from sensorium.media.process import fetch
+from sensorium.media.process import close_readers, fetch
 from sensorium.plugins.kind import MediaKind
+from sensorium.plugins.reader import MediaReader
 from sensorium.plugins.returns import check_kinds
 from sensorium.testing.media import (
     given,
@@ -23,7 +24,7 @@ from sensorium.testing.media import (
     within_budget,
 )
 from sensorium.testing.other_process import CannotTravelError, digests_elsewhere
-from sensorium.types import BytesSource
+from sensorium.types import BytesSource, Loaded
 
 
 class MediaKindContract:
@@ -124,7 +125,7 @@ class MediaKindContract:
     def test_what_is_found_inside_is_told_apart(self) -> None:
         kind = self.kind
         for value in self.values():
-            derived = load(kind, value).derived
+            derived = self._load(kind, value).derived
             names = [(item.kind, item.name) for item in derived]
             assert len(set(names)) == len(names), f"two derived items are both called {names[0]}"
             for item in derived:
@@ -171,7 +172,7 @@ class MediaKindContract:
     def test_what_loads_alike_is_what_has_one_digest(self) -> None:
         """Two values that share a digest must load to the same."""
         kind, values = self.kind, list(self.values())
-        loaded = [load(kind, value) for value in values]
+        loaded = [self._load(kind, value) for value in values]
         for i, j in pairs(values):
             assert not same(loaded[i], loaded[j]), f"values {i} and {j} load to the same"
 
@@ -183,31 +184,42 @@ class MediaKindContract:
             digests = {kind.digest([BytesSource(part)]) for part in (data, cut)}
             assert len(digests) == 2, "a file and its first half have the same digest"
 
-    def test_probe_tells_the_size_that_load_gives(self) -> None:
+    def test_probe_tells_the_shape_that_load_gives(self) -> None:
         kind = self.kind
         for i, value in enumerate([*self.values(), *self.encoded()]):
             sources = sources_of(kind, value)
-            probe, loaded = kind.probe(sources), kind.load(sources)
-            assert probe.size == loaded.size, f"probe says {probe.size}, load gave {loaded.size}"
+            probe, loaded = kind.probe(sources), self._load(kind, value)
+            told, given_ = probe.shape, loaded.shape
+            assert told.size == given_.size, f"probe says {told.size}, load gave {given_.size}"
+            for name, fact in told.facts.items():
+                assert given_.facts.get(name) == fact, (
+                    f"probe says {name} = {fact!r}, load gave {given_.facts.get(name)!r}"
+                )
+            unnamed = set(given_.facts) - set(kind.fact_names)
+            assert not unnamed, f"{unnamed} isn't in fact_names"
             assert 0 <= probe.decoded_bytes <= kind.max_decoded_bytes, (
                 f"value {i} is over the limit"
             )
             if kind.size_names:
-                assert len(loaded.size) == len(kind.size_names), "size and size_names differ"
+                assert len(given_.size) == len(kind.size_names), "size and size_names differ"
 
     def test_loading_repeats_itself_and_changes_nothing(self) -> None:
         kind = self.kind
         for i, value in enumerate(self.values()):
             before = kind.digest(sources_of(kind, value))
-            first = snapshot(load(kind, value))
-            assert same(first, load(kind, value)), f"value {i} loads differently the second time"
+            first = snapshot(self._load(kind, value))
+            assert same(first, self._load(kind, value)), (
+                f"value {i} loads differently the second time"
+            )
             after = kind.digest(sources_of(kind, value))
             assert before == after, f"loading changed value {i}, which is the caller's"
 
     def test_options_that_change_loading_are_in_the_key(self) -> None:
         for options in given(self.loading_options(), "loading_options"):
             plain, changed = self.kind, self.make_kind(options)
-            differs = any(not same(load(plain, v), load(changed, v)) for v in self.values())
+            differs = any(
+                not same(self._load(plain, v), self._load(changed, v)) for v in self.values()
+            )
             assert differs, f"{dict(options)} changes nothing that load makes of values()"
             assert plain.options_key() != changed.options_key(), (
                 f"{dict(options)} changes what load makes, and options_key() doesn't show it"
@@ -246,6 +258,16 @@ class MediaKindContract:
                     "and LimitError may leave a kind"
                 ) from error
 
+    def teardown_method(self) -> None:
+        """Closes what a test has opened."""
+        for loaded in self.__dict__.pop("_opened", ()):
+            close_readers(loaded)
+
+    def _load(self, kind: MediaKind, value: Any) -> Loaded:
+        loaded = load(kind, value)
+        self.__dict__.setdefault("_opened", []).append(loaded)
+        return loaded
+
     def _refused(self, kind: MediaKind, value: Any, what: str) -> None:
         with (
             within_budget(what, max_seconds=self.max_seconds, max_bytes=self.max_bytes),
@@ -253,4 +275,10 @@ class MediaKindContract:
         ):
             sources = sources_of(kind, value)
             kind.probe(sources)
-            kind.load(sources)
+            loaded = kind.load(sources)
+            try:
+                if isinstance(loaded.value, MediaReader):
+                    for _ in loaded.value.pieces():
+                        pass  # damage shows where it is read
+            finally:
+                close_readers(loaded)

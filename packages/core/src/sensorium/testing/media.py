@@ -8,6 +8,7 @@ import time
 import tracemalloc
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +17,7 @@ import pytest
 from sensorium.errors import RequestError
 from sensorium.media.process import fetch
 from sensorium.plugins.kind import MediaKind
+from sensorium.plugins.reader import MediaReader
 from sensorium.types import DerivedItem, Loaded, Source
 
 T = TypeVar("T")
@@ -53,10 +55,15 @@ def same(one: Any, other: Any) -> bool:
         return one.dtype == other.dtype and np.array_equal(
             one, other, equal_nan=one.dtype.kind == "f"
         )
+    if isinstance(one, MediaReader) or isinstance(other, MediaReader):
+        return same(_read(one), _read(other))
     if isinstance(one, Loaded) and isinstance(other, Loaded):
-        return (one.size, len(one.derived)) == (other.size, len(other.derived)) and (
+        return (one.shape, len(one.derived)) == (other.shape, len(other.derived)) and (
             same(one.value, other.value) and all(map(_same_derived, one.derived, other.derived))
         )
+    if is_dataclass(one) and not isinstance(one, type) and type(one) is type(other):
+        names = [field.name for field in fields(one)]
+        return all(same(getattr(one, name), getattr(other, name)) for name in names)
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
     if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
@@ -69,8 +76,17 @@ def _same_derived(one: DerivedItem, other: DerivedItem) -> bool:
 
 
 def snapshot(value: Any) -> Any:
-    """A copy to compare with later."""
+    """A copy to compare with later; of an opened item, its pieces."""
+    if isinstance(value, MediaReader):
+        return copy.deepcopy(_read(value))
+    if isinstance(value, Loaded):
+        derived = [replace(item, loaded=snapshot(item.loaded)) for item in value.derived]
+        return replace(value, value=snapshot(value.value), derived=tuple(derived))
     return copy.deepcopy(value)
+
+
+def _read(value: Any) -> Any:
+    return list(value.pieces()) if isinstance(value, MediaReader) else value
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from sensorium.plugins import (
     Placeholder,
     WeightMap,
 )
-from sensorium.types import Features, Loaded, MediaPlan
+from sensorium.types import Features, Loaded, MediaPlan, MediaShape
 from sensorium_media_image.arrays import Uint8Array
 from sensorium_media_image.families.decoders import nested_decoder, text_section
 from sensorium_media_image.fields import Section, image_processor
@@ -112,14 +112,14 @@ class LlavaImages(MediaAdapter):
         """The part for which the published template writes the placeholder."""
         return {"type": "image"}
 
-    def plan(self, size: tuple[int, ...], options: Mapping[str, Any]) -> MediaPlan:
+    def plan(self, shape: MediaShape, options: Mapping[str, Any]) -> MediaPlan:
         """The same for every (height, width).
 
         Raises:
             MediaError: one side is more than 200 times the other: of such a strip the crop
                 would keep next to nothing. Or, where images are padded, the square is too large.
         """
-        height, width = size
+        height, width = shape.size
         check_aspect_ratio(height, width)
         side = max(height, width)
         if self._padding is not None and side * side > DEFAULT_MAX_IMAGE_PIXELS:
@@ -156,9 +156,9 @@ class LlavaImages(MediaAdapter):
         resized = resize(pixels, *shortest_edge_size(height, width, side))
         return {TOWER: {"pixels": centre_crop(resized, side, side)}}
 
-    def worst_case(self, options: Mapping[str, Any]) -> tuple[int, ...]:
+    def worst_case(self, options: Mapping[str, Any], io_options: Mapping[str, Any]) -> MediaShape:
         """The tower's own size; all are alike."""
-        return (self._tower.image_size, self._tower.image_size)
+        return MediaShape((self._tower.image_size, self._tower.image_size))
 
 
 def shortest_edge_size(height: int, width: int, edge: int) -> tuple[int, int]:

@@ -24,7 +24,7 @@ from sensorium.plugins import (
     WeightMap,
     walk_slots,
 )
-from sensorium.types import Composition, Features, Loaded, MediaPlan, PreparedItem
+from sensorium.types import Composition, Features, Loaded, MediaPlan, MediaShape, PreparedItem
 from sensorium_media_image.families.decoders import nested_decoder, text_section
 from sensorium_media_image.families.mrope import AXES, mrope_positions
 from sensorium_media_image.fields import Section, image_processor
@@ -170,13 +170,13 @@ class QwenImages(MediaAdapter):
             )
         return {"min_pixels": smallest, "max_pixels": largest}
 
-    def plan(self, size: tuple[int, ...], options: Mapping[str, Any]) -> MediaPlan:
+    def plan(self, shape: MediaShape, options: Mapping[str, Any]) -> MediaPlan:
         """A token a block; the grid is (1, rows, columns) of blocks.
 
         Raises:
             MediaError: one side is more than 200 times the other.
         """
-        height, width = size
+        height, width = shape.size
         return self._cached_plan(height, width, options["min_pixels"], options["max_pixels"])
 
     def _make_plan(self, height: int, width: int, min_pixels: int, max_pixels: int) -> MediaPlan:
@@ -226,9 +226,9 @@ class QwenImages(MediaAdapter):
         pixels = resize(loaded.value, rows * self._factor, columns * self._factor)
         return {TOWER: {"pixels": pixels[None]}}
 
-    def worst_case(self, options: Mapping[str, Any]) -> tuple[int, ...]:
+    def worst_case(self, options: Mapping[str, Any], io_options: Mapping[str, Any]) -> MediaShape:
         """The (height, width) that takes the most tokens."""
-        return largest_size(self._factor, options["min_pixels"], options["max_pixels"])
+        return MediaShape(largest_size(self._factor, options["min_pixels"], options["max_pixels"]))
 
 
 #: Steps of the published processor, and the values for which they are built.

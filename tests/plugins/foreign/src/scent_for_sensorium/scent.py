@@ -17,7 +17,7 @@ from sensorium.plugins import (
     WeightMap,
     WeightRule,
 )
-from sensorium.types import Loaded, MediaItem, MediaPlan, Probe, ValueSource
+from sensorium.types import Loaded, MediaItem, MediaPlan, MediaShape, Probe, ValueSource
 
 NUM_SENSORS, NUM_TOKENS = 8, 2
 
@@ -34,13 +34,13 @@ class Scent(MediaKind):
         return MediaItem("scent", 0, () if value is None else (ValueSource(value),))
 
     def probe(self, sources):
-        return Probe(self.load(sources).size, 4 * NUM_SENSORS)
+        return Probe(self.load(sources).shape, 4 * NUM_SENSORS)
 
     def load(self, sources):
         readings = np.asarray(sources[0].value)
         if readings.shape != (NUM_SENSORS,) or readings.dtype.kind not in "fiu":
             raise MediaError(f"a scent is {NUM_SENSORS} numbers, one for each sensor.")
-        return Loaded(readings.astype(np.float32), readings.shape)
+        return Loaded(readings.astype(np.float32), MediaShape(readings.shape))
 
     def digest(self, sources):
         return Digest("scent").add(self.load(sources).value).digest()
@@ -75,11 +75,11 @@ class ScentAdapter(MediaAdapter):
     def placeholder(self, index):
         return Placeholder(text="<scent>", token_ids=(), in_context="<scent>")
 
-    def plan(self, size, options):
+    def plan(self, shape, options):
         return MediaPlan(num_tokens=NUM_TOKENS, token_ids=(0,) * NUM_TOKENS)
 
     def process(self, loaded, plan, options):
         return {"nose": {"readings": torch.from_numpy(loaded.value)}}
 
-    def worst_case(self, options):
-        return (NUM_SENSORS,)
+    def worst_case(self, options, io_options):
+        return MediaShape((NUM_SENSORS,))
