@@ -297,7 +297,7 @@ def test_an_adapter_without_its_kind_is_left_out(make: Any) -> None:
 def test_plugin_options_go_to_the_owner(make: Any) -> None:
     adapter = make.adapter()
     plugin = make.plugin(kinds=[make.kind()], families=[make.family()], adapters=[adapter])
-    registry = make.registry({"Scent_Shop": plugin, "broken": make.plugin(api=2)})
+    registry = make.registry({"Scent_Shop": plugin, "broken": make.plugin(api=1)})
     options = {"scent-shop": {"strength": 3}}
     registry.check_plugin_options(options)
     for thing in (adapter, registry.family(TOY), registry.encoders(TOY)["nose"]):
@@ -307,7 +307,7 @@ def test_plugin_options_go_to_the_owner(make: Any) -> None:
         ConfigError, match="entry for 'nobody'; installed are Scent_Shop and broken"
     ):
         registry.check_plugin_options({"nobody": {}})
-    with pytest.raises(ConfigError, match="broken, whose plugin failed: it states api = 2"):
+    with pytest.raises(ConfigError, match="broken, whose plugin failed: it states api = 1"):
         registry.check_plugin_options({"broken": {}})
     with pytest.raises(KeyError):
         registry.owner_of(make.kind())
