@@ -132,12 +132,11 @@ class EngineConfig:
         given["model"] = str(given["model"])
         return cls(**given)
 
-    @property
-    def wanted_task(self) -> str | None:
-        """The task that was asked for; None: what the model was made for."""
+    def task_of(self, made_for: str) -> str:
+        """The task that was asked for, else the one that the model was made for."""
         if self.task != "auto":
             return self.task
-        return {"auto": None, "generate": "generate", "pooling": "embed"}[self.runner]
+        return {"auto": made_for, "generate": "generate", "pooling": "embed"}[self.runner]
 
     def __post_init__(self) -> None:
         self._check_choices()

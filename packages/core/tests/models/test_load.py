@@ -136,11 +136,71 @@ def test_a_missing_output_matrix_is_told_unless_tied(make: Make) -> None:
         load(folder)
 
 
-def test_a_tied_checkpoint_may_hold_its_output_matrix(make: Make) -> None:
+def test_a_tied_checkpoint_may_hold_its_embedding_once_more(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
     folder, _ = make("llama", tie_word_embeddings=True)
-    edit(folder, lambda t: t.update({"lm_head.weight": torch.zeros(96, 32)}))
+    edit(folder, lambda t: t.update({"lm_head.weight": t["model.embed_tokens.weight"].clone()}))
     decoder, _ = load(folder)
     assert decoder.lm_head is None
+    assert caplog.records == []
+
+
+def test_an_output_matrix_of_its_own_counts_although_the_config_ties_it(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder, _ = make("llama", tie_word_embeddings=True)
+    head = torch.randn(96, 32)
+    edit(folder, lambda t: t.update({"lm_head.weight": head}))
+    decoder, _ = load(folder)
+    assert decoder.lm_head is not None
+    assert torch.equal(decoder.lm_head.weight, head)
+    assert not decoder.lm_head.weight.requires_grad
+    hidden = torch.randn(3, 32)
+    torch.testing.assert_close(decoder.logits(hidden), hidden @ head.T)
+    [record] = caplog.records
+    assert record.levelname == "WARNING"
+    assert "ties its output matrix to its embedding (tie_word_embeddings)" in record.getMessage()
+    embedder, _ = load(folder, needs_logits=False)
+    assert embedder.lm_head is None, "nobody asks for logits"
+    edit(folder, lambda t: t.update({"lm_head.weight": torch.randn(95, 32)}))
+    with pytest.raises(ConfigError, match=r"lm_head\.weight of shape 95×32; .* is 96×32"):
+        load(folder)
+
+
+def test_names_may_lack_the_prefix(make: Make) -> None:
+    folder, theirs = make("llama")
+    edit(folder, lambda t: [t.update({k.removeprefix("model."): t.pop(k)}) for k in list(t)])
+    decoder, _ = load(folder)
+    assert torch.equal(weight_slots(decoder)["norm.weight"], theirs.model.norm.weight)
+
+
+LEFT_OVER = (
+    "score.weight",
+    "v_head.summary.bias",
+    "model.rotary_emb.inv_freq",
+    "layers.0.self_attn.rotary_emb.cos_cached",
+)
+
+
+def test_what_nobody_uses_is_passed_over_with_a_warning(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder, theirs = make("llama")
+    edit(folder, lambda t: t.update({name: torch.zeros(3) for name in LEFT_OVER}))
+    decoder, _ = load(folder)
+    assert torch.equal(weight_slots(decoder)["norm.weight"], theirs.model.norm.weight)
+    [record] = caplog.records
+    assert "has weights that nobody uses: " in record.getMessage()
+    assert all(name in record.getMessage() for name in sorted(LEFT_OVER)[:3])
+
+
+@pytest.mark.parametrize("name", ["scores.weight", "v_head", "model.lm_head.bias", "rotary_emb"])
+def test_what_only_resembles_it_is_refused(make: Make, name: str) -> None:
+    folder, _ = make("llama")
+    edit(folder, lambda t: t.update({name: torch.zeros(3), "score.weight": torch.zeros(3)}))
+    with pytest.raises(ConfigError, match=rf"claims: {name}\.$"):
+        load(folder)
 
 
 @pytest.mark.parametrize(

@@ -83,9 +83,9 @@ def assemble(config: EngineConfig) -> Assembly:
             admission=build_admission(config, model, generation, info),
             client=client,
             tokenizer=model.tokenizer,
-            task=config.wanted_task or model.family.task,
             info=info,
             kinds=tuple(model.adapters),
+            task=config.task_of(model.family.task),
         )
     except BaseException:
         if client is not None:

@@ -1,13 +1,16 @@
 """Fills a decoder and its encoders from safetensors files, and lets nothing pass unseen.
 
 Every name in a file must be claimed by the decoder's or an encoder's table, every parameter
-must be filled, every shape must fit: what doesn't is named. Tensors are read by mmap and
-copied straight into place, converted to the engine's dtype on the way.
+must be filled, every shape must fit: what doesn't is named. Only what is known to be left over
+from training or conversion is passed over, with a warning. Tensors are read by mmap and copied
+straight into place, converted to the engine's dtype on the way.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,9 +23,20 @@ from torch import Tensor, nn
 from sensorium.checkpoint import WEIGHT_PATTERNS, Checkpoint, resolve_folder, weight_files
 from sensorium.errors import ConfigError, PluginError, SensoriumError
 from sensorium.models.decoder import Decoder
-from sensorium.models.layers import fused_slots, weight_slots
+from sensorium.models.layers import Linear, fused_slots, weight_slots
 from sensorium.plugins import EncoderContext, EncoderSpec, ModelFamily, WeightMap
 
+logger = logging.getLogger("sensorium.models")
+
+#: Weights that a decoder has no use for, as transformers doesn't: heads that classify, reward
+#: or estimate values, and tables that follow from the config.
+_LEFT_OVER = re.compile(
+    r"(.*\.)?((score|classifier|qa_outputs|v_head|value_head|reward_head)\..+"
+    r"|rotary_emb\.(inv_freq|original_inv_freq|cos_cached|sin_cached)"
+    r"|self_attn\.(masked_bias|causal_mask))"
+)
+#: The decoder's own name of its output matrix.
+_HEAD = "lm_head.weight"
 #: dtypes that a weight may have in a file.
 FLOAT_DTYPES = ("F64", "F32", "F16", "BF16")
 #: How many names a message lists.
@@ -58,6 +72,7 @@ def load_model(
     *,
     download_dir: str | None = None,
     dummy_seed: int | None = None,
+    needs_logits: bool = True,
 ) -> dict[str, nn.Module]:
     """Fills ``decoder`` and builds and fills the encoders that are used.
 
@@ -65,6 +80,10 @@ def load_model(
         specs: every encoder of the architecture; those not used claim their names too.
         contexts: encoder name → its context, for the encoders that are used.
         dummy_seed: fill everything with random weights from this seed and read no file.
+        needs_logits: False: an output matrix that the files hold and the decoder lacks isn't read.
+
+    A decoder whose config ties its output matrix to its embedding gets one of its own where the
+    files hold one that differs.
 
     Returns:
         Encoder name → module.
@@ -75,7 +94,7 @@ def load_model(
         PluginError: an encoder can't be built.
     """
     encoders = {name: build_encoder(specs[name], context) for name, context in contexts.items()}
-    head = frozenset({"lm_head.weight"}) if decoder.config.tied else frozenset()
+    head = frozenset({_HEAD}) if decoder.config.tied else frozenset()
     weights = family.decoder_weights(checkpoint.config)
     decoder_consumer = Consumer(
         "the decoder", weights, weight_slots(decoder), head, fused_slots(decoder)
@@ -88,13 +107,16 @@ def load_model(
             fill_randomly(consumer.slots or {}, dummy_seed)
         return encoders
     main = [consumers[name] for name, spec in specs.items() if spec.source is None]
-    decoder_source = family.decoder_source(checkpoint.config)
-    if decoder_source is None:
+    source = family.decoder_source(checkpoint.config)
+    if source is None:
         main.insert(0, decoder_consumer)
     else:
-        fill([decoder_consumer], _source_files(decoder_source, download_dir), decoder_source)
+        fill([decoder_consumer], _source_files(source, download_dir), source)
     if main:
         fill(main, checkpoint.weight_files(), checkpoint.name)
+    if head and needs_logits:
+        own = checkpoint.weight_files() if source is None else _source_files(source, download_dir)
+        _untie(decoder, weights, own, source or checkpoint.name)
     for name, context in contexts.items():
         _fill_from_source(specs[name], context, consumers[name], download_dir)
     return encoders
@@ -177,17 +199,53 @@ def fill(
                     unclaimed.append(name)
                 for consumer in takers:
                     _deliver(reader, name, consumer, source)
-    if unclaimed and not others:
-        raise ConfigError(
-            f"{source} has weights that neither the decoder nor an encoder of the model's "
-            f"plugins claims: {_listed(unclaimed)}."
-        )
+    if not others:
+        _tell_unclaimed(unclaimed, source)
     for consumer in consumers:
         missing = sorted(set(consumer.slots or ()) - consumer.filled)
         if missing:
             raise ConfigError(
                 f"{source} lacks weights of {consumer.label}: nothing fills {_listed(missing)}."
             )
+
+
+def _tell_unclaimed(names: Sequence[str], source: str) -> None:
+    """Warns of what is known to be left over, and refuses everything else."""
+    left_over = [name for name in names if _LEFT_OVER.fullmatch(name)]
+    unknown = [name for name in names if name not in left_over]
+    if unknown:
+        raise ConfigError(
+            f"{source} has weights that neither the decoder nor an encoder of the model's "
+            f"plugins claims: {_listed(unknown)}."
+        )
+    if left_over:
+        logger.warning("%s has weights that nobody uses: %s", source, _listed(left_over))
+
+
+def _untie(decoder: Decoder, weights: WeightMap, files: Iterable[Path], source: str) -> None:
+    """Gives the decoder the files' output matrix, if there is one that isn't its embedding."""
+    embedding = decoder.embed_tokens.weight
+    size, width = embedding.shape
+    for file in files:
+        with _opened(file) as reader:
+            for name in reader.keys():  # noqa: SIM118 (a file handle, not a mapping)
+                if not weights.claims(name) or weights.target(name) != _HEAD:
+                    continue
+                head = Linear(
+                    width, size, bias=False, dtype=embedding.dtype, device=embedding.device
+                )
+                slots = {_HEAD: head.weight.detach()}
+                _deliver(reader, name, Consumer("the decoder", weights, slots), source)
+                if torch.equal(head.weight, embedding):
+                    return
+                logger.warning(
+                    "%s ties its output matrix to its embedding (tie_word_embeddings), but holds "
+                    "another, %s, which is used",
+                    source,
+                    name,
+                )
+                decoder.lm_head = head
+                return
 
 
 def fill_randomly(slots: Mapping[str, Tensor], seed: int) -> None:

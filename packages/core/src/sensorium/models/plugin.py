@@ -13,7 +13,10 @@ api = 2
 
 
 class TextFamily(ModelFamily):
-    """A decoder alone, as its style's table reads and names it."""
+    """A decoder alone, as its style's table reads and names it.
+
+    Files of the bare model, whose names lack the prefix ``model.``, are read as well.
+    """
 
     style: str
 
@@ -23,7 +26,7 @@ class TextFamily(ModelFamily):
 
     def decoder_weights(self, config: Mapping[str, Any]) -> WeightMap:
         """As ``ModelFamily.decoder_weights``."""
-        return WeightMap(decoder_rules(style=self.style))
+        return WeightMap(decoder_rules(bodies=("model.", ""), style=self.style))
 
 
 class LlamaFamily(TextFamily):
@@ -82,9 +85,63 @@ class Olmo2Family(TextFamily):
     style = "olmo2"
 
 
+class Embedder(TextFamily):
+    """A decoder without an output matrix, as embedding checkpoints are published."""
+
+    task = "embed"
+
+
+class LlamaEmbedder(Embedder, LlamaFamily):
+    """Embedding checkpoints of Llama's kind."""
+
+    architectures = ("LlamaModel",)
+
+
+class MistralEmbedder(Embedder, MistralFamily):
+    """Embedding checkpoints of Mistral's kind."""
+
+    architectures = ("MistralModel",)
+
+
+class Qwen2Embedder(Embedder, Qwen2Family):
+    """Embedding checkpoints of Qwen2's kind."""
+
+    architectures = ("Qwen2Model",)
+
+
+class Qwen3Embedder(Embedder, Qwen3Family):
+    """Embedding checkpoints of Qwen3's kind."""
+
+    architectures = ("Qwen3Model",)
+
+
+class Phi3Embedder(Embedder, Phi3Family):
+    """Embedding checkpoints of Phi3's kind."""
+
+    architectures = ("Phi3Model",)
+
+
+class Gemma2Embedder(Embedder, Gemma2Family):
+    """Embedding checkpoints of Gemma2's kind."""
+
+    architectures = ("Gemma2Model",)
+
+
+class Gemma3Embedder(Embedder, Gemma3Family):
+    """Embedding checkpoints of Gemma3's kind."""
+
+    architectures = ("Gemma3TextModel",)
+
+
+class Olmo2Embedder(Embedder, Olmo2Family):
+    """Embedding checkpoints of Olmo2's kind."""
+
+    architectures = ("Olmo2Model",)
+
+
 @hookimpl
 def sensorium_model_families() -> list[ModelFamily]:
-    """The text decoders."""
+    """The text decoders, and each as an embedding checkpoint."""
     return [
         LlamaFamily(),
         MistralFamily(),
@@ -94,4 +151,12 @@ def sensorium_model_families() -> list[ModelFamily]:
         Gemma2Family(),
         Gemma3Family(),
         Olmo2Family(),
+        LlamaEmbedder(),
+        MistralEmbedder(),
+        Qwen2Embedder(),
+        Qwen3Embedder(),
+        Phi3Embedder(),
+        Gemma2Embedder(),
+        Gemma3Embedder(),
+        Olmo2Embedder(),
     ]

@@ -76,6 +76,9 @@ class Runner:
         worst_items: Callable[[], Sequence[EngineItem]],
     ) -> None:
         decoder = family.decoder_config(checkpoint.config)
+        needs_logits = config.task_of(family.task) == "generate"
+        if not needs_logits:
+            decoder = replace(decoder, tied=True)  # no output matrix of its own
         self.device = choose_device(config)
         self.dtype = choose_dtype(config, decoder, self.device)
         self._seed = config.seed
@@ -116,6 +119,7 @@ class Runner:
                 contexts,
                 download_dir=config.download_dir,
                 dummy_seed=config.seed if config.load_format == "dummy" else None,
+                needs_logits=needs_logits,
             )
             if self.device.type == "cpu":
                 move_into_huge_pages(self._decoder)
