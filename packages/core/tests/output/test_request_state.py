@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_tokenizers import write_llama_like, write_qwen_like
 from tokenizers import decoders, models, pre_tokenizers
 
 from sensorium.output import RequestState, bad_word_ids
@@ -379,7 +381,26 @@ def test_n_answers_end_one_by_one(tokenizer: Tokenizer) -> None:
     assert output.metrics.finished_s is not None
 
 
-def test_bad_words_are_found_at_the_start_and_behind_a_space(tokenizer: Tokenizer) -> None:
-    found = bad_word_ids(tokenizer, ["no", " no"])
-    texts = sorted(tokenizer.decode(ids) for ids in found)
-    assert texts == [" no", "no"]
+def test_bad_words_wherever_they_stand(
+    tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    for word in ("no", " no", "  no"):
+        found = bad_word_ids(tokenizer, [word])
+        assert sorted(tokenizer.decode(ids) for ids in found) == [" no", "no"]
+    folder = tmp_path_factory.mktemp("llama")
+    llama = Tokenizer.load(write_llama_like(folder))
+    tokens = {tuple(map(llama.id_to_token, ids)) for ids in bad_word_ids(llama, ["and", " "])}
+    assert {("▁and",), ("an", "d"), ("▁",)} <= tokens, "a word, its bare spelling, a space alone"
+
+
+@pytest.mark.parametrize("write", [write_llama_like, write_qwen_like])
+def test_bad_words_as_transformers_and_vllm_spell_them(write: Any, tmp_path: Path) -> None:
+    """What either forbids is forbidden: the word as a text, and behind a space."""
+    from transformers import AutoTokenizer
+
+    write(tmp_path)
+    ours, oracle = Tokenizer.load(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
+    for word in ("dog", "lazy dog", "Zx", "é"):
+        spelt = [word, " " + word]
+        expected = {tuple(oracle(s, add_special_tokens=False).input_ids) for s in spelt}
+        assert expected <= set(bad_word_ids(ours, [word]))

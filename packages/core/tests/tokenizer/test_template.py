@@ -101,6 +101,31 @@ def test_what_templates_rely_on(qwen: Any, source: str) -> None:
     assert ours.render(TALK, add_generation_prompt=False) == expected
 
 
+CALL = {"type": "function", "function": {"name": "f", "arguments": {"a": 1}}}
+JOINS = "{% for m in messages %}{{ m['role'] + ':' + m['content'] + '\n' }}{% endfor %}"
+PRINTS = "{% for m in messages %}{{ m['role'] }}:{{ m['content'] }}\n{% endfor %}"
+ASKS = "{% for m in messages %}{{ m.role }}{{ m.content if m.content is defined }}{% endfor %}"
+
+
+@pytest.mark.parametrize("left_out", [False, True])
+@pytest.mark.parametrize("source", [JOINS, PRINTS, ASKS])
+def test_a_message_without_content(qwen: Any, source: str, left_out: bool) -> None:
+    """As transformers renders it; empty text where a template joins strings and that fails."""
+    called = {"role": "assistant", "content": None, "tool_calls": [CALL]}
+    talk = [{"role": "user", "content": "None?"}, called, {"role": "tool", "content": "42"}]
+    oracle = talk if source is not JOINS else [talk[0], {**called, "content": ""}, talk[2]]
+    expected = qwen.oracle.apply_chat_template(oracle, chat_template=source, tokenize=False)
+    given = {k: v for k, v in called.items() if v is not None} if left_out else called
+    found = template(source).render([talk[0], given, talk[2]], add_generation_prompt=False)
+    assert found == expected
+
+
+def test_a_template_that_fails_with_and_without_content() -> None:
+    source = "{{ raise_exception('left out' if messages[0].content is undefined else 'empty') }}"
+    with pytest.raises(RequestError, match="left out"):
+        template(source).render([{"role": "assistant"}], add_generation_prompt=False)
+
+
 @pytest.mark.parametrize("source", [QWEN, LLAMA3])
 @pytest.mark.parametrize("end", ["I think", "I think  "])
 def test_continuing_the_last_message_equals_transformers(qwen: Any, source: str, end: str) -> None:

@@ -18,6 +18,14 @@ from sensorium.types import MediaItem
 
 Part = str | MediaItem
 
+#: Keys that other interfaces have beside a part's type → what to write here instead.
+_ADVICE = {
+    "detail": " If {part_type} takes a detail, it stands inside its value: "
+    '{{"{part_type}": {{"url": …, "detail": …}}}}.',
+    "cache_control": " Leave it out: prefixes are cached without being asked for, and cache_salt "
+    "keeps callers apart.",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Message:
@@ -57,6 +65,7 @@ class ConversationReader:
         find_part: Callable[[str], object] | None = None,
     ) -> None:
         self._find_part = find_part
+        self._kinds = kinds
         self._by_part_type = {
             part_type: kind for kind in kinds.values() for part_type in kind.part_types
         }
@@ -112,14 +121,31 @@ class ConversationReader:
             return text
         kind = self._by_part_type.get(part_type) if isinstance(part_type, str) else None
         if kind is None:
-            if isinstance(part_type, str) and self._find_part is not None:
-                self._find_part(part_type)
+            if isinstance(part_type, str):
+                self._check_dialect(part_type, where)
+                if self._find_part is not None:
+                    self._find_part(part_type)
             allowed = ", ".join(["text", *self._by_part_type])
             raise RequestError(
                 f"{where}: the part type {part_type!r} is none that this model takes; "
                 f"allowed are {allowed} (`sensorium plugins` lists what is installed)."
             )
         return self._item(kind, str(part_type), part, where, counts)
+
+    def _check_dialect(self, part_type: str, where: str) -> None:
+        """Refuses other interfaces' names for parts with what is written here."""
+        name = part_type.removeprefix("input_")
+        if name == "text":
+            raise RequestError(
+                f"{where}: {part_type} is another interface's name for text; write "
+                '{"type": "text", "text": …}.'
+            )
+        if kind := self._kinds.get(name):
+            forms = " or ".join(f'{{"type": "{t}", "{t}": …}}' for t in kind.part_types)
+            raise RequestError(
+                f"{where}: {part_type} is another interface's name for a part of the kind {name}, "
+                f"with the item beside it; write {forms}."
+            )
 
     def _item(
         self,
@@ -144,9 +170,14 @@ class ConversationReader:
 
 
 def _check_keys(part: Mapping[str, Any], allowed: Sequence[str], where: str) -> None:
-    for key in part:
-        if key not in allowed:
-            raise RequestError(f"{where}: has the key {key!r}; allowed are {', '.join(allowed)}.")
+    """Keys without a value count as absent: clients write out what they leave empty."""
+    for key, value in part.items():
+        if key in allowed or value is None:
+            continue
+        advice = _ADVICE.get(key, "").format(part_type=part["type"])
+        raise RequestError(
+            f"{where}: has the key {key!r}; allowed are {', '.join(allowed)}.{advice}"
+        )
 
 
 def _tool_calls(calls: Any, where: str) -> Iterator[Any]:

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 from sensorium.errors import ConfigError, RequestError
 from sensorium.frontend.chat import ChatRenderer, Conversation, RenderedChat
 from sensorium.frontend.placeholders import tokenize_prompt, tokenize_segments
+from sensorium.frontend.prompt_ids import ExpandedPrompt, tokenized_ids
 from sensorium.frontend.prompts import ParsedPrompt
 from sensorium.media.pipeline import MediaPipeline
 from sensorium.plugins import MediaAdapter, ModelContext, ModelFamily, TokenizedPrompt
@@ -82,18 +83,18 @@ class Frontend:
         """
         items = self.pipeline.split(prompt.media, prompt.uuids)
         counts = Counter(item.kind for item in items)
-        tokenized = await self._in_text_pool(
-            lambda: tokenize_prompt(
-                self._tokenizer,
-                self._adapters,
-                counts,
-                text=prompt.text,
-                token_ids=prompt.token_ids,
-            )
-        )
+        tokenized = await self._in_text_pool(lambda: self._tokenized(prompt, counts))
         return await self._compose(
             prompt.text, tokenized, items, prompt.salt, prompt.processor_kwargs
         )
+
+    def _tokenized(
+        self, prompt: ParsedPrompt, counts: Mapping[str, int]
+    ) -> TokenizedPrompt | ExpandedPrompt:
+        if prompt.token_ids is not None:
+            return tokenized_ids(prompt.token_ids, self._adapters, counts)
+        assert prompt.text is not None
+        return tokenize_prompt(self._tokenizer, self._adapters, counts, text=prompt.text)
 
     async def prepare_chat(
         self,
@@ -146,15 +147,20 @@ class Frontend:
     async def _compose(
         self,
         text: str | None,
-        tokenized: TokenizedPrompt,
+        tokenized: TokenizedPrompt | ExpandedPrompt,
         items: Sequence[MediaItem],
         salt: str,
         processor_kwargs: Mapping[str, Any],
     ) -> PreparedPrompt:
         media = await self.pipeline.prepare(items, salt=salt, processor_kwargs=processor_kwargs)
-        composition = await self._in_text_pool(
-            lambda: self._family.compose(tokenized, media.items, self._adapters, self._context)
-        )
+
+        def compose() -> Composition:
+            prompt = tokenized
+            if isinstance(prompt, ExpandedPrompt):
+                prompt = prompt.placed(media.items)
+            return self._family.compose(prompt, media.items, self._adapters, self._context)
+
+        composition = await self._in_text_pool(compose)
         return PreparedPrompt(text, composition, media.items, salt, media.num_hits)
 
     async def _in_text_pool(self, work: Callable[[], T]) -> T:

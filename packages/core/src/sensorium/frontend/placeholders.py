@@ -1,4 +1,4 @@
-"""Where items stand in a prompt: from placeholders in text or ids to slots.
+"""Where items stand in a prompt: from placeholders in text to slots.
 
 A prompt is cut into segments (text, text that must stay literal, slots), and segments become
 token ids. Knows adapters' placeholders, not their media.
@@ -60,23 +60,18 @@ def tokenize_prompt(
     adapters: Mapping[str, MediaAdapter],
     counts: Mapping[str, int],
     *,
-    text: str | None = None,
-    token_ids: Sequence[int] | None = None,
+    text: str,
     add_special_tokens: bool = True,
 ) -> TokenizedPrompt:
     """Tokenizes a prompt whose placeholders were written by hand.
 
     Args:
         counts: kind → items in the request; absent: none.
-        text, token_ids: the prompt, exactly one of them.
-        add_special_tokens: for text, put BOS in front where the checkpoint does.
+        add_special_tokens: put BOS in front where the checkpoint does.
 
     Raises:
         RequestError: a kind's placeholders and items differ in number.
     """
-    if token_ids is not None:
-        return _tokenized_ids(token_ids, adapters, counts)
-    assert text is not None
     segments = split_text(text, adapters, counts)
     return tokenize_segments(tokenizer, segments, add_special_tokens=add_special_tokens)
 
@@ -155,7 +150,7 @@ def assign_items(
     for kind, indices in found.items():
         num_items = counts.get(kind, 0)
         if sorted(indices) != list(range(num_items)):
-            raise RequestError(_mismatch(kind, indices, num_items, adapters[kind]))
+            raise RequestError(mismatch(kind, indices, num_items, adapters[kind]))
     order = {kind: iter(indices) for kind, indices in found.items()}
     return [next(order[mention.kind]) for mention in mentions]
 
@@ -253,52 +248,8 @@ def _encode_apart(
     return ids, slots
 
 
-# --- a prompt that is given as ids ------------------------------------------------------
-
-
-def _tokenized_ids(
-    token_ids: Sequence[int], adapters: Mapping[str, MediaAdapter], counts: Mapping[str, int]
-) -> TokenizedPrompt:
-    spellings: dict[tuple[int, ...], tuple[str, int | None]] = {}
-    for kind, adapter in adapters.items():
-        runs = [adapter.placeholder(i).token_ids for i in range(counts.get(kind, 0) + 2)]
-        if () in runs:
-            if counts.get(kind, 0):
-                raise RequestError(
-                    f"The placeholder {adapter.placeholder(0).text} isn't in the vocabulary: "
-                    f"with items of kind {kind} the prompt must be given as text."
-                )
-            continue
-        indexed = len(set(runs)) > 1
-        for i, run in enumerate(runs):
-            spellings.setdefault(run, (kind, i if indexed else None))
-    mentions = list(_find_runs(token_ids, spellings))
-    indices = assign_items(mentions, adapters, counts)
-    slots = (
-        Slot(mention.kind, index, mention.start, mention.stop - mention.start)
-        for mention, index in zip(mentions, indices, strict=True)
-    )
-    return TokenizedPrompt(tuple(token_ids), tuple(slots))
-
-
-def _find_runs(
-    token_ids: Sequence[int], spellings: Mapping[tuple[int, ...], tuple[str, int | None]]
-) -> Iterator[Mention]:
-    by_first: dict[int, list[tuple[int, ...]]] = {}
-    for run in sorted(spellings, key=len, reverse=True):
-        by_first.setdefault(run[0], []).append(run)
-    at = 0
-    while at < len(token_ids):
-        for run in by_first.get(token_ids[at], ()):
-            if tuple(token_ids[at : at + len(run)]) == run:
-                yield Mention(at, at + len(run), *spellings[run])
-                at += len(run)
-                break
-        else:
-            at += 1
-
-
-def _mismatch(kind: str, indices: Sequence[int], num_items: int, adapter: MediaAdapter) -> str:
+def mismatch(kind: str, indices: Sequence[int], num_items: int, adapter: MediaAdapter) -> str:
+    """The sentence for placeholders that aren't one for each item."""
     texts = list(dict.fromkeys(adapter.placeholder(i).text for i in range(max(num_items, 1))))
     spelling = texts[0] if len(texts) == 1 else f"{texts[0]} … {texts[-1]}"
     items = f"{num_items} item{'' if num_items == 1 else 's'} of kind {kind}"

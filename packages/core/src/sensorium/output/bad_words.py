@@ -8,15 +8,21 @@ from sensorium.tokenizer import Tokenizer
 
 
 def bad_word_ids(tokenizer: Tokenizer, words: Sequence[str]) -> tuple[tuple[int, ...], ...]:
-    """The token sequences of each word, at the start of a text and behind a space.
+    """The token sequences of each word: at a text's start, behind a space and behind other text.
 
-    A word that begins inside a longer token is not found: that would need the text, which
-    does not exist before the token is chosen.
+    As in vLLM, a space in front of a word is no part of it, and only sequences as the tokenizer
+    makes them count: a word that begins inside a longer token, or that is put together from other
+    tokens, is written all the same. The first would need the text, which does not exist before the
+    token is chosen.
     """
     found: dict[tuple[int, ...], None] = {}
     for word in words:
-        for spelling in (word, " " + word.lstrip()):
-            ids = tuple(tokenizer.encode(spelling, add_special_tokens=False))
+        bare = word.lstrip(" ") or word
+        for ids in (
+            tokenizer.encode(bare),
+            tokenizer.encode(" " + bare),
+            tokenizer.encode(bare, continues=True),
+        ):
             if ids:
-                found[ids] = None
+                found[tuple(ids)] = None
     return tuple(found)

@@ -87,7 +87,7 @@ class ChatTemplate:
             raise RequestError(
                 "continue_final_message and add_generation_prompt exclude each other."
             )
-        # A key without a value counts as absent: clients send "content": null beside tools.
+        # A key without a value counts as absent: clients write out what they leave empty.
         plain = [{k: v for k, v in message.items() if v is not None} for message in messages]
         end_mark = ""
         if continue_final_message:
@@ -97,7 +97,7 @@ class ChatTemplate:
         values = {**self._specials, "documents": None, **variables}
         values["tools"] = list(tools) if tools else None
         values["add_generation_prompt"] = add_generation_prompt
-        text = _run(template, plain, values)
+        text = _render(template, plain, values)
         return _cut_at(text, end_mark) if end_mark else text
 
     def needs_specials(self, rendered: str) -> bool:
@@ -153,6 +153,26 @@ def _read_explicit(explicit: str) -> str:
 
 
 # --- rendering ------------------------------------------------------------------------
+
+
+def _render(
+    template: jinja2.Template, messages: list[dict[str, Any]], values: dict[str, Any]
+) -> str:
+    """The text; where the template fails on a message without content, it gets empty text.
+
+    Leaving content out is transformers' way with messages that hold tool calls alone, but templates
+    that join strings fail on it.
+    """
+    try:
+        return _run(template, messages, values)
+    except RequestError as error:
+        if all("content" in message for message in messages):
+            raise
+        failure = error
+    try:
+        return _run(template, [{"content": "", **message} for message in messages], values)
+    except RequestError:
+        raise failure from None
 
 
 def _run(template: jinja2.Template, messages: list[dict[str, Any]], values: dict[str, Any]) -> str:
