@@ -5,9 +5,9 @@
 A stand-in engine answers every request with the same number of tokens: one update a request and
 step, as an engine in a process of its own sends them, decoded from its frames on the client's
 thread. Everything behind that is real: streams, stop strings, detokenising, outputs, ``asyncio``.
-Printed: the process's CPU time a token in µs (the median of the repeats), for outputs that only the
-end needs (as ``LLM`` asks) and for one output a token, at the pace of ``--step-ms`` and unpaced,
-where what waits is taken together.
+Printed: the process's CPU time a token in µs (the median of the repeats), for each kind of output
+(``LLM`` asks for FINAL_ONLY), at the pace of ``--step-ms`` and unpaced, where what waits is taken
+together; and for one stream with log-probabilities of 400 and of 4,000 tokens, which is to be the same.
 """
 
 from __future__ import annotations
@@ -26,10 +26,12 @@ import sensorium.engine.async_engine as async_engine
 from sensorium import AsyncEngine, SamplingParams
 from sensorium.engine.assembly import Assembly, assemble
 from sensorium.engine.ipc.messages import decode, encode_updates, updates_of
-from sensorium.types import EngineRequest, RequestUpdate
+from sensorium.outputs import RequestOutputKind
+from sensorium.types import EngineRequest, RequestUpdate, TokenLogprobs
 from sensorium_tiny_models import model_path
 
 PROMPT = "What is in the picture?"
+STREAMED = (RequestOutputKind.CUMULATIVE, RequestOutputKind.DELTA)
 
 
 class StandIn:
@@ -75,12 +77,17 @@ class Load:
     num_requests: int
     num_tokens: int
     step_s: float
-    only_final: bool
+    kind: RequestOutputKind
+    logprobs: int | None = None
 
 
 def frames_of(request_ids: Sequence[str], load: Load, token_ids: Sequence[int]) -> list[bytes]:
     """One frame a step, as the engine would send it."""
     frames = []
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    if load.logprobs is not None:
+        best = tuple(range(5, 5 + load.logprobs))
+        logprobs = (TokenLogprobs(-1.0, 1, best, (-1.0,) * len(best)),)
     for step in range(load.num_tokens):
         last = step == load.num_tokens - 1
         frames.append(
@@ -89,6 +96,7 @@ def frames_of(request_ids: Sequence[str], load: Load, token_ids: Sequence[int]) 
                     RequestUpdate(
                         request_id,
                         (token_ids[(step + i) % len(token_ids)],),
+                        logprobs,
                         finish_reason="length" if last else None,
                         num_cached_tokens=16,
                         first_scheduled_s=1.0,
@@ -102,17 +110,28 @@ def frames_of(request_ids: Sequence[str], load: Load, token_ids: Sequence[int]) 
 
 async def run(engine: AsyncEngine, client: StandIn, load: Load, token_ids: Sequence[int]) -> float:
     """CPU seconds of this process a token."""
-    sampling = SamplingParams(max_tokens=load.num_tokens, ignore_eos=True)
+    sampling = SamplingParams(
+        max_tokens=load.num_tokens,
+        ignore_eos=True,
+        logprobs=load.logprobs,
+        output_kind=load.kind,
+    )
     client.request_ids.clear()
     client.complete.clear()
     client.num_expected = load.num_requests
 
     async def consume() -> int:
-        stream = engine.generate(PROMPT, sampling, only_final=load.only_final)
-        outputs = [output.outputs[0] async for output in stream]
-        assert len(outputs[-1].token_ids) == load.num_tokens
-        assert outputs[-1].text
-        return len(outputs)
+        num_outputs = num_tokens = num_characters = 0
+        async for output in engine.generate(PROMPT, sampling):
+            num_outputs += 1
+            [answer] = output.outputs
+            new, text = len(answer.token_ids), len(answer.text)
+            is_delta = load.kind is RequestOutputKind.DELTA
+            num_tokens = num_tokens + new if is_delta else new
+            num_characters = num_characters + text if is_delta else text
+        assert num_tokens == load.num_tokens
+        assert num_characters
+        return num_outputs
 
     tasks = [asyncio.create_task(consume()) for _ in range(load.num_requests)]
     await asyncio.to_thread(client.complete.wait)
@@ -124,7 +143,8 @@ async def run(engine: AsyncEngine, client: StandIn, load: Load, token_ids: Seque
     counts = await asyncio.gather(*tasks)
     spent = time.process_time() - before
     player.join()
-    assert load.only_final == (counts == [1] * load.num_requests)
+    is_final = load.kind is RequestOutputKind.FINAL_ONLY
+    assert is_final == (counts == [1] * load.num_requests)
     return spent / (load.num_requests * load.num_tokens)
 
 
@@ -148,19 +168,24 @@ def main() -> None:
     with AsyncEngine(str(model_path()), **config) as engine:
         text = "The quick brown fox sees three red squares, and naïve cafés: " * 4
         token_ids = engine.get_tokenizer().encode(text)
-        print(f"{options.requests} requests of {options.tokens} tokens")
-        for only_final in (True, False):
-            for step_s in (options.step_ms / 1e3, 0.0):
-                load = Load(options.requests, options.tokens, step_s, only_final)
-                asyncio.run(run(engine, client, load, token_ids))
-                figures = [
-                    asyncio.run(run(engine, client, load, token_ids))
-                    for _ in range(options.repeats)
-                ]
-                name = "only the last output" if only_final else "an output a token"
-                pace = f"{options.step_ms:g} ms a step" if step_s else "unpaced"
-                median, spread = statistics.median(figures), max(figures) - min(figures)
-                print(f"{name}, {pace}: {1e6 * median:.1f} µs a token (± {5e5 * spread:.1f})")
+        step_s = options.step_ms / 1e3
+        loads = [
+            Load(options.requests, options.tokens, pace_s, kind)
+            for kind in (RequestOutputKind.FINAL_ONLY, *STREAMED)
+            for pace_s in (step_s, 0.0)
+        ]
+        # A stream's cost is to grow with its length, not with the square of it.
+        loads += [Load(1, count, 1e-3, kind, 2) for kind in STREAMED for count in (400, 4000)]
+        for load in loads:
+            asyncio.run(run(engine, client, load, token_ids))
+            figures = [
+                asyncio.run(run(engine, client, load, token_ids)) for _ in range(options.repeats)
+            ]
+            pace = f"{1e3 * load.step_s:g} ms a step" if load.step_s else "unpaced"
+            name = f"{load.num_requests} of {load.num_tokens} tokens, {load.kind.name}"
+            name += "" if load.logprobs is None else f", {load.logprobs} logprobs"
+            median, spread = statistics.median(figures), max(figures) - min(figures)
+            print(f"{name}, {pace}: {1e6 * median:.1f} µs a token (± {5e5 * spread:.1f})")
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from sensorium.errors import (
     EngineError,
     LimitError,
     MediaError,
+    OverloadedError,
     PluginError,
     RequestError,
     SensoriumError,
@@ -39,6 +40,7 @@ from sensorium.outputs import (
     RequestOutput,
     RequestOutputKind,
 )
+from sensorium.pooling_params import PoolingParams
 from sensorium.sampling_params import SamplingParams
 from sensorium.structured_outputs import StructuredOutputs
 
@@ -62,8 +64,10 @@ __all__ = [
     "LimitError",
     "Logprob",
     "MediaError",
+    "OverloadedError",
     "PluginError",
     "PoolingOutput",
+    "PoolingParams",
     "PoolingRequestOutput",
     "RequestError",
     "RequestMetrics",

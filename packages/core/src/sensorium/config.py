@@ -51,6 +51,9 @@ class EngineConfig:
         enable_chunked_prefill: False: a prompt is prefilled in one step.
         max_num_batched_tokens: tokens computed in one step at most.
         max_num_seqs: sequences running at once at most.
+        max_queued_requests †: requests that may be prepared or wait beside ``max_num_seqs`` others;
+            one more is refused with ``OverloadedError``. None: any number. ``LLM`` refuses the
+            option: its calls wait for each other.
         mm_processor_cache_gb: processed media kept in host memory (GiB); 0 turns it off.
         mm_encoder_cache_gb †: embeddings kept on the device (GiB).
         limit_mm_per_prompt: kind → items in one prompt at most, or a mapping with "count"
@@ -94,6 +97,7 @@ class EngineConfig:
     enable_chunked_prefill: bool = True
     max_num_batched_tokens: int = 2048
     max_num_seqs: int = 64
+    max_queued_requests: int | None = None
     mm_processor_cache_gb: float = 4.0
     mm_encoder_cache_gb: float = 1.0
     limit_mm_per_prompt: Mapping[str, int | Mapping[str, int | float]] = field(default_factory=dict)
@@ -180,6 +184,7 @@ class EngineConfig:
             "page_size",
             "max_num_batched_tokens",
             "max_num_seqs",
+            "max_queued_requests",
             "max_model_len",
             "kv_cache_memory_bytes",
             "media_threads",

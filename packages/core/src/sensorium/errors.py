@@ -10,7 +10,8 @@
     │   └── UnsupportedError a documented feature that this build doesn't have (yet)
     └── EngineError          our fault: HTTP 5xx
         ├── EngineClosedError   the engine was closed before or while the request ran
-        └── EngineDeadError     the engine stopped on an internal error
+        ├── EngineDeadError     the engine stopped on an internal error
+        └── OverloadedError     the engine holds as many requests as it may: HTTP 429 or 503
 
 A message says what was given and what is allowed. It never holds a memory address, a
 traceback or a decoder library's own text, so it may be shown to a remote caller.
@@ -71,6 +72,18 @@ class EngineError(SensoriumError, RuntimeError):
 
 class EngineClosedError(EngineError):
     """The engine was closed before or while the request ran."""
+
+
+class OverloadedError(EngineError):
+    """The engine holds as many requests as ``max_queued_requests`` allows; this one was not begun.
+
+    Attributes:
+        retry_after_s: a hint when a place may be free, in seconds.
+    """
+
+    def __init__(self, message: str, *, retry_after_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class EngineDeadError(EngineError):

@@ -11,23 +11,33 @@ import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import CancelledError
+from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import Any, Literal, TypeVar
 
 from tqdm import tqdm
 
-from sensorium.engine.async_engine import AsyncEngine, last_output
+from sensorium.engine.async_engine import AsyncEngine, check_sampling_params, last_output
 from sensorium.engine.owner import Owner
-from sensorium.errors import EngineClosedError, EngineError, RequestError, SensoriumError
+from sensorium.errors import (
+    ConfigError,
+    EngineClosedError,
+    EngineError,
+    RequestError,
+    SensoriumError,
+)
 from sensorium.frontend.chat import Conversation
 from sensorium.frontend.prompts import PromptInput, split_prompts
 from sensorium.outputs import (
+    EmbeddingOutput,
     EmbeddingRequestOutput,
     PoolingOutput,
     PoolingRequestOutput,
     RequestOutput,
+    RequestOutputKind,
 )
+from sensorium.pooling_params import PoolingParams
 from sensorium.sampling_params import SamplingParams
 from sensorium.tokenizer import Tokenizer
 
@@ -52,6 +62,10 @@ class LLM:
     """
 
     def __init__(self, model: str | None = None, **options: Any) -> None:
+        if options.get("max_queued_requests") is not None:
+            raise ConfigError(
+                "max_queued_requests is for AsyncEngine; the calls of an LLM wait for each other."
+            )
         self._engine = AsyncEngine(model, **options)
         self._driver = _Driver()
         self._owner = Owner(self, partial(_close, self._engine, self._driver))
@@ -86,7 +100,7 @@ class LLM:
         ranks = _one_each(priority, len(parts), "priorities")
         return self._answer_all(
             lambda i: last_output(
-                self._engine.generate(parts[i], params[i], priority=ranks[i] or 0, only_final=True)
+                self._engine.generate(parts[i], self._final(params[i]), priority=ranks[i] or 0)
             ),
             lambda error: RequestOutput("", None, (), (), finished=True, error=error),
             len(parts),
@@ -136,7 +150,7 @@ class LLM:
         return self._answer_all(
             lambda i: last_output(
                 self._engine.chat(
-                    conversations[i], params[i], priority=ranks[i] or 0, only_final=True, **options
+                    conversations[i], self._final(params[i]), priority=ranks[i] or 0, **options
                 )
             ),
             lambda error: RequestOutput("", None, (), (), finished=True, error=error),
@@ -148,35 +162,67 @@ class LLM:
     def embed(
         self,
         prompts: PromptInput | Sequence[PromptInput],
+        pooling_params: PoolingParams | Sequence[PoolingParams] | None = None,
         *,
         use_tqdm: UseTqdm = True,
         on_error: OnError = "raise",
         priority: int | Sequence[int] = 0,
     ) -> list[EmbeddingRequestOutput]:
-        """Prompts as vectors of length 1, of an engine loaded with ``task="embed"``.
+        """Prompts as vectors, of an engine loaded with ``task="embed"``.
 
-        The vector is the last token's hidden state behind the model's last norm, divided by its
-        length. Arguments and errors as for ``generate``.
+        A vector is the last token's hidden state behind the model's last norm, divided by its
+        length unless the parameters or the model's family say otherwise.
+
+        Args:
+            pooling_params: one for all, or one for each.
+
+        Other arguments and errors as for ``generate``.
         """
-        found = self.encode(prompts, use_tqdm=use_tqdm, on_error=on_error, priority=priority)
-        return [EmbeddingRequestOutput.of(output) for output in found]
+        return self._pool(
+            self._engine.embed,
+            lambda error: EmbeddingRequestOutput(
+                "", None, (), EmbeddingOutput(()), finished=True, error=error
+            ),
+            prompts,
+            pooling_params,
+            (use_tqdm, on_error, priority),
+        )
 
     def encode(
         self,
         prompts: PromptInput | Sequence[PromptInput],
+        pooling_params: PoolingParams | Sequence[PoolingParams] | None = None,
         *,
         use_tqdm: UseTqdm = True,
         on_error: OnError = "raise",
         priority: int | Sequence[int] = 0,
     ) -> list[PoolingRequestOutput]:
-        """As ``embed``, the vectors as they are."""
-        parts = split_prompts(prompts)
-        ranks = _one_each(priority, len(parts), "priorities")
-        return self._answer_all(
-            lambda i: self._engine.encode(parts[i], priority=ranks[i] or 0),
+        """As ``embed``, the vectors as they are unless the parameters say otherwise."""
+        return self._pool(
+            self._engine.encode,
             lambda error: PoolingRequestOutput(
                 "", None, (), PoolingOutput(()), finished=True, error=error
             ),
+            prompts,
+            pooling_params,
+            (use_tqdm, on_error, priority),
+        )
+
+    def _pool(
+        self,
+        pool: Callable[..., Awaitable[T]],
+        failed: Callable[[SensoriumError], T],
+        prompts: PromptInput | Sequence[PromptInput],
+        pooling_params: PoolingParams | Sequence[PoolingParams] | None,
+        options: tuple[UseTqdm, OnError, int | Sequence[int]],
+    ) -> list[T]:
+        use_tqdm, on_error, priority = options
+        parts = split_prompts(prompts)
+        params = _one_each(pooling_params, len(parts), "PoolingParams")
+        ranks = _one_each(priority, len(parts), "priorities")
+        return self._answer_all(
+            lambda i: pool(parts[i], params[i], priority=ranks[i] or 0),
+            failed,
             len(parts),
             use_tqdm,
             on_error,
@@ -219,6 +265,12 @@ class LLM:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _final(self, given: SamplingParams | None) -> SamplingParams:
+        """The parameters of a call that returns when all is done, and wants one output."""
+        params = self._engine.get_default_sampling_params() if given is None else given
+        check_sampling_params(params)
+        return replace(params, output_kind=RequestOutputKind.FINAL_ONLY)
 
     # --- driving the loop -------------------------------------------------------------
 

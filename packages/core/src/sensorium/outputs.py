@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -149,7 +148,7 @@ class RequestOutput:
 
 @dataclass(frozen=True, slots=True)
 class PoolingOutput:
-    """A prompt as one vector: its last token's hidden state, normalised by the model's last norm.
+    """A prompt as one vector, made as ``PoolingParams`` say.
 
     Attributes:
         values: (hidden,) numbers.
@@ -167,7 +166,7 @@ class PoolingOutput:
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingOutput:
-    """A prompt as one vector of length 1.
+    """A prompt as one vector, of length 1 unless ``PoolingParams`` say otherwise.
 
     Attributes:
         embedding: (hidden,) numbers.
@@ -205,14 +204,12 @@ class EmbeddingRequestOutput:
 
     @classmethod
     def of(cls, pooled: PoolingRequestOutput) -> EmbeddingRequestOutput:
-        """The same with the vector divided by its length (a vector of zeros stays one)."""
-        values = pooled.outputs.values
-        length = math.sqrt(sum(value * value for value in values)) or 1.0
+        """The same by another name."""
         return cls(
             request_id=pooled.request_id,
             prompt=pooled.prompt,
             prompt_token_ids=pooled.prompt_token_ids,
-            outputs=EmbeddingOutput(tuple(value / length for value in values)),
+            outputs=EmbeddingOutput(pooled.outputs.values),
             finished=pooled.finished,
             num_cached_tokens=pooled.num_cached_tokens,
             metrics=pooled.metrics,

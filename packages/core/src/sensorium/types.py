@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from sensorium.pooling_params import PoolingParams
 from sensorium.sampling_params import SamplingParams
 
 if TYPE_CHECKING:
@@ -309,7 +310,7 @@ class EngineRequest:
         bad_word_ids: token sequences that may not be completed.
         arrival_s: monotonic time of admission.
         priority: lower ones go first; equal ones by arrival.
-        embeds: nothing is generated; the prompt's last hidden state is what is wanted.
+        pooling: nothing is generated; the prompt as one vector is what is wanted, made so.
     """
 
     request_id: str
@@ -326,7 +327,12 @@ class EngineRequest:
     bad_word_ids: tuple[tuple[int, ...], ...] = ()
     arrival_s: float = 0.0
     priority: int = 0
-    embeds: bool = False
+    pooling: PoolingParams | None = None
+
+    @property
+    def embeds(self) -> bool:
+        """Whether the prompt's vector is wanted and no answer."""
+        return self.pooling is not None
 
 
 # --- one step -------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import pytest
 from sensorium.engine.streams import Stream, Streams
 from sensorium.errors import CacheMissError, EngineDeadError, EngineError, RequestError
 from sensorium.output import RequestState
-from sensorium.outputs import RequestMetrics
+from sensorium.outputs import RequestMetrics, RequestOutputKind
 from sensorium.sampling_params import SamplingParams
 from sensorium.types import RequestUpdate
 
@@ -23,20 +23,22 @@ class NoTokenizer:
     special_ids: frozenset[int] = frozenset()
 
 
-def state(request_id: str) -> RequestState:
+def state(request_id: str, kind: RequestOutputKind) -> RequestState:
     return RequestState(
         request_id=request_id,
         prompt=None,
         prompt_token_ids=(1,),
-        sampling=SamplingParams(detokenize=False),
+        sampling=SamplingParams(detokenize=False, output_kind=kind),
         tokenizer=NoTokenizer(),  # type: ignore[arg-type]
         metrics=RequestMetrics(),
         child_ids=[request_id],
     )
 
 
-def opened(streams: Streams, request_id: str, *, only_final: bool = False) -> Stream:
-    return streams.open(state(request_id), lambda ids: None, only_final=only_final)
+def opened(
+    streams: Streams, request_id: str, kind: RequestOutputKind = RequestOutputKind.CUMULATIVE
+) -> Stream:
+    return streams.open(state(request_id, kind), lambda ids: None)
 
 
 async def test_a_loop_is_called_once_however_many_updates_wait(
@@ -65,7 +67,7 @@ async def test_a_loop_is_called_once_however_many_updates_wait(
 
 async def test_a_reader_of_the_last_output_sleeps_until_then() -> None:
     streams = Streams()
-    stream = opened(streams, "r", only_final=True)
+    stream = opened(streams, "r", RequestOutputKind.FINAL_ONLY)
     reader = asyncio.create_task(stream.news())
     streams.deliver([RequestUpdate("r", (1,))])
     await asyncio.sleep(0.01)
@@ -75,12 +77,10 @@ async def test_a_reader_of_the_last_output_sleeps_until_then() -> None:
     assert stream.state.output().outputs[0].token_ids == (1, 2)
 
 
-@pytest.mark.parametrize("only_final", [True, False])
-async def test_what_ends_a_request_is_raised(only_final: bool) -> None:
+@pytest.mark.parametrize("kind", list(RequestOutputKind))
+async def test_what_ends_a_request_is_raised(kind: RequestOutputKind) -> None:
     streams = Streams()
-    failed, lost, dead = (
-        opened(streams, name, only_final=only_final) for name in ("failed", "lost", "dead")
-    )
+    failed, lost, dead = (opened(streams, name, kind) for name in ("failed", "lost", "dead"))
     streams.deliver(
         [
             RequestUpdate("failed", finish_reason="error", error="the step"),

@@ -22,6 +22,7 @@ from tiny_runner import (
 )
 from torch import Tensor
 
+from sensorium.pooling_params import PoolingParams
 from sensorium.runner import Runner
 from sensorium.sampling_params import SamplingParams
 from sensorium.types import PENDING, Batch, Chunk, EngineItem, EngineRequest, MediaSpan
@@ -175,7 +176,9 @@ def test_log_probabilities_of_the_prompt(llama: Model, chunk: int) -> None:
 def test_a_prompt_to_embed_is_its_last_hidden_state(llama: Model, chunk: int) -> None:
     runner = llama.runner()
     scheduler = MiniScheduler(runner)
-    scheduler.add(asked("r", PROMPTS["long"], embeds=True), asked("more", PROMPTS["more"]))
+    scheduler.add(
+        asked("r", PROMPTS["long"], pooling=PoolingParams()), asked("more", PROMPTS["more"])
+    )
     while "r" not in scheduler.pooled:
         scheduler.step({"r": chunk, "more": 5})
     with torch.inference_mode():

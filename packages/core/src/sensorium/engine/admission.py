@@ -14,6 +14,7 @@ from sensorium.errors import LimitError, RequestError, UnsupportedError
 from sensorium.frontend.frontend import PreparedPrompt
 from sensorium.output import PooledState, RequestState, bad_word_ids
 from sensorium.outputs import RequestMetrics
+from sensorium.pooling_params import PoolingParams
 from sensorium.sampling_params import SamplingParams
 from sensorium.tokenizer import Tokenizer
 from sensorium.types import EngineItem, EngineRequest, PreparedItem
@@ -99,9 +100,14 @@ class Admission:
         prepared: PreparedPrompt,
         metrics: RequestMetrics,
         *,
+        pooling: PoolingParams,
         priority: int,
     ) -> Admitted:
-        """A request to embed; arguments and errors as for ``generation``."""
+        """A request to embed; other arguments and errors as for ``generation``.
+
+        Args:
+            pooling: with every field filled.
+        """
         sampling = SamplingParams(temperature=0.0, max_tokens=1)
         [request] = self._requests(engine_id, prepared, sampling, metrics.arrival_s, priority)
         state = PooledState(
@@ -110,8 +116,9 @@ class Admission:
             prompt_token_ids=prepared.composition.token_ids,
             metrics=metrics,
             child_id=engine_id,
+            normalizes=bool(pooling.normalize),
         )
-        return Admitted([replace(request, embeds=True)], state)
+        return Admitted([replace(request, pooling=pooling)], state)
 
     def _requests(
         self,

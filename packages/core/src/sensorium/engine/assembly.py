@@ -58,6 +58,7 @@ class Assembly:
     task: str
     info: EngineInfo
     kinds: tuple[str, ...]
+    normalizes_embeddings: bool
 
 
 def assemble(config: EngineConfig) -> Assembly:
@@ -86,6 +87,7 @@ def assemble(config: EngineConfig) -> Assembly:
             info=info,
             kinds=tuple(model.adapters),
             task=config.task_of(model.family.task),
+            normalizes_embeddings=model.family.normalizes_embeddings,
         )
     except BaseException:
         if client is not None:

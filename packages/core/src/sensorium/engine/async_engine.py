@@ -11,11 +11,12 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import aclosing
+from dataclasses import dataclass, replace
 from functools import partial
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from sensorium.config import EngineConfig
 from sensorium.engine.admission import Admission, Admitted
@@ -23,26 +24,46 @@ from sensorium.engine.assembly import Assembly, assemble
 from sensorium.engine.build import EngineInfo
 from sensorium.engine.client import EngineClient
 from sensorium.engine.owner import Owner
-from sensorium.engine.preparing import Preparations
-from sensorium.engine.streams import Streams
+from sensorium.engine.places import Places
+from sensorium.engine.preparing import AbortedError, Preparations
+from sensorium.engine.streams import Stream, Streams
 from sensorium.errors import RequestError
 from sensorium.frontend.chat import Conversation
 from sensorium.frontend.frontend import PreparedPrompt
 from sensorium.frontend.prompts import PromptInput, parse_prompt
 from sensorium.logger import apply_log_level
+from sensorium.output.pooled_state import aborted
 from sensorium.outputs import (
+    CompletionOutput,
     EmbeddingRequestOutput,
     PoolingRequestOutput,
     RequestMetrics,
     RequestOutput,
 )
+from sensorium.pooling_params import PoolingParams
 from sensorium.sampling_params import SamplingParams
 from sensorium.tokenizer import Tokenizer
+from sensorium.types import EngineRequest
 
 T = TypeVar("T")
-_Prepare = Callable[[], Any]
-#: The caller's name and the engine's, the prompt, what is known of it so far → the request.
-_Admit = Callable[[str, str, PreparedPrompt, RequestMetrics], Admitted]
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What one request asks for.
+
+    Attributes:
+        task: the task for which the engine must have been loaded.
+        prepare: makes the prompt ready.
+        admit: the caller's name for it and the engine's, the prompt, what is known so far → the
+            request.
+        aborted: what an abort during the preparation gives: an output, or an error.
+    """
+
+    task: str
+    prepare: Callable[[], Awaitable[PreparedPrompt]]
+    admit: Callable[[str, str, PreparedPrompt, RequestMetrics], Admitted]
+    aborted: Callable[[str], Any]
 
 
 class AsyncEngine:
@@ -65,6 +86,7 @@ class AsyncEngine:
         self._ids = itertools.count()
         self._streams = Streams()
         self._preparations = Preparations()
+        self._places = Places(self.config.max_num_seqs, self.config.max_queued_requests)
         self._owner = Owner(self, partial(_close, self._preparations, self._parts))
         self._client.start(self._streams.deliver, self._streams.end)
 
@@ -77,12 +99,11 @@ class AsyncEngine:
         request_id: str | None = None,
         *,
         priority: int = 0,
-        only_final: bool = False,
     ) -> AsyncIterator[RequestOutput]:
         """Answers one prompt.
 
         Yields outputs as tokens come, cumulative unless ``SamplingParams.output_kind`` says else;
-        the last one is finished, and is the only one with ``only_final``. Leaving the iterator
+        the last one is finished. Leaving the iterator
         early (break and ``aclose``, or cancellation) aborts the request. Requests of lower
         ``priority`` go first.
 
@@ -91,12 +112,11 @@ class AsyncEngine:
             CacheMissError: an item given by uuid alone that no cache holds (any more).
             EngineError: the engine failed or was closed.
         """
-        return self._answer(
+        return self._generate(
             lambda: self._parts.frontend.prepare(parse_prompt(prompt)),
-            partial(self._admission.generation, sampling=sampling_params, priority=priority),
+            sampling_params,
             request_id,
-            task="generate",
-            only_final=only_final,
+            priority=priority,
         )
 
     def chat(
@@ -106,108 +126,185 @@ class AsyncEngine:
         request_id: str | None = None,
         *,
         priority: int = 0,
-        only_final: bool = False,
         **chat_options: Any,
     ) -> AsyncIterator[RequestOutput]:
         """Answers a conversation; ``chat_options`` are those of ``Frontend.prepare_chat``."""
-        return self._answer(
+        return self._generate(
             lambda: self._parts.frontend.prepare_chat(messages, **chat_options),
-            partial(self._admission.generation, sampling=sampling_params, priority=priority),
+            sampling_params,
             request_id,
-            task="generate",
-            only_final=only_final,
+            priority=priority,
         )
+
+    def _generate(
+        self,
+        prepare: Callable[[], Awaitable[PreparedPrompt]],
+        sampling: SamplingParams | None,
+        request_id: str | None,
+        *,
+        priority: int,
+    ) -> AsyncIterator[RequestOutput]:
+        if sampling is not None:
+            check_sampling_params(sampling)
+        work = _Work(
+            task="generate",
+            prepare=prepare,
+            admit=partial(self._admission.generation, sampling=sampling, priority=priority),
+            aborted=partial(_aborted_output, sampling=sampling),
+        )
+        return self._answer(work, request_id)
 
     async def encode(
-        self, prompt: PromptInput, request_id: str | None = None, *, priority: int = 0
+        self,
+        prompt: PromptInput,
+        pooling_params: PoolingParams | None = None,
+        request_id: str | None = None,
+        *,
+        priority: int = 0,
     ) -> PoolingRequestOutput:
-        """One prompt as its last token's hidden state.
+        """One prompt as one vector, as it is unless ``pooling_params`` ask for length 1.
 
         Raises:
-            RequestError: the engine was loaded to generate, or as ``generate``.
+            RequestError: the engine was loaded to generate, the request was aborted, or as
+                ``generate``.
             EngineError: as ``generate``.
         """
-        outputs = self._answer(
+        pooling = _filled(pooling_params, normalizes=False)
+        return await self._pool(
             lambda: self._parts.frontend.prepare(parse_prompt(prompt)),
-            partial(self._admission.embedding, priority=priority),
+            pooling,
             request_id,
-            task="embed",
-            only_final=True,
+            priority=priority,
         )
-        return await last_output(outputs)
 
     async def embed(
-        self, prompt: PromptInput, request_id: str | None = None, *, priority: int = 0
+        self,
+        prompt: PromptInput,
+        pooling_params: PoolingParams | None = None,
+        request_id: str | None = None,
+        *,
+        priority: int = 0,
     ) -> EmbeddingRequestOutput:
-        """As ``encode``, as a vector of length 1."""
-        return EmbeddingRequestOutput.of(await self.encode(prompt, request_id, priority=priority))
+        """As ``encode``, of length 1 unless ``pooling_params`` or the model's family say not."""
+        pooling = _filled(pooling_params, normalizes=self._parts.normalizes_embeddings)
+        found = await self.encode(prompt, pooling, request_id, priority=priority)
+        return EmbeddingRequestOutput.of(found)
 
     async def embed_chat(
         self,
         messages: Conversation,
+        pooling_params: PoolingParams | None = None,
         request_id: str | None = None,
         *,
         priority: int = 0,
         **chat_options: Any,
     ) -> EmbeddingRequestOutput:
         """As ``embed``, a conversation; ``chat_options`` are those of ``Frontend.prepare_chat``."""
-        outputs = self._answer(
+        pooling = _filled(pooling_params, normalizes=self._parts.normalizes_embeddings)
+        found = await self._pool(
             lambda: self._parts.frontend.prepare_chat(messages, **chat_options),
-            partial(self._admission.embedding, priority=priority),
+            pooling,
             request_id,
-            task="embed",
-            only_final=True,
+            priority=priority,
         )
-        return EmbeddingRequestOutput.of(await last_output(outputs))
+        return EmbeddingRequestOutput.of(found)
 
     async def chat_token_ids(self, messages: Conversation, **chat_options: Any) -> tuple[int, ...]:
         """A conversation's token ids as the model would see them, its media in place."""
-        prepared = await self._parts.frontend.prepare_chat(messages, **chat_options)
+        self._owner.check_process()
+        with self._preparations.begin(f"tokens-{next(self._ids)}"):
+            prepared = await self._parts.frontend.prepare_chat(messages, **chat_options)
         return prepared.composition.token_ids
 
-    async def _answer(
+    async def _pool(
         self,
-        prepare: _Prepare,
-        admit: _Admit,
+        prepare: Callable[[], Awaitable[PreparedPrompt]],
+        pooling: PoolingParams,
         request_id: str | None,
         *,
-        task: str,
-        only_final: bool,
-    ) -> AsyncIterator[Any]:
-        self._owner.check_process()
-        loaded = self._parts.task
-        if loaded != task:
-            raise RequestError(
-                f'This engine was loaded to {loaded}; pass task="{task}" to load one to {task}.'
-            )
+        priority: int,
+    ) -> PoolingRequestOutput:
+        work = _Work(
+            task="embed",
+            prepare=prepare,
+            admit=partial(self._admission.embedding, pooling=pooling, priority=priority),
+            aborted=_raise_aborted,
+        )
+        return await last_output(self._answer(work, request_id))
+
+    async def _answer(self, work: _Work, request_id: str | None) -> AsyncIterator[Any]:
+        """The outputs of a request, from its preparation to its end."""
+        self._check(work)
         arrival_s = time.monotonic()
         # A name may be used again as soon as its request has ended here; what the engine still has
         # to say of that one must not be taken for news of the next.
         serial = next(self._ids)
         engine_id = f"{request_id}~{serial}" if request_id else f"request-{serial}"
         request_id = request_id or engine_id
-        with self._preparations.begin(request_id):
-            prepared: PreparedPrompt = await prepare()
-            admitted = admit(request_id, engine_id, prepared, _metrics(prepared, arrival_s))
-        requests, state = admitted.requests, admitted.state
-        only_final = only_final or state.only_final
-        stream = self._streams.open(state, self._client.abort, only_final=only_final)
-        try:
-            await asyncio.gather(
-                *(asyncio.wrap_future(self._client.add(request)) for request in requests)
+        stream: Stream | None = None
+        with self._places:
+            try:
+                with self._preparations.begin(request_id):
+                    prepared = await work.prepare()
+                    metrics = _metrics(prepared, arrival_s)
+                    admitted = work.admit(request_id, engine_id, prepared, metrics)
+                    stream = self._streams.open(admitted.state, self._client.abort)
+                await self._hand_over(admitted.requests, stream)
+                finished = False
+                while not finished:
+                    await stream.news()
+                    output = stream.state.output()
+                    finished = output.finished
+                    yield output
+            except AbortedError:
+                yield work.aborted(request_id)
+            finally:
+                if stream is not None:
+                    self._streams.close(stream)
+                    if not stream.state.finished:
+                        self._client.abort(stream.state.child_ids)
+
+    def _check(self, work: _Work) -> None:
+        self._owner.check_process()
+        loaded = self._parts.task
+        if loaded != work.task:
+            raise RequestError(
+                f"This engine was loaded to {loaded}; "
+                f'pass task="{work.task}" to load one to {work.task}.'
             )
-            finished = False
-            while not finished:
-                await stream.news()
-                output = state.output()
-                finished = output.finished
-                yield output
-        finally:
-            self._streams.close(stream)
-            if not state.finished:
-                self._client.abort(state.child_ids)
+
+    async def _hand_over(self, requests: list[EngineRequest], stream: Stream) -> None:
+        """Waits until the engine has taken the request's sequences."""
+        await asyncio.gather(*(asyncio.wrap_future(self._client.add(r)) for r in requests))
+        if stream.was_aborted:  # before the engine knew of it
+            self._client.abort(stream.state.child_ids)
+
+    async def abort(self, request_id: str | Iterable[str]) -> None:
+        """Ends requests by the ids that their callers gave them; unknown ones are ignored.
+
+        Whoever reads a request's outputs gets a last one whose answers' ``finish_reason`` is
+        "abort"; a request to embed ends with ``RequestError``.
+        """
+        self._owner.check_process()
+        names = {request_id} if isinstance(request_id, str) else set(request_id)
+        self._preparations.abort(names)
+        self._client.abort(self._streams.abort(names))
 
     # --- the engine -------------------------------------------------------------------
+
+    @property
+    def is_healthy(self) -> bool:
+        """Whether requests are served now.
+
+        False once the engine is closed or has died, and while a process that died is started
+        again; requests that come then wait for it.
+        """
+        return self._client.is_healthy
+
+    @property
+    def num_unfinished_requests(self) -> int:
+        """Requests that are being prepared, wait or run."""
+        return self._places.num_taken
 
     def get_tokenizer(self) -> Tokenizer:
         """The tokenizer in use."""
@@ -274,10 +371,46 @@ class AsyncEngine:
         await asyncio.to_thread(self.close)
 
 
+def check_sampling_params(given: object) -> None:
+    """Checks the type alone; their values were checked when they were made.
+
+    Raises:
+        RequestError: they are none.
+    """
+    if not isinstance(given, SamplingParams):
+        raise RequestError(
+            f"sampling_params is a {type(given).__name__}; it must be SamplingParams or None."
+        )
+
+
+def _filled(given: PoolingParams | None, *, normalizes: bool) -> PoolingParams:
+    """The parameters with every field filled.
+
+    Raises:
+        RequestError: they are none.
+    """
+    params = PoolingParams() if given is None else given
+    if not isinstance(params, PoolingParams):
+        raise RequestError(
+            f"pooling_params is a {type(params).__name__}; it must be PoolingParams or None."
+        )
+    return params if params.normalize is not None else replace(params, normalize=normalizes)
+
+
 def _close(preparations: Preparations, parts: Assembly) -> None:
     preparations.close()
     parts.client.close()
     parts.frontend.close()
+
+
+def _aborted_output(request_id: str, *, sampling: SamplingParams | None) -> RequestOutput:
+    num_answers = 1 if sampling is None else sampling.n
+    answers = (CompletionOutput(i, "", (), finish_reason="abort") for i in range(num_answers))
+    return RequestOutput(request_id, None, (), tuple(answers), finished=True)
+
+
+def _raise_aborted(request_id: str) -> NoReturn:
+    raise aborted(request_id)
 
 
 def _metrics(prepared: PreparedPrompt, arrival_s: float) -> RequestMetrics:

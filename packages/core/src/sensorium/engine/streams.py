@@ -29,8 +29,7 @@ class Stream:
     """One request's way to the coroutine that reads it; used on its event loop alone.
 
     Args:
-        state: takes the updates.
-        only_final: wake the reader at the request's end alone.
+        state: takes the updates; with ``only_final`` the reader sleeps until its end.
         abort: ends the sequences that a stop string has ended here.
     """
 
@@ -38,19 +37,17 @@ class Stream:
         "_abort",
         "_error",
         "_has_news",
-        "_only_final",
         "_reader",
         "mailbox",
         "state",
         "was_aborted",
     )
 
-    def __init__(self, mailbox: Mailbox, state: State, abort: Abort, *, only_final: bool) -> None:
+    def __init__(self, mailbox: Mailbox, state: State, abort: Abort) -> None:
         self.mailbox = mailbox
         self.state = state
         self.was_aborted = False
         self._abort = abort
-        self._only_final = only_final
         self._error: Exception | None = None
         self._has_news = False
         self._reader: asyncio.Future[None] | None = None
@@ -62,7 +59,7 @@ class Stream:
                 self._apply(event)
             except Exception as error:
                 self._error = error
-        if self._only_final and self._error is None and not self.state.finished:
+        if self.state.only_final and self._error is None and not self.state.finished:
             return
         self._has_news = True
         if self._reader is not None and not self._reader.done():
@@ -137,7 +134,7 @@ class Streams:
             weakref.WeakKeyDictionary()
         )
 
-    def open(self, state: State, abort: Abort, *, only_final: bool) -> Stream:
+    def open(self, state: State, abort: Abort) -> Stream:
         """A stream for a request that the running loop waits for; before the engine hears of it.
 
         Raises:
@@ -151,7 +148,7 @@ class Streams:
             if state.request_id in self._names:
                 raise RequestError(f"A request with the id {state.request_id} is running already.")
             self._names.add(state.request_id)
-            stream = Stream(mailbox, state, abort, only_final=only_final)
+            stream = Stream(mailbox, state, abort)
             self._by_id.update(dict.fromkeys(state.child_ids, stream))
         return stream
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import replace
 
+from sensorium.errors import RequestError
 from sensorium.outputs import PoolingOutput, PoolingRequestOutput, RequestMetrics
 from sensorium.types import Pooled, RequestUpdate
 
@@ -14,6 +16,7 @@ class PooledState:
 
     Args:
         child_id: the id by which the engine knows its sequence.
+        normalizes: the vector is divided by its length (a vector of zeros stays one).
     """
 
     def __init__(
@@ -24,6 +27,7 @@ class PooledState:
         prompt_token_ids: tuple[int, ...],
         metrics: RequestMetrics,
         child_id: str,
+        normalizes: bool = False,
     ) -> None:
         self.request_id = request_id
         self.child_ids = (child_id,)
@@ -32,12 +36,20 @@ class PooledState:
         self._prompt = prompt
         self._prompt_token_ids = prompt_token_ids
         self._metrics = metrics
+        self._normalizes = normalizes
         self._pooled: Pooled = ()
 
     def apply(self, update: RequestUpdate) -> list[str]:
-        """Takes an update; as ``RequestState.apply``."""
+        """Takes an update; as ``RequestState.apply``.
+
+        Raises:
+            RequestError: the request was aborted: there is no such thing as half a vector.
+        """
+        if update.finish_reason == "abort":
+            self.finished = True
+            raise aborted(self.request_id)
         if update.pooled is not None:
-            self._pooled = update.pooled
+            self._pooled = _unit(update.pooled) if self._normalizes else update.pooled
         if update.finish_reason is not None:
             self.finished = True
             self._metrics = replace(
@@ -62,3 +74,13 @@ class PooledState:
             num_cached_tokens=self._metrics.num_cached_tokens,
             metrics=self._metrics,
         )
+
+
+def aborted(request_id: str) -> RequestError:
+    """What is said of a request to embed that was aborted."""
+    return RequestError(f"The request {request_id} was aborted.")
+
+
+def _unit(values: Pooled) -> Pooled:
+    length = math.sqrt(sum(value * value for value in values)) or 1.0
+    return tuple(value / length for value in values)

@@ -25,6 +25,8 @@ class ModelFamily(ABC):
     Class attributes:
         architectures: names in ``config.json``.
         task: "generate" or "embed".
+        normalizes_embeddings: whether ``embed`` divides vectors by their length where the request
+            doesn't say.
         position_axes: 1, or the axes of ``Composition.positions``.
         encoders: brought for all adapters to use.
         chat_template: used where checkpoint and tokenizer have none.
@@ -32,6 +34,7 @@ class ModelFamily(ABC):
 
     architectures: ClassVar[tuple[str, ...]]
     task: ClassVar[str] = "generate"
+    normalizes_embeddings: ClassVar[bool] = True
     position_axes: ClassVar[int] = 1
     encoders: ClassVar[tuple[EncoderSpec, ...]] = ()
     chat_template: ClassVar[str | None] = None
