@@ -7,7 +7,7 @@ step, as an engine in a process of its own sends them, decoded from its frames o
 thread. Everything behind that is real: streams, stop strings, detokenising, outputs, ``asyncio``.
 Printed: the process's CPU time a token in µs (the median of the repeats), for each kind of output
 (``LLM`` asks for FINAL_ONLY), at the pace of ``--step-ms`` and unpaced, where what waits is taken
-together; and for one stream with log-probabilities of 400 and of 4,000 tokens, which is to be the same.
+together; and for one stream with log-probabilities of 400 and of 4,000 tokens: to be the same.
 """
 
 from __future__ import annotations
