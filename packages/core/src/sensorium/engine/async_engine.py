@@ -212,7 +212,7 @@ class AsyncEngine:
     async def chat_token_ids(self, messages: Conversation, **chat_options: Any) -> tuple[int, ...]:
         """A conversation's token ids as the model would see them, its media in place."""
         self._owner.check_process()
-        with self._preparations.begin(f"tokens-{next(self._ids)}"):
+        with self._places, self._preparations.begin(f"tokens {next(self._ids)}"):
             prepared = await self._parts.frontend.prepare_chat(messages, **chat_options)
         return prepared.composition.token_ids
 
