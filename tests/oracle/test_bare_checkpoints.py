@@ -61,6 +61,16 @@ def test_embeddings_of_a_bare_model_are_transformers(tmp_path: Path, name: str) 
         torch.testing.assert_close(output.outputs.data, states, rtol=0, atol=1e-3)
 
 
+def test_a_checkpoint_that_pools_otherwise_is_not_loaded_to_embed(tmp_path: Path) -> None:
+    folder = bare(tmp_path / "m", "qwen3", architecture="Qwen3Model", tie_word_embeddings=True)
+    modules = [{"type": "sentence_transformers.models.Pooling", "path": "1_Pooling"}]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(ConfigError, match="pools by mean"):
+        LLM(folder)
+    with LLM(folder, max_model_len=64, task="generate") as llm:
+        assert llm.generate(PROMPTS, GREEDY, use_tqdm=False)[0].finished
+
+
 @pytest.mark.parametrize("architecture", [None, "Qwen3Model"])
 def test_a_bare_model_generates_where_its_config_ties_the_head(
     tmp_path: Path, architecture: str | None

@@ -16,11 +16,13 @@ from typing import Any
 from sensorium.config import EngineConfig
 from sensorium.errors import ConfigError
 
-#: What a hub download takes besides the weights; only files of the repository's top folder.
+#: What a hub download takes besides the weights: files of the repository's top folder, and of
+#: those that ``modules.json`` numbers (``1_Pooling``).
 TEXT_PATTERNS = ("*.json", "*.jinja", "*.model", "*.txt")
 WEIGHT_PATTERNS = ("*.safetensors",)
-#: The original authors' own layout of the same weights, which some repositories hold as well.
-IGNORED_PATTERNS = ("*/*", "consolidated*.safetensors")
+#: Other folders, and the original authors' own layout of the same weights, which some repositories
+#: hold as well.
+IGNORED_PATTERNS = ("[!0-9]*/*", "*/*.safetensors", "consolidated*.safetensors")
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"

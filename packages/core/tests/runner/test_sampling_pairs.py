@@ -164,3 +164,27 @@ def test_what_is_chosen_is_of_that_distribution(logits: Tensor) -> None:
             if token.logprobs is not None:
                 assert token.logprobs.logprob == pytest.approx(float(raw[token.token_id]))
                 assert token.logprobs.top_ids == tuple(raw.topk(4).indices.tolist())
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_nothing_waits_and_the_distributions_are_the_same(logits: Tensor) -> None:
+    device = torch.device("cuda")
+    requests = [running(names, slot) for slot, names in enumerate(COMBINATIONS)]
+    counts = TokenCounts(len(requests), VOCAB, device)
+    for of in requests:
+        counts.start(of)
+        counts.take(of)
+    rows = logits.to(device).repeat(len(requests), 1)
+    params = [of.request.sampling for of in requests]
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        ours = narrow(edit(rows, requests, counts), params)
+        choice = choose(rows, requests, counts)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert list(differing(ours.cpu(), logits)) == []
+    tokens, failed = choice.read([tensor.cpu() for tensor in choice.tensors])
+    assert failed == {}
+    for names, token in zip(COMBINATIONS, tokens, strict=True):
+        assert expected(names, logits)[token.token_id].isfinite(), names

@@ -6,11 +6,11 @@ request is held against the vocabulary here: on the device, ids index into table
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 from sensorium.engine.generation_config import GenerationConfig
-from sensorium.errors import LimitError, RequestError, UnsupportedError
+from sensorium.errors import LimitError, PluginError, RequestError, UnsupportedError
 from sensorium.frontend.frontend import PreparedPrompt
 from sensorium.output import PooledState, RequestState, bad_word_ids
 from sensorium.outputs import RequestMetrics
@@ -80,6 +80,7 @@ class Admission:
             LimitError: the prompt leaves no room for an answer.
             RequestError: token ids that the vocabulary doesn't have, or a priority that is no
                 integer.
+            PluginError: such an id is in an item's plan.
         """
         requests = self._requests(engine_id, prepared, sampling, metrics.arrival_s, priority)
         state = RequestState(
@@ -132,7 +133,7 @@ class Admission:
         if not isinstance(priority, int):
             raise RequestError(f"priority is {priority!r}; it must be an integer.")
         composition = prepared.composition
-        self._check_prompt(composition.token_ids)
+        self._check_prompt(prepared)
         sampling = self._complete(sampling or self.default_sampling)
         if sampling.structured_outputs is not None:
             raise UnsupportedError("structured_outputs is not supported yet; leave it out.")
@@ -218,17 +219,33 @@ class Admission:
             f"The prompt has {num_prompt} tokens; the context holds {self._max_model_len}{reason}"
         )
 
-    def _check_prompt(self, token_ids: tuple[int, ...]) -> None:
-        if not token_ids:
+    def _check_prompt(self, prepared: PreparedPrompt) -> None:
+        composition = prepared.composition
+        if not composition.token_ids:
             raise RequestError("The prompt is empty; it must have at least one token.")
-        self._check_ids("The prompt", token_ids)
-
-    def _check_ids(self, what: str, token_ids: Iterable[int]) -> None:
-        for token_id in token_ids:
-            if not 0 <= token_id < self._vocab_size:
-                raise RequestError(
-                    f"{what} has the token id {token_id}; allowed are 0 to {self._vocab_size - 1}."
+        for span in composition.spans:
+            if self._lacks(ids := composition.token_ids[span.offset : span.end]):
+                item = prepared.items[span.item]
+                raise PluginError(
+                    f"The plan of {item.kind} {item.index} has the token id {self._strange(ids)}; "
+                    f"allowed are 0 to {self._vocab_size - 1}."
                 )
+        self._check_ids("The prompt", composition.token_ids)
+
+    def _check_ids(self, what: str, token_ids: Collection[int]) -> None:
+        if self._lacks(token_ids):
+            raise RequestError(
+                f"{what} has the token id {self._strange(token_ids)}; allowed are 0 to "
+                f"{self._vocab_size - 1}."
+            )
+
+    def _lacks(self, token_ids: Collection[int]) -> bool:
+        """Whether any of the ids isn't in the model's vocabulary."""
+        return bool(token_ids) and not 0 <= min(token_ids) <= max(token_ids) < self._vocab_size
+
+    def _strange(self, token_ids: Collection[int]) -> int:
+        """The first id that isn't in the model's vocabulary."""
+        return next(i for i in token_ids if not 0 <= i < self._vocab_size)
 
 
 def _nth_answer(first: EngineRequest, i: int) -> EngineRequest:

@@ -25,6 +25,7 @@ from sensorium.config import GIB, EngineConfig
 from sensorium.engine.admission import Admission
 from sensorium.engine.build import EngineInfo, build_engine
 from sensorium.engine.client import EngineClient, ThreadClient
+from sensorium.engine.embedding_modules import check_modules
 from sensorium.engine.generation_config import (
     GenerationConfig,
     read_generation_config,
@@ -74,6 +75,9 @@ def assemble(config: EngineConfig) -> Assembly:
         model = open_model(config, registry)
         limits = item_limits(config, model)
         generation = read_generation(model)
+        task = config.task_of(model.family.task)
+        if task == "embed":
+            check_modules(model.checkpoint)
         if process is not None:
             process.load(Setup(config, plugins_of(registry)))
         client = process or ThreadClient(lambda: build_engine(config, model))
@@ -86,8 +90,8 @@ def assemble(config: EngineConfig) -> Assembly:
             tokenizer=model.tokenizer,
             info=info,
             kinds=tuple(model.adapters),
-            task=config.task_of(model.family.task),
             normalizes_embeddings=model.family.normalizes_embeddings,
+            task=task,
         )
     except BaseException:
         if client is not None:
