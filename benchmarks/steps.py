@@ -45,7 +45,7 @@ from typing import Any, TypeVar
 from sensorium import SamplingParams
 from sensorium.engine.ipc.messages import decode, encode_updates, updates_of
 from sensorium.scheduler import Scheduler, SchedulerConfig
-from sensorium.types import Batch, EngineRequest, SampledToken, StepOutput
+from sensorium.types import Batch, EngineRequest, SampledTokens, StepOutput
 
 PAGE_SIZE = 16
 PROMPT_LEN = 512
@@ -122,8 +122,8 @@ class Host:
 
     def _computed(self, batch: Batch) -> StepOutput:
         draw = self._token_ids.randrange
-        sampling = (chunk.request_id for chunk in batch.chunks if chunk.samples)
-        return StepOutput(tuple(SampledToken(i, draw(1000, 40000)) for i in sampling))
+        sampling = (chunk.request_id for chunk in batch.chunks if chunk.num_rows)
+        return StepOutput(tuple(SampledTokens(i, (draw(1000, 40000),)) for i in sampling))
 
 
 def requests(lengths: Iterable[int], max_tokens: int, seed: int) -> list[EngineRequest]:

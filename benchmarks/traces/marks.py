@@ -48,9 +48,10 @@ class Marks:
         self._mark(Scheduler, "schedule", lambda *_: "plan")
         self._mark(Scheduler, "process", lambda *_: "take in")
         self._mark(Runner, "launch", lambda *_: STEP)
+        self._mark(Runner, "sample", lambda *_: STEP)
         self._mark(Runner, "_encode", _encode_phase)
-        self._mark(ForwardPass, "compute", _compute_phase)
-        self._mark(ForwardPass, "_choose", lambda *_: "sampling")
+        self._mark(ForwardPass, "forward", _forward_phase)
+        self._mark(ForwardPass, "sample", lambda *_: "sampling")
         self._mark(PendingStep, "result", lambda *_: "wait")
         self._mark(pipeline, "_identify", lambda *_: MEDIA)
         self._mark(pipeline.MediaPipeline, "_make", lambda *_: MEDIA)
@@ -110,7 +111,7 @@ def _encode_phase(runner: Runner, batch: Batch, *_: object) -> str:
     return "tower" if batch.encode else STEP
 
 
-def _compute_phase(
+def _forward_phase(
     forward: ForwardPass, chunks: Sequence[Chunk], running: Sequence[RunningRequest]
 ) -> str:
     decodes = all(is_decode(chunk, of) for chunk, of in zip(chunks, running, strict=True))

@@ -34,7 +34,7 @@ def answers(folder: Path, params: Any, **options: Any) -> list[Any]:
     """Of an engine that has captured graphs unless it is told not to."""
     options |= {"max_model_len": 512, "gpu_memory_utilization": 0.3, "engine_process": False}
     with LLM(folder, **options) as llm:
-        runner = llm._engine._client._core.runner  # type: ignore[attr-defined]
+        runner = llm._engine._client._core.executor  # type: ignore[attr-defined]
         assert (runner._forward._recorded is None) == options.get("enforce_eager", False)
         outputs = llm.generate(prompts(), params, use_tqdm=False)
         llm.check_integrity()

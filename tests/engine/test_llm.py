@@ -215,7 +215,7 @@ def test_on_error_return_keeps_the_others(llm: LLM) -> None:
 def test_a_failing_step_fails_its_own_requests_only(
     llm: LLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runner = llm._engine._client._core.runner  # type: ignore[attr-defined]
+    runner = llm._engine._client._core.executor  # type: ignore[attr-defined]
     monkeypatch.setattr(runner, "launch", lambda batch: 1 / 0)
     with pytest.raises(EngineError, match="step"):
         texts(llm, "unlucky")

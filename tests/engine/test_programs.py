@@ -57,7 +57,7 @@ def answers(folder: Path, **options: Any) -> tuple[list[Any], dict[int, bool]]:
             let_requests_meet(llm, len(prompts()))
         outputs = llm.generate(prompts(), params(), use_tqdm=False)
         llm.check_integrity()
-        recorded = llm._engine._client._core.runner._forward._recorded  # type: ignore[attr-defined]
+        recorded = llm._engine._client._core.executor._forward._recorded  # type: ignore[attr-defined]
         sizes = {} if recorded is None else recorded._programs
     return outputs, {size: program is not None for size, program in sizes.items()}
 

@@ -1,26 +1,52 @@
-"""Sampling for requests whose tokens are all known, without a runner."""
+"""Sampling for requests whose tokens are all known, without a runner.
+
+``bad_words`` come as masks, as from the step loop.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from torch import Tensor
 
+from sensorium.engine.constraints import Constraints
 from sensorium.runner.request_state import RunningRequest
 from sensorium.runner.sampler import choose
 from sensorium.runner.token_counts import TokenCounts
 from sensorium.runner.upload import Download
-from sensorium.types import SampledToken
+from sensorium.types import Batch, Chunk, Masks, SampledTokens, StepOutput
 
 
 def sample(
     logits: Tensor, requests: Sequence[RunningRequest]
-) -> tuple[list[SampledToken], dict[str, str]]:
+) -> tuple[list[SampledTokens], dict[str, str]]:
     """``choose``, and what came of it; the requests get slots by their order."""
     counts = TokenCounts(max(1, len(requests)), logits.shape[-1], logits.device)
     for slot, running in enumerate(requests):
         running.slot, running.num_counted = slot, 0
         counts.start(running)
         counts.take(running)
-    choice = choose(logits, requests, counts)
+    choice = choose(logits, requests, counts, masks_of(requests, logits.shape[-1]))
     return choice.read(Download(choice.tensors).wait())
+
+
+def masks_of(requests: Sequence[RunningRequest], vocab_size: int) -> Masks | None:
+    """What the requests' bad words leave, behind the tokens that they have."""
+    constraints = Constraints(vocab_size)
+    chunks, tokens = [], []
+    for running in requests:
+        request, answer = running.request, tuple(running.generated)
+        constraints.start(request)
+        ids = request.token_ids + answer
+        chunks.append(Chunk(request.request_id, 0, ids, (0,), num_rows=1))
+        tokens.append(SampledTokens(request.request_id, answer))
+    rows = constraints.rows_of(Batch(chunks=tuple(chunks)))
+    # The chunks' rows are behind their answers; these came with the rows one token before.
+    before = [
+        replace(row, chunk=row.chunk._replace(token_ids=row.chunk.token_ids[:-1])) for row in rows
+    ]
+    constraints.accept(before, StepOutput(tuple(tokens)))
+    masks, failed = constraints.masks(rows)
+    assert failed == {}
+    return masks

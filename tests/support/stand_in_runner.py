@@ -11,10 +11,12 @@ known without running it (``expected_answer``).
 from __future__ import annotations
 
 import hashlib
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from stand_in_grammar import Rule, StandInGrammars
+
+from sensorium.engine.core import EngineCore
 from sensorium.sampling_params import SamplingParams
 from sensorium.scheduler import Scheduler, SchedulerConfig
 from sensorium.types import (
@@ -24,11 +26,14 @@ from sensorium.types import (
     EncodeTask,
     EngineItem,
     EngineRequest,
+    ExecutorInfo,
     Features,
+    Masks,
     MediaSpan,
     RequestUpdate,
-    SampledToken,
+    SampledTokens,
     StepOutput,
+    TokenLogprobs,
 )
 
 VOCAB = 5
@@ -62,10 +67,13 @@ def request(
     max_tokens: int = 4,
     min_tokens: int = 0,
     stop_ids: Sequence[int] = (),
+    logprobs: int | None = None,
     **fields: Any,
 ) -> EngineRequest:
     """A request with the fields that schedulers care for."""
-    sampling = SamplingParams(max_tokens=max_tokens, min_tokens=min_tokens).filled({})
+    sampling = SamplingParams(
+        max_tokens=max_tokens, min_tokens=min_tokens, logprobs=logprobs
+    ).filled({})
     return EngineRequest(
         request_id=request_id,
         token_ids=tuple(token_ids),
@@ -136,52 +144,120 @@ def next_token(value: bytes) -> int:
     return value[0] % VOCAB
 
 
-def expected_answer(request: EngineRequest, config: SchedulerConfig) -> tuple[list[int], str]:
+def choice_of(value: bytes, allowed: Sequence[int] | None = None) -> int:
+    """What is sampled behind a slot that holds ``value``: the allowed token that comes next."""
+    token = next_token(value)
+    return token if allowed is None else min(allowed, key=lambda other: (other - token) % VOCAB)
+
+
+def logprobs_of(value: bytes, token: int) -> TokenLogprobs:
+    """What is said of a token behind a slot that holds ``value``."""
+    return TokenLogprobs(-float(value[1]), 1 + (token - next_token(value)) % VOCAB, (), ())
+
+
+def expected_answer(
+    request: EngineRequest, config: SchedulerConfig, rule: Rule | None = None
+) -> tuple[list[int], str]:
     """The tokens that the request must get, and why it ends, whatever runs beside it."""
     token_ids = list(request.token_ids)
-    answer: list[int] = []
-    room = min(config.max_model_len, config.page_size * config.num_pages + 1) - len(token_ids)
+    num_prompt = len(token_ids)
+    room = min(config.max_model_len, config.page_size * config.num_pages + 1) - num_prompt
+
+    def end() -> str | None:
+        count = len(token_ids) - num_prompt
+        if token_ids[-1] in request.stop_ids and count > request.sampling.min_tokens:
+            return "stop"
+        return "length" if count == min(request.max_tokens, room) else None
+
     while True:
-        token = next_token(slot_values(request, token_ids)[-1])
-        token_ids.append(token)
-        answer.append(token)
-        if token in request.stop_ids and len(answer) > request.sampling.min_tokens:
-            return answer, "stop"
-        if len(answer) == min(request.max_tokens, room):
-            return answer, "length"
+        for token in () if rule is None else rule.forced(token_ids[num_prompt:]):
+            token_ids.append(token)
+            if (reason := end()) is not None:
+                return token_ids[num_prompt:], reason
+        allowed = None if rule is None else rule.allowed(token_ids[num_prompt:])
+        token_ids.append(choice_of(slot_values(request, token_ids)[-1], allowed))
+        if (reason := end()) is not None:
+            return token_ids[num_prompt:], reason
 
 
 class StandInRunner:
-    """Carries batches out and fails at whatever a real runner could not have done.
+    """Carries batches out, as an ``Executor``, and fails at whatever a real runner could not have
+    done.
 
     Args:
         config: the limits that batches must keep.
-        failures: (request id, how many of its chunks ran before) that fail.
+        failures: (request id, how many of its chunks ran before) that fail. With an even number
+            what it should have encoded isn't made, with an odd one it is.
+        overlaps: steps are told of only when somebody asks, as on an accelerator.
 
     Attributes:
         requests: those it knows.
         cache: key → bytes of the embeddings it has.
         num_encodes: key → how often it was encoded.
         max_batched_tokens: the longest step so far.
+        open: steps that were started and not told of yet, the oldest first.
+        most_open: how many there were at once at most.
+        wrong: what it was asked to do that no runner could; a step loop may go on all the same.
+        on_launch: called with each batch before it is carried out.
     """
 
     def __init__(
-        self, config: SchedulerConfig, failures: frozenset[tuple[str, int]] = frozenset()
+        self,
+        config: SchedulerConfig,
+        failures: frozenset[tuple[str, int]] = frozenset(),
+        *,
+        overlaps: bool = False,
     ) -> None:
         self.config = config
         self._failures = failures
+        self._overlaps = overlaps
         self._slots: dict[int, bytes] = {}
         self._values: dict[str, tuple[tuple[int, ...], list[bytes]]] = {}
         self._num_chunks: dict[str, int] = {}
         self._tokens: dict[str, list[int]] = {}
         self._broken: set[str] = set()
+        self._launched: StandInStep | None = None
         self.requests: dict[str, EngineRequest] = {}
         self.cache: dict[bytes, int] = {}
         self.num_encodes: dict[bytes, int] = {}
         self.max_batched_tokens = 0
+        self.open: list[StandInStep] = []
+        self.most_open = 0
+        self.wrong: AssertionError | None = None
+        self.on_launch: Callable[[Batch], None] = lambda batch: None
+
+    @property
+    def info(self) -> ExecutorInfo:
+        """As its limits say."""
+        return ExecutorInfo(
+            device="nowhere",
+            dtype="none",
+            overlaps=self._overlaps,
+            vocab_size=VOCAB,
+            max_model_len=self.config.max_model_len,
+            num_pages=self.config.num_pages,
+        )
+
+    def close(self) -> None:
+        """There is nothing to give back."""
 
     def step(self, batch: Batch) -> StepOutput:
-        """Ends, drops, starts, encodes, writes all slots, then checks and samples."""
+        """Carries out one batch, and waits for it."""
+        return self.sample(self.launch(batch)).result()
+
+    def launch(self, batch: Batch) -> StandInStep:
+        """Ends, drops, starts, encodes, writes all slots, then checks them."""
+        try:
+            return self._launch(batch)
+        except Exception as error:
+            if isinstance(error, AssertionError):
+                self.wrong = error
+            self._broken |= {chunk.request_id for chunk in batch.chunks}
+            raise
+
+    def _launch(self, batch: Batch) -> StandInStep:
+        self.on_launch(batch)
+        assert self._launched is None, "the step before was never sampled"
         for request_id in batch.ended:
             del self.requests[request_id], self._tokens[request_id]
             self._broken.discard(request_id)
@@ -203,9 +279,20 @@ class StandInRunner:
         good = [chunk for chunk in batch.chunks if chunk.request_id not in failed]
         for chunk in good:
             self._check_slots(chunk)
-        tokens = [self._sample(chunk) for chunk in good if chunk.samples]
         self._broken |= failed
-        return StepOutput(tuple(tokens), dict.fromkeys(failed, "It was made to fail."))
+        self._launched = StandInStep(self, good, failed)
+        self.open.append(self._launched)
+        self.most_open = max(self.most_open, len(self.open))
+        return self._launched
+
+    def sample(self, launched: StandInStep, masks: Masks | None = None) -> StandInStep:
+        """Chooses a token behind each chunk that wants rows."""
+        assert launched is self._launched, "not the step that was launched last"
+        self._launched = None
+        tokens = [self._sample(c, _allowed(c, masks)) for c in launched.chunks if c.num_rows]
+        sentences = dict.fromkeys(launched.failed, "It was made to fail.")
+        launched.output = StepOutput(tuple(tokens), sentences)
+        return launched
 
     def _fails(self, chunk: Chunk) -> bool:
         count = self._num_chunks.get(chunk.request_id, 0)
@@ -217,7 +304,7 @@ class StandInRunner:
         assert source.key == task.key
         assert source.features, "an item is to be encoded without features"
         assert task.key not in self.cache, "an item is encoded twice"
-        if task.request_id in failed:
+        if task.request_id in failed and self._num_chunks[task.request_id] % 2:
             return False
         self.cache[task.key] = source.embed_bytes
         self.num_encodes[task.key] = self.num_encodes.get(task.key, 0) + 1
@@ -250,7 +337,9 @@ class StandInRunner:
         assert tokens[chunk.start : chunk.stop] == own[: len(tokens) - chunk.start]
         tokens[chunk.start : chunk.stop] = own
         prompt_len = len(self.requests[chunk.request_id].token_ids)
-        assert not chunk.samples or chunk.stop >= prompt_len, "sampled inside a prompt"
+        assert not chunk.num_rows or chunk.stop >= prompt_len, "sampled inside a prompt"
+        given = self.requests[chunk.request_id].sampling.logprobs is not None
+        assert chunk.num_rows <= (len(own) if given else 1), "rows that nobody can use"
         assert len(chunk.pages) * self.config.page_size >= chunk.stop
         assert all(0 <= page < self.config.num_pages for page in chunk.pages)
         assert len(set(chunk.pages)) == len(chunk.pages)
@@ -285,10 +374,16 @@ class StandInRunner:
             held = self._slots.get(self._slot(chunk, position))
             assert held == values[position], f"{chunk.request_id} reads a wrong slot at {position}"
 
-    def _sample(self, chunk: Chunk) -> SampledToken:
-        token = next_token(self._slots[self._slot(chunk, chunk.stop - 1)])
-        self._tokens[chunk.request_id][chunk.stop :] = [token]
-        return SampledToken(chunk.request_id, token)
+    def _sample(self, chunk: Chunk, allowed: list[int] | None) -> SampledTokens:
+        tokens = self._tokens[chunk.request_id]
+        first = chunk.stop - chunk.num_rows
+        values = [self._slots[self._slot(chunk, i)] for i in range(first, chunk.stop)]
+        tokens[chunk.stop :] = [choice_of(values[-1], allowed)]
+        behind = tuple(tokens[first + 1 :])
+        if self.requests[chunk.request_id].sampling.logprobs is None:
+            return SampledTokens(chunk.request_id, behind)
+        logprobs = tuple(map(logprobs_of, values, behind))
+        return SampledTokens(chunk.request_id, behind, logprobs)
 
     def _values_of(self, chunk: Chunk) -> list[bytes]:
         """By the tokens the runner knows; kept, since nothing changes but at the end."""
@@ -302,11 +397,40 @@ class StandInRunner:
         return known[1]
 
 
+class StandInStep:
+    """A step that was launched, and, once it is sampled, what came of it.
+
+    Attributes:
+        chunks: those that did not fail.
+        failed: the requests of the others.
+    """
+
+    def __init__(self, runner: StandInRunner, chunks: list[Chunk], failed: set[str]) -> None:
+        self._runner = runner
+        self.chunks = chunks
+        self.failed = failed
+        self.output: StepOutput | None = None
+
+    def result(self) -> StepOutput:
+        """The oldest comes first."""
+        assert self._runner.open.pop(0) is self
+        assert self.output is not None, "the step was never sampled"
+        return self.output
+
+
+def _allowed(chunk: Chunk, masks: Masks | None) -> list[int] | None:
+    if masks is None or chunk.request_id not in masks.request_ids:
+        return None
+    [word] = masks.words[masks.request_ids.index(chunk.request_id)]
+    return [token for token in range(VOCAB) if int(word) >> token & 1]
+
+
 class StandInEngine:
-    """A scheduler and a stand-in runner, stepped together and checked after every step.
+    """The step loop over a stand-in runner, checked after every step.
 
     Args:
-        depth: how many steps may run while the next one is planned.
+        depth: how many steps may run while the next one is planned, 0 or 1.
+        rules: request id → its grammar.
 
     Attributes:
         updates: all news by request id.
@@ -317,46 +441,51 @@ class StandInEngine:
         config: SchedulerConfig,
         failures: frozenset[tuple[str, int]] = frozenset(),
         depth: int = 0,
+        rules: Mapping[str, Rule] | None = None,
     ) -> None:
-        self.depth = depth
-        self._running: deque[tuple[Batch, StepOutput]] = deque()
+        assert depth in (0, 1)
         self.scheduler = Scheduler(config)
-        self.runner = StandInRunner(config, failures)
+        self.runner = StandInRunner(config, failures, overlaps=bool(depth))
+        self.runner.on_launch = self._between
+        self.grammars = StandInGrammars(rules or {})
+        self.core = EngineCore(self.scheduler, self.runner, self.grammars)
         self.batches: list[Batch] = []
         self.updates: dict[str, list[RequestUpdate]] = {}
+        self._abort_meanwhile: Sequence[str] = ()
 
     def add(self, *requests: EngineRequest) -> None:
         """Adds them in order."""
         for request in requests:
-            self.scheduler.add(request)
+            self.core.add(request)
 
     def abort(self, *request_ids: str) -> None:
         """Aborts them and takes in the updates."""
-        self._take(self.scheduler.abort(request_ids))
+        self._take(self.core.abort(request_ids))
 
     def step(self, *, abort_meanwhile: Sequence[str] = ()) -> Batch:
         """One step; ids in ``abort_meanwhile`` are aborted between schedule and process."""
-        batch = self.scheduler.schedule()
+        self._abort_meanwhile = abort_meanwhile
+        self._take(self.core.step())
+        if self.runner.wrong is not None:
+            raise self.runner.wrong
         self.scheduler.check_integrity()
-        self.abort(*abort_meanwhile)
-        self._running.append((batch, self.runner.step(batch)))
-        assert batch != Batch() or len(self._running) > 1 or self.scheduler._news, "an empty step"
-        is_last = batch.encode or not batch.chunks
-        while len(self._running) > (0 if is_last else self.depth):
-            news = self.scheduler.process(*self._running.popleft())
-            self.scheduler.check_integrity()
-            self._take(news)
+        return self.batches[-1]
+
+    def _between(self, batch: Batch) -> None:
         self.batches.append(batch)
-        return batch
+        self.scheduler.check_integrity()
+        self.abort(*self._abort_meanwhile)
+        self._abort_meanwhile = ()
 
     def finish(self, max_steps: int = 1000) -> None:
         """Steps until nothing is left, and checks that nothing is held anywhere."""
         for _ in range(max_steps):
-            if not self.scheduler.has_work:
+            if not self.core.has_work:
                 break
             self.step()
-        assert not self.scheduler.has_work, f"not done after {max_steps} steps"
-        assert not self._running, "a step was never taken in"
+        assert not self.core.has_work, f"not done after {max_steps} steps"
+        assert not self.runner.open, "a step was never taken in"
+        assert not self.grammars.answers, "a grammar was not told to forget all requests"
         self.scheduler.check_integrity()
         assert not self.runner.requests, "the runner was not told to forget all requests"
         stats = self.scheduler.stats

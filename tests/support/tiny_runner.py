@@ -32,7 +32,7 @@ from sensorium.types import (
     Features,
     Pooled,
     PromptLogprobs,
-    SampledToken,
+    SampledTokens,
     StepOutput,
 )
 
@@ -178,6 +178,11 @@ def asked(
     return EngineRequest(request_id, tuple(token_ids), sampling, max_tokens=64, **fields)
 
 
+def step(runner: Runner, batch: Batch) -> StepOutput:
+    """Carries out one batch, and waits for it."""
+    return runner.sample(runner.launch(batch)).result()
+
+
 @dataclass
 class MiniScheduler:
     """Hands out pages in a scattered order, and chunks as it is told."""
@@ -185,7 +190,7 @@ class MiniScheduler:
     runner: Runner
     tokens: dict[str, list[int]] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
-    samples: dict[str, list[SampledToken]] = field(default_factory=dict)
+    samples: dict[str, list[SampledTokens]] = field(default_factory=dict)
     prompt_logprobs: dict[str, PromptLogprobs] = field(default_factory=dict)
     pooled: dict[str, Pooled] = field(default_factory=dict)
     _known: dict[str, EngineRequest] = field(default_factory=dict)
@@ -194,6 +199,7 @@ class MiniScheduler:
     _new: list[EngineRequest] = field(default_factory=list)
     _ended: list[str] = field(default_factory=list)
     _encoded: set[bytes] = field(default_factory=set)
+    _evict: list[bytes] = field(default_factory=list)
     _free: list[int] = field(default_factory=lambda: [i * 37 % NUM_PAGES for i in range(NUM_PAGES)])
 
     def add(self, *requests: EngineRequest) -> None:
@@ -226,7 +232,13 @@ class MiniScheduler:
             while len(pages) * PAGE_SIZE < stop:
                 pages.append(self._free.pop())
             chunks.append(
-                Chunk(request_id, start, tuple(ids[start:stop]), tuple(pages), stop == len(ids))
+                Chunk(
+                    request_id,
+                    start,
+                    tuple(ids[start:stop]),
+                    tuple(pages),
+                    num_rows=int(stop == len(ids)),
+                )
             )
             for span in self._known[request_id].spans:
                 needed = self._known[request_id].items[span.item].key
@@ -236,14 +248,16 @@ class MiniScheduler:
         started = [request for request in self._new if request.request_id in sizes]
         self._new = [request for request in self._new if request not in started]
         ended, self._ended = self._ended, []
-        output = self.runner.step(
-            Batch(tuple(started), tuple(encode), tuple(chunks), (), tuple(ended))
+        evict, self._evict = self._evict, []
+        output = step(
+            self.runner,
+            Batch(tuple(started), tuple(encode), tuple(chunks), tuple(evict), tuple(ended)),
         )
         for chunk in chunks:
             self._computed[chunk.request_id] = chunk.stop
-        for token in output.tokens:
-            self.tokens[token.request_id].append(token.token_id)
-            self.samples[token.request_id].append(token)
+        for sampled in output.tokens:
+            self.tokens[sampled.request_id] += sampled.token_ids
+            self.samples[sampled.request_id].append(sampled)
         self.failed.update(output.failed)
         self.pooled.update(output.pooled)
         for request_id, found in output.prompt_logprobs.items():
@@ -252,6 +266,7 @@ class MiniScheduler:
         for task in encode:
             if task.request_id in output.failed:
                 self._encoded.discard(task.key)
+                self._evict.append(task.key)
         return output
 
     def run_only(self, request_id: str, num_tokens: int) -> None:

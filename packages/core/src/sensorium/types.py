@@ -350,15 +350,17 @@ class Chunk(NamedTuple):
     Attributes:
         token_ids: the tokens start … stop-1; the last one may be ``PENDING``.
         pages: the sequence's page table, covering at least ``stop`` tokens.
-        samples: whether the chunk reaches the sequence's end, so that a token is sampled (or,
-            of a request to embed, its last hidden state is taken).
+        num_rows: output rows wanted: those of the last so many of its tokens. The row of a token
+            tells of the one behind it. The last row's token is sampled; the tokens behind the
+            others are given, in this chunk, and their log-probabilities are wanted. Of a request
+            to embed, the last row itself is wanted.
     """
 
     request_id: str
     start: int
     token_ids: tuple[int, ...]
     pages: tuple[int, ...]
-    samples: bool
+    num_rows: int
 
     @property
     def stop(self) -> int:
@@ -416,29 +418,73 @@ PromptLogprobs = tuple[tuple[int, TokenLogprobs], ...]
 Pooled = tuple[float, ...]
 
 
-class SampledToken(NamedTuple):
-    """One new token of one sequence."""
+class SampledTokens(NamedTuple):
+    """The tokens behind the rows that one chunk wanted, in order.
+
+    Attributes:
+        token_ids: one a row: the given ones, and the sampled one last.
+        logprobs: one a token, where the request asks for them; else ().
+    """
 
     request_id: str
-    token_id: int
-    logprobs: TokenLogprobs | None = None
+    token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprobs, ...] = ()
+
+
+class Masks(NamedTuple):
+    """Which tokens may be sampled next, for some of a step's requests.
+
+    Attributes:
+        request_ids: whose masks they are; every other request may have any token.
+        words: (len(request_ids), ceil(vocab_size / 32)) int32: bit ``i % 32`` of word ``i // 32``,
+            the least significant bit first, is 1 where token i is allowed (llguidance's layout).
+    """
+
+    request_ids: tuple[str, ...]
+    words: npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True)
 class StepOutput:
-    """What the runner reports of one step.
+    """What came of one step: plain data, which may come from another process.
 
     Attributes:
-        tokens: one for each chunk with ``samples`` that did not fail, of requests that generate.
+        tokens: one entry for each chunk with ``num_rows`` that did not fail, of requests that
+            generate.
         failed: request id → a sentence, for requests whose own input made the step fail.
         prompt_logprobs: request id → (place in the prompt, of the token there), as asked for.
-        pooled: request id → (hidden,) numbers, for chunks with ``samples`` of requests to embed.
+        pooled: request id → (hidden,) numbers, for chunks with ``num_rows`` of requests to embed.
     """
 
-    tokens: tuple[SampledToken, ...] = ()
+    tokens: tuple[SampledTokens, ...] = ()
     failed: Mapping[str, str] = field(default_factory=dict)
     prompt_logprobs: Mapping[str, PromptLogprobs] = field(default_factory=dict)
     pooled: Mapping[str, Pooled] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutorInfo:
+    """What there is to know of whoever carries out the steps.
+
+    Attributes:
+        device, dtype: what it computes on and in, as torch prints them (the dtype without
+            ``torch.``).
+        overlaps: whether it works on while the host plans the next step.
+        vocab_size: width of the logits.
+        max_model_len: tokens of one sequence at most.
+        num_pages: pages of the KV cache, numbered from 0.
+        embed_row_bytes: kind → bytes of one row of an item's embedding, all levels.
+        attention: the backends that were chosen, in words.
+    """
+
+    device: str
+    dtype: str
+    overlaps: bool
+    vocab_size: int
+    max_model_len: int
+    num_pages: int
+    embed_row_bytes: Mapping[str, int] = field(default_factory=dict)
+    attention: str = ""
 
 
 class RequestUpdate(NamedTuple):

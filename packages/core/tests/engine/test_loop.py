@@ -7,13 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from stand_in_runner import request, scheduler_config
+from stand_in_runner import StandInRunner, request, scheduler_config
 
 from sensorium.engine.client import ThreadClient
+from sensorium.engine.core import EngineCore
 from sensorium.engine.loop import Call, EngineLoop
 from sensorium.errors import EngineDeadError, EngineError, LimitError
 from sensorium.scheduler import Scheduler
-from sensorium.types import RequestUpdate
 
 
 def failing(error: Exception) -> Callable[[], Any]:
@@ -23,25 +23,16 @@ def failing(error: Exception) -> Callable[[], Any]:
     return fail
 
 
-class Core:
-    """A core with an empty scheduler."""
-
-    def __init__(self) -> None:
-        self.scheduler = Scheduler(scheduler_config())
-
-    def step(self) -> list[RequestUpdate]:
-        """There is nothing to do."""
-        return []
-
-    def close(self) -> None:
-        """There is nothing to give back."""
+def idle_core() -> EngineCore:
+    """A core with nothing to do."""
+    return EngineCore(Scheduler(scheduler_config()), StandInRunner(scheduler_config()))
 
 
 def run(*calls: Call) -> None:
     inbox: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
     for call in (*calls, None):
         inbox.put(call)
-    EngineLoop(Core(), inbox, lambda updates: None).run()  # type: ignore[arg-type]
+    EngineLoop(idle_core(), inbox, lambda updates: None).run()
 
 
 def test_an_answer_is_the_callers_alone() -> None:
@@ -63,7 +54,7 @@ def test_any_other_error_ends_the_loop() -> None:
 
 def test_an_abort_that_fails_ends_the_engine(caplog: pytest.LogCaptureFixture) -> None:
     """Half of what it was to give back may be left: nothing may go on with such books."""
-    built = Core()
+    built = idle_core()
     built.scheduler.abort = failing(KeyError("a page"))  # type: ignore[method-assign]
     client = ThreadClient(lambda: (built, None))  # type: ignore[arg-type, return-value]
     client.wait_ready()

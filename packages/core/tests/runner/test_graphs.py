@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_runner import HIDDEN, VOCAB, MiniScheduler, Model, asked, item
+from tiny_runner import HIDDEN, VOCAB, MiniScheduler, Model, asked, item, step
 from torch import Tensor
 
 from sensorium.runner import Runner, decode_graphs, prefill_graphs
@@ -66,7 +66,7 @@ def answers(runner: Runner, chunk: int, requests: list[EngineRequest]) -> dict[s
     scheduler.add(*requests)
     scheduler.run(6, chunk)
     assert not scheduler.failed
-    runner.step(Batch(ended=tuple(request.request_id for request in requests)))
+    step(runner, Batch(ended=tuple(request.request_id for request in requests)))
     return {request.request_id: scheduler.answer(request.request_id) for request in requests}
 
 

@@ -72,7 +72,7 @@ def test_the_fullest_steps_use_all_that_is_allowed(chunked: bool) -> None:
     (requests, [prefill]), (many, decodes) = fullest_steps(options, 1000)
     assert (prefill.start, prefill.stop) == (936 if chunked else 0, 1000)
     assert len(requests[0].token_ids) == 1000
-    assert [(c.start, c.stop, c.samples) for c in decodes] == [(999, 1000, True)] * 5
+    assert [(c.start, c.stop, c.num_rows) for c in decodes] == [(999, 1000, 1)] * 5
     assert [c.request_id for c in decodes] == [r.request_id for r in many]
     assert {page for chunk in (prefill, *decodes) for page in chunk.pages} == {0}
     assert all(len(chunk.pages) == 63 for chunk in (prefill, *decodes))

@@ -19,6 +19,7 @@ from tiny_runner import (
     Model,
     asked,
     item,
+    step,
 )
 from torch import Tensor
 
@@ -108,7 +109,7 @@ def test_a_step_without_chunks_only_forgets(model: Model, runner: Runner) -> Non
     scheduler = MiniScheduler(runner)
     scheduler.add(asked("one", PROMPTS["one"]))
     scheduler.run(1)
-    output = runner.step(Batch(ended=("one", "unknown"), evict=(b"unknown",)))
+    output = step(runner, Batch(ended=("one", "unknown"), evict=(b"unknown",)))
     assert (output.tokens, dict(output.failed)) == ((), {})
 
 
@@ -123,30 +124,30 @@ def test_a_token_that_is_not_known_yet_is_found_on_the_device(model: Model) -> N
     known.run(8)
     runner = model.runner()
     chunks = [
-        Chunk(name, 0, tuple(PROMPTS[name]), tuple(range(16 * i, 16 * i + 16)), samples=True)
+        Chunk(name, 0, tuple(PROMPTS[name]), tuple(range(16 * i, 16 * i + 16)), num_rows=1)
         for i, name in enumerate(plain)
     ]
     started = tuple(asked(name, PROMPTS[name], params) for name, params in plain.items())
-    launched = [runner.launch(Batch(started=started, chunks=tuple(chunks)))]
+    launched = [runner.sample(runner.launch(Batch(started=started, chunks=tuple(chunks))))]
     for _ in range(7):
         chunks = [c._replace(start=c.stop, token_ids=(PENDING,)) for c in chunks]
-        launched.append(runner.launch(Batch(chunks=tuple(chunks))))
-    outputs = [step.result() for step in launched]
+        launched.append(runner.sample(runner.launch(Batch(chunks=tuple(chunks)))))
+    outputs = [pending.result() for pending in launched]
     for i, name in enumerate(plain):
-        answer = [output.tokens[i].token_id for output in outputs]
+        answer = [output.tokens[i].token_ids[0] for output in outputs]
         assert answer == known.answer(name)[:8]
 
 
 def test_a_request_that_failed_goes_on_failing(llama: Model) -> None:
     """The step behind it may be planned already."""
     runner = llama.runner()
-    bad = Chunk("bad", 0, (1, VOCAB + 5), (0,), samples=True)
-    good = Chunk("good", 0, (1, 2), (1,), samples=True)
+    bad = Chunk("bad", 0, (1, VOCAB + 5), (0,), num_rows=1)
+    good = Chunk("good", 0, (1, 2), (1,), num_rows=1)
     started = (asked("bad", [1, VOCAB + 5]), asked("good", [1, 2]))
-    first = runner.launch(Batch(started=started, chunks=(bad, good))).result()
+    first = step(runner, Batch(started=started, chunks=(bad, good)))
     assert first.failed == {"bad": "The request could not be computed (IndexError)."}
     behind = tuple(c._replace(start=2, token_ids=(PENDING,)) for c in (bad, good))
-    second = runner.launch(Batch(chunks=behind)).result()
+    second = step(runner, Batch(chunks=behind))
     assert second.failed == first.failed
     assert [token.request_id for token in second.tokens] == ["good"]
 
@@ -403,7 +404,7 @@ def test_an_embedding_that_is_gone_fails_its_request(llama: Model) -> None:
     scheduler = MiniScheduler(runner)
     scheduler.add(asked("r", ids, spans=spans, items=(item(b"a", 6),)))
     scheduler.step({"r": 5})
-    runner.step(Batch(evict=(b"a",)))
+    step(runner, Batch(evict=(b"a",)))
     scheduler.run(1)
     assert "is gone" in scheduler.failed["r"]
 
@@ -418,18 +419,6 @@ def test_a_forward_that_raises_fails_only_its_culprit(llama: Model) -> None:
     assert scheduler.failed == {"bad": "The request could not be computed (IndexError)."}
     check_text(llama, scheduler, "more")
     check_text(llama, scheduler, "long")
-
-
-def test_what_a_failed_request_had_encoded_is_dropped(llama: Model) -> None:
-    """The scheduler counts it as not encoded, so it would never be evicted."""
-    runner = llama.runner()
-    ids, spans = spread(MediaSpan(0, (0, 6), 3, 6))
-    ids[1] = VOCAB + 5
-    scheduler = MiniScheduler(runner)
-    scheduler.add(asked("bad", ids, spans=spans, items=(item(b"a", 6),)))
-    scheduler.run(1)
-    assert scheduler.failed.keys() == {"bad"}
-    assert b"a" not in runner._embeddings
 
 
 def test_logits_that_are_no_numbers_fail_their_request(

@@ -13,7 +13,7 @@ from sensorium.runner.request_state import RunningRequest
 from sensorium.runner.sampler import truncate
 from sensorium.runner.token_counts import TokenCounts
 from sensorium.sampling_params import SamplingParams
-from sensorium.types import PENDING, Chunk, EngineRequest, SampledToken
+from sensorium.types import PENDING, Chunk, EngineRequest, SampledTokens
 
 LOGITS = torch.tensor([2.0, 1.5, 1.5, 0.3, -0.2, -1.0, 0.9, -3.0, 1.1, -7.0])
 VOCAB = len(LOGITS)
@@ -34,11 +34,11 @@ def running(
         name, prompt, sampling, 64, stop_ids=stop_ids, eos_ids=eos_ids, bad_word_ids=bad_words
     )
     state = RunningRequest(request, 0)
-    state.take(Chunk(name, 0, prompt + generated, (0,), samples=True))
+    state.take(Chunk(name, 0, prompt + generated, (0,), num_rows=1))
     return state
 
 
-def sampled(logits: Tensor, *requests: RunningRequest) -> list[SampledToken]:
+def sampled(logits: Tensor, *requests: RunningRequest) -> list[SampledTokens]:
     before = logits.clone()
     tokens, failed = sample(logits, requests)
     assert failed == {}
@@ -48,7 +48,7 @@ def sampled(logits: Tensor, *requests: RunningRequest) -> list[SampledToken]:
 
 def greedy(logits: Tensor = LOGITS, **options: Any) -> int:
     [token] = sampled(logits[None], running(temperature=0.0, **options))
-    return token.token_id
+    return token.token_ids[0]
 
 
 def ranking(**options: Any) -> list[int]:
@@ -119,7 +119,7 @@ def test_only_allowed_tokens_are_chosen() -> None:
         LOGITS.expand(50, -1),
         *(running(name=f"r{i}", temperature=9.0, allowed_token_ids=[4, 9]) for i in range(50)),
     )
-    assert {token.token_id for token in drawn} == {4, 9}
+    assert {token.token_ids[0] for token in drawn} == {4, 9}
 
 
 def test_bad_words_cannot_be_completed() -> None:
@@ -144,7 +144,7 @@ def test_a_request_that_forbids_everything_fails_alone() -> None:
     tokens, failed = sample(LOGITS.expand(3, -1), [banned, running(temperature=0.0), late])
     sentence = "The request forbids every token of the vocabulary."
     assert failed == {"bad": sentence, "late": sentence}
-    assert [token.token_id for token in tokens] == [0]
+    assert [token.token_ids[0] for token in tokens] == [0]
 
 
 def test_rows_that_hold_no_numbers_fail_alone() -> None:
@@ -152,7 +152,7 @@ def test_rows_that_hold_no_numbers_fail_alone() -> None:
     logits[0, 3] = float("nan")
     tokens, failed = sample(logits, [running(name="bad"), running(temperature=0.0)])
     assert list(failed) == ["bad"]
-    assert [token.token_id for token in tokens] == [0]
+    assert [token.token_ids[0] for token in tokens] == [0]
 
 
 # --- draws ------------------------------------------------------------------------------
@@ -171,7 +171,7 @@ def test_a_seed_repeats_whatever_else_is_in_the_batch() -> None:
     logits = torch.randn(len(mixed), VOCAB, generator=generator)
     logits[4] = LOGITS
     [alone] = sampled(LOGITS[None], running(seed=7, min_p=0.1))
-    assert sampled(logits, *mixed)[4].token_id == alone.token_id
+    assert sampled(logits, *mixed)[4].token_ids[0] == alone.token_ids[0]
 
 
 def test_seeds_and_steps_differ() -> None:
@@ -194,22 +194,22 @@ def test_logprobs_are_of_the_raw_distribution() -> None:
     )
     plain, other = running(temperature=0.0), running(temperature=1.0, top_k=1, logprobs=0)
     first, second, third = sampled(LOGITS.expand(3, -1), request, plain, other)
-    assert (first.token_id, second.token_id, third.token_id) == (5, 0, 0)
-    assert second.logprobs is None
-    assert first.logprobs is not None
-    assert first.logprobs.logprob == pytest.approx(float(raw[5]))
-    assert first.logprobs.rank == 8
-    assert first.logprobs.top_ids[0] == 0
-    assert sorted(first.logprobs.top_ids) == [0, 1, 2]
-    assert first.logprobs.top_logprobs == pytest.approx([float(raw[i]) for i in (0, 1, 2)])
-    assert third.logprobs is not None
-    assert (third.logprobs.rank, third.logprobs.top_ids) == (1, ())
+    assert [one.token_ids for one in (first, second, third)] == [(5,), (0,), (0,)]
+    assert second.logprobs == ()
+    [found] = first.logprobs
+    assert found.logprob == pytest.approx(float(raw[5]))
+    assert found.rank == 8
+    assert found.top_ids[0] == 0
+    assert sorted(found.top_ids) == [0, 1, 2]
+    assert found.top_logprobs == pytest.approx([float(raw[i]) for i in (0, 1, 2)])
+    [found] = third.logprobs
+    assert (found.rank, found.top_ids) == (1, ())
 
 
 def test_no_more_logprobs_than_tokens() -> None:
     [token] = sampled(LOGITS[None], running(temperature=0.0, logprobs=20))
-    assert token.logprobs is not None
-    assert len(token.logprobs.top_ids) == VOCAB
+    [found] = token.logprobs
+    assert len(found.top_ids) == VOCAB
 
 
 # --- what is remembered -----------------------------------------------------------------
@@ -217,15 +217,15 @@ def test_no_more_logprobs_than_tokens() -> None:
 
 def test_chunks_bring_generated_tokens() -> None:
     state = running(prompt=(1, 2, 3))
-    state.take(Chunk("r", 3, (4,), (0,), samples=True))
-    state.take(Chunk("r", 4, (5,), (0,), samples=True))
+    state.take(Chunk("r", 3, (4,), (0,), num_rows=1))
+    state.take(Chunk("r", 4, (5,), (0,), num_rows=1))
     assert state.generated == [4, 5]
-    state.take(Chunk("r", 4, (5,), (0,), samples=True))  # computed again after a failure
+    state.take(Chunk("r", 4, (5,), (0,), num_rows=1))  # computed again after a failure
     assert state.generated == [4, 5]
     again = running(prompt=(1, 2, 3))
-    again.take(Chunk("r", 0, (1, 2), (0,), samples=False))
+    again.take(Chunk("r", 0, (1, 2), (0,), num_rows=0))
     assert again.generated == []
-    again.take(Chunk("r", 2, (3, 4, 5), (0,), samples=True))
+    again.take(Chunk("r", 2, (3, 4, 5), (0,), num_rows=1))
     assert again.generated == [4, 5]
 
 
@@ -240,7 +240,7 @@ def test_counts_follow_the_answer_wherever_its_tokens_are_known() -> None:
     assert counts.in_prompt[1].nonzero()[:, 0].tolist() == [1, 2]
     assert counts.in_answer[1].tolist() == [0, 0, 0, 0, 0, 1, 0, 0, 0, 0]
     counts.add([state], torch.tensor([1]), torch.tensor([5]))
-    state.take(Chunk("r", 4, (PENDING,), (0,), samples=True))
+    state.take(Chunk("r", 4, (PENDING,), (0,), num_rows=1))
     counts.take(state)
     assert counts.in_answer[1].tolist() == [0, 0, 0, 0, 0, 2, 0, 0, 0, 0]
     assert counts.in_answer[0].sum() == 0

@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 import torch
+from sampling import masks_of
 from torch import Tensor
 from transformers import generation as theirs
 
 from sensorium.runner.request_state import RunningRequest
-from sensorium.runner.sampler import choose, edit, narrow
+from sensorium.runner.sampler import choose, edit, masked, narrow
 from sensorium.runner.token_counts import TokenCounts
 from sensorium.sampling_params import SamplingParams
 from sensorium.types import Chunk, EngineRequest
@@ -96,7 +97,7 @@ def running(names: tuple[str, ...], slot: int, **more: Any) -> RunningRequest:
         bad_word_ids=WORDS if sampling.bad_words else (),
     )
     state = RunningRequest(request, 0, slot)
-    state.take(Chunk(request.request_id, 0, PROMPT + ANSWER, (0,), samples=True))
+    state.take(Chunk(request.request_id, 0, PROMPT + ANSWER, (0,), num_rows=1))
     return state
 
 
@@ -133,7 +134,9 @@ def test_what_is_drawn_from_is_transformers_distribution(logits: Tensor) -> None
     """All combinations share one batch, so no row may take part of another's parameters."""
     requests = [running(names, slot) for slot, names in enumerate(COMBINATIONS)]
     rows = logits.repeat(len(requests), 1)
-    edited = edit(rows, requests, counted(requests))
+    masks = masks_of(requests, VOCAB)
+    assert masks is not None
+    edited = masked(edit(rows, requests, counted(requests)), requests, masks)
     ours = narrow(edited, [of.request.sampling for of in requests])
     assert list(differing(ours, logits)) == []
     assert torch.equal(rows, logits.expand_as(rows)), "the raw logits were changed"
@@ -151,19 +154,24 @@ def test_what_is_chosen_is_of_that_distribution(logits: Tensor) -> None:
         for slot, names in enumerate(COMBINATIONS)
     ]
     requests = [of for pair in zip(drawing, greedy, strict=True) for of in pair]
-    choice = choose(logits.repeat(len(requests), 1), requests, counted(drawing + greedy))
+    choice = choose(
+        logits.repeat(len(requests), 1),
+        requests,
+        counted(drawing + greedy),
+        masks_of(requests, VOCAB),
+    )
     tokens, failed = choice.read(choice.tensors)
     assert failed == {}
     raw = logits.log_softmax(-1)
     for names, drawn, best in zip(COMBINATIONS, tokens[::2], tokens[1::2], strict=True):
         after = expected(names, logits)
-        assert after[drawn.token_id].isfinite(), names
-        assert best.token_id == int(after.argmax()), names
+        assert after[drawn.token_ids[0]].isfinite(), names
+        assert best.token_ids[0] == int(after.argmax()), names
         for token in (drawn, best):
-            assert (token.logprobs is not None) == ("logprobs" in names)
-            if token.logprobs is not None:
-                assert token.logprobs.logprob == pytest.approx(float(raw[token.token_id]))
-                assert token.logprobs.top_ids == tuple(raw.topk(4).indices.tolist())
+            assert len(token.logprobs) == ("logprobs" in names)
+            for found in token.logprobs:
+                assert found.logprob == pytest.approx(float(raw[token.token_ids[0]]))
+                assert found.top_ids == tuple(raw.topk(4).indices.tolist())
 
 
 @pytest.mark.gpu
@@ -176,15 +184,17 @@ def test_on_a_gpu_nothing_waits_and_the_distributions_are_the_same(logits: Tenso
         counts.take(of)
     rows = logits.to(device).repeat(len(requests), 1)
     params = [of.request.sampling for of in requests]
+    masks = masks_of(requests, VOCAB)
+    assert masks is not None
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        ours = narrow(edit(rows, requests, counts), params)
-        choice = choose(rows, requests, counts)
+        ours = narrow(masked(edit(rows, requests, counts), requests, masks), params)
+        choice = choose(rows, requests, counts, masks)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert list(differing(ours.cpu(), logits)) == []
     tokens, failed = choice.read([tensor.cpu() for tensor in choice.tensors])
     assert failed == {}
     for names, token in zip(COMBINATIONS, tokens, strict=True):
-        assert expected(names, logits)[token.token_id].isfinite(), names
+        assert expected(names, logits)[token.token_ids[0]].isfinite(), names

@@ -34,7 +34,7 @@ def request(name: str, params: Mapping[str, Any]) -> RunningRequest:
         name, PROMPT, sampling, 64, stop_ids=frozenset(stops), bad_word_ids=tuple(words)
     )
     state = RunningRequest(made, 0)
-    state.take(Chunk(name, 0, PROMPT + GENERATED, (0,), samples=True))
+    state.take(Chunk(name, 0, PROMPT + GENERATED, (0,), num_rows=1))
     return state
 
 
@@ -44,7 +44,7 @@ def drawn(params: Mapping[str, Any], num_draws: int = 4000) -> Floats:
     logits = torch.tensor(LOGITS, dtype=torch.float32).expand(num_draws, -1)
     tokens, failed = sample(logits, requests)
     assert failed == {}
-    return np.bincount([token.token_id for token in tokens], minlength=VOCAB).astype(float)
+    return np.bincount([token.token_ids[0] for token in tokens], minlength=VOCAB).astype(float)
 
 
 #: What is asked for, and what theory needs to know of it where that is spelt otherwise.
@@ -171,7 +171,7 @@ def test_neither_mates_nor_places_in_the_batch_change_a_distribution() -> None:
     logits = torch.tensor(LOGITS, dtype=torch.float32).expand(len(requests), -1)
     tokens, failed = sample(logits, requests)
     assert failed == {}
-    ids = np.array([token.token_id for token in tokens]).reshape(rounds, len(kinds))
+    ids = np.array([token.token_ids[0] for token in tokens]).reshape(rounds, len(kinds))
     for kind, (params, theory) in enumerate(kinds):
         counts = np.bincount(ids[:, kind], minlength=VOCAB).astype(float)
         assert abs(deviation(counts, theory_of(params, theory))) < LIMIT
@@ -183,10 +183,10 @@ def test_steps_of_one_seed_are_independent() -> None:
     requests = []
     for step in range(6000):
         state = request(f"r{step}", sampling)
-        state.take(Chunk(f"r{step}", len(PROMPT), (9,) * (step + 1), (0,), samples=True))
+        state.take(Chunk(f"r{step}", len(PROMPT), (9,) * (step + 1), (0,), num_rows=1))
         requests.append(state)
     logits = torch.tensor(LOGITS, dtype=torch.float32).expand(len(requests), -1)
-    ids = [token.token_id for token in sample(logits, requests)[0]]
+    ids = [token.token_ids[0] for token in sample(logits, requests)[0]]
     counts = np.zeros((VOCAB, VOCAB))
     for first, second in zip(ids[::2], ids[1::2], strict=True):
         counts[first, second] += 1
@@ -200,9 +200,9 @@ def test_logprobs_do_not_depend_on_what_is_asked_besides() -> None:
     for params, _ in CASES.values():
         state = request("r", {**params, "seed": 3, "logprobs": 4})
         [token], _ = sample(torch.tensor(LOGITS, dtype=torch.float32)[None], [state])
-        assert token.logprobs is not None
-        assert token.logprobs.logprob == pytest.approx(raw[token.token_id], abs=1e-5)
-        assert token.logprobs.rank == 1 + int((raw > raw[token.token_id] + 1e-9).sum())
-        best = dict(zip(token.logprobs.top_ids, token.logprobs.top_logprobs, strict=True))
+        [found] = token.logprobs
+        assert found.logprob == pytest.approx(raw[token.token_ids[0]], abs=1e-5)
+        assert found.rank == 1 + int((raw > raw[token.token_ids[0]] + 1e-9).sum())
+        best = dict(zip(found.top_ids, found.top_logprobs, strict=True))
         assert set(best) == {0, 1, 2, 3}
         assert all(best[i] == pytest.approx(raw[i], abs=1e-5) for i in best)

@@ -14,7 +14,7 @@ from sensorium.types import (
     Batch,
     EngineRequest,
     MediaSpan,
-    SampledToken,
+    SampledTokens,
     StepOutput,
     TokenLogprobs,
 )
@@ -28,7 +28,7 @@ def test_a_prompt_is_computed_in_chunks_of_the_budget_then_one_token_at_a_time()
     engine.add(asked)
     engine.finish()
     assert [chunk_sizes(b).get("a") for b in engine.batches] == [10, 10, 5, 1, 1, None]
-    assert [c.samples for b in engine.batches for c in b.chunks] == [False, False, True, True, True]
+    assert [c.num_rows for b in engine.batches for c in b.chunks] == [0, 0, 1, 1, 1]
     assert engine.batches[-1].ended == ("a",)
     assert_answered(engine, [asked])
 
@@ -81,7 +81,7 @@ def ended_by(
     engine.add(asked)
     for count, token in enumerate(tokens, 1):
         batch = engine.scheduler.schedule()
-        sampled = SampledToken(asked.request_id, token)
+        sampled = SampledTokens(asked.request_id, (token,))
         [update] = engine.scheduler.process(batch, StepOutput((sampled,)))
         assert update.new_token_ids == (token,)
         if update.finish_reason is not None:
@@ -123,7 +123,7 @@ def test_logprobs_are_handed_on() -> None:
     engine.add(request("a", [1]))
     logprobs = TokenLogprobs(-0.5, 1, (3,), (-0.5,))
     batch = engine.scheduler.schedule()
-    [update] = engine.scheduler.process(batch, StepOutput((SampledToken("a", 3, logprobs),)))
+    [update] = engine.scheduler.process(batch, StepOutput((SampledTokens("a", (3,), (logprobs,)),)))
     assert update.logprobs == (logprobs,)
 
 

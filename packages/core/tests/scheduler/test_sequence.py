@@ -20,9 +20,9 @@ def test_a_chunk_samples_only_at_the_end() -> None:
     seq.pages = (3, 1, 2)
     chunk = seq.advance(6)
     assert (chunk.start, chunk.stop, chunk.token_ids) == (0, 6, tuple(range(6)))
-    assert (chunk.pages, chunk.samples) == ((3, 1, 2), False)
+    assert (chunk.pages, chunk.num_rows) == ((3, 1, 2), 0)
     assert (seq.num_computed, seq.num_pending) == (6, 0)
-    assert seq.advance(10).samples
+    assert seq.advance(10).num_rows == 1
     assert (seq.num_computed, seq.num_pending, seq.num_tokens) == (10, 1, 11)
 
 
@@ -31,29 +31,19 @@ def test_a_pending_token_can_be_computed_before_it_is_known() -> None:
     seq.advance(3)
     assert not seq.must_wait
     chunk = seq.advance(4)
-    assert (chunk.token_ids, chunk.samples) == ((PENDING,), True)
-    assert seq.append(7) is None
+    assert (chunk.token_ids, chunk.num_rows) == ((PENDING,), 1)
+    seq.take(chunk._replace(start=2, token_ids=(2,)), (7,))
     assert (seq.token_ids, seq.num_pending) == ([0, 1, 2, 7], 1)
     seq.advance(5)
     assert seq.must_wait, "the third and last token is on its way"
 
 
-def test_with_bad_words_the_next_token_depends_on_the_last() -> None:
-    seq = sequence(request("a", range(3), bad_word_ids=((1, 2),)))
-    assert not seq.must_wait
-    seq.advance(3)
-    assert seq.must_wait
-    seq.append(1)
-    assert not seq.must_wait
-
-
 def test_decoding_is_having_one_sampled_token_to_compute() -> None:
     seq = sequence(request("a", [1]))
     states = [seq.is_prefilling]
-    seq.advance(1)
-    assert seq.append(5) is None
+    seq.take(seq.advance(1), (5,))
     states.append(seq.is_prefilling)
-    seq.num_computed = 0
+    seq.num_computed, seq.prefill_end = 0, seq.num_tokens
     states.append(seq.is_prefilling)
     assert states == [True, False, True], "before the first token; with it; preempted"
 
@@ -70,8 +60,7 @@ def test_keys_of_pages_with_generated_tokens() -> None:
     seq = sequence(request("a", range(6)))
     assert len(seq.page_keys(1)) == 1
     for token in (6, 7):
-        seq.advance(token)
-        seq.append(token)
+        seq.take(seq.advance(token), (token,))
     assert seq.page_keys(2) == sequence(request("b", range(8))).page_keys(2)
 
 
@@ -94,6 +83,5 @@ def test_atomic_ranges_are_not_entered(num_found: int, reusable: int) -> None:
 def test_generated_tokens_are_not_taken_from_the_cache() -> None:
     seq = sequence(request("a", range(6), max_tokens=20))
     for token in range(10):
-        seq.advance(6 + token)
-        seq.append(token)
+        seq.take(seq.advance(6 + token), (token,))
     assert seq.num_reusable_pages(3) == 1

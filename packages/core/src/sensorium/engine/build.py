@@ -13,6 +13,7 @@ from sensorium.engine.core import EngineCore
 from sensorium.engine.model import Model, worst_items
 from sensorium.runner import Runner
 from sensorium.scheduler import Scheduler, SchedulerConfig
+from sensorium.types import ExecutorInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,25 +53,26 @@ def build_engine(config: EngineConfig, model: Model) -> tuple[EngineCore, Engine
         options_of=lambda thing: model.registry.options_of(thing, config.plugin_options),
         worst_items=lambda: worst_items(config, model),
     )
+    found = runner.info
     info = EngineInfo(
-        device=str(runner.device),
-        dtype=str(runner.dtype).removeprefix("torch."),
-        max_model_len=runner.max_model_len,
-        embed_row_bytes=dict(runner.embed_row_bytes),
-        num_kv_tokens=runner.num_pages * config.page_size,
-        attention=runner.attention,
+        device=found.device,
+        dtype=found.dtype,
+        max_model_len=found.max_model_len,
+        embed_row_bytes=dict(found.embed_row_bytes),
+        num_kv_tokens=found.num_pages * config.page_size,
+        attention=found.attention,
     )
-    return EngineCore(Scheduler(scheduler_config(config, runner)), runner), info
+    return EngineCore(Scheduler(scheduler_config(config, found)), runner), info
 
 
-def scheduler_config(config: EngineConfig, runner: Runner) -> SchedulerConfig:
-    """The scheduler's limits, from the options and from what the runner found room for."""
+def scheduler_config(config: EngineConfig, info: ExecutorInfo) -> SchedulerConfig:
+    """The scheduler's limits, from the options and from what the executor found room for."""
     return SchedulerConfig(
         page_size=config.page_size,
-        num_pages=runner.num_pages,
+        num_pages=info.num_pages,
         max_num_batched_tokens=config.max_num_batched_tokens,
         max_num_seqs=config.max_num_seqs,
-        max_model_len=runner.max_model_len,
+        max_model_len=info.max_model_len,
         prefix_caching=config.enable_prefix_caching,
         chunked_prefill=config.enable_chunked_prefill,
         encoder_cache_bytes=int(config.mm_encoder_cache_gb * GIB),

@@ -101,11 +101,11 @@ class ThreadClient:
         return self._stopped is None and self._is_started.is_set()
 
     def add(self, request: EngineRequest) -> Future[None]:
-        return self._call(lambda: self._core.scheduler.add(request))
+        return self._call(lambda: self._core.add(request))
 
     def abort(self, request_ids: Iterable[str]) -> None:
         ids = tuple(request_ids)
-        self._call(lambda: self._loop.report(self._core.scheduler.abort(ids)))
+        self._call(lambda: self._loop.report(self._core.abort(ids)))
 
     def reset_prefix_cache(self) -> Future[bool]:
         return self._call(self._core.scheduler.reset_prefix_cache)

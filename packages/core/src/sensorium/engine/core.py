@@ -1,11 +1,13 @@
-"""The step loop: plan the next step, start it, take in the one before.
+"""The step loop: plan the next step, launch it, take in the one before, sample.
 
-    scheduler   plan n │ plan n+1 │ take in n │ plan n+2 │ take in n+1 │ …
-    device             │ ····· step n ·········│········ step n+1 ·····│ …
+    scheduler   plan n+1 │ launch n+1 │ take in n │ masks │ sample n+1 │ plan n+2 │ …
+    device      ········ step n ······│·········· step n+1 ············│···········
 
-On an accelerator the next step is planned while the device still works on the one before it, so
-that it never waits for the host. Where a step's outcome decides what may come next (an item was
-encoded), and where the device is the CPU itself, each step is taken in at once.
+On an accelerator the next step is planned and launched while the device still works on the one
+before it, so that it never waits for the host. A step that needs nothing of the host is sampled as
+soon as it is launched; where masks are needed, they are made of the tokens that have just arrived,
+while the device computes the rows that they are for. Where a step's outcome decides what may come
+next (an item was encoded), and where the device is the CPU itself, each step is taken in at once.
 
 Knows nothing of threads, prompts or text. One object, used from one thread.
 """
@@ -13,34 +15,65 @@ Knows nothing of threads, prompts or text. One object, used from one thread.
 from __future__ import annotations
 
 import logging
-from collections import deque
-from typing import Protocol
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 
+from sensorium.engine.constraints import Constraints, RequestGrammars, Row
+from sensorium.engine.executor import Executor, Pending
 from sensorium.errors import EngineError
-from sensorium.runner import Runner
 from sensorium.scheduler import Scheduler
-from sensorium.types import Batch, RequestUpdate, StepOutput
+from sensorium.types import Batch, EngineRequest, RequestUpdate, StepOutput
 
 logger = logging.getLogger("sensorium.engine")
 
 
-class Launched(Protocol):
-    """A step that was started."""
-
-    def result(self) -> StepOutput:
-        """What came of it, once it is done."""
-
-
 class EngineCore:
-    """One scheduler and one runner."""
+    """One scheduler and one executor.
 
-    def __init__(self, scheduler: Scheduler, runner: Runner) -> None:
+    Args:
+        grammars: None: no request has a grammar.
+    """
+
+    def __init__(
+        self, scheduler: Scheduler, executor: Executor, grammars: RequestGrammars | None = None
+    ) -> None:
+        info = executor.info
         self.scheduler = scheduler
-        self.runner = runner
-        self._depth = 1 if runner.overlaps else 0
-        self._in_flight: deque[tuple[Batch, Launched]] = deque()
+        self.executor = executor
+        self._constraints = Constraints(info.vocab_size, grammars)
+        self._overlaps = info.overlaps
+        self._in_flight: tuple[Batch, list[Row], Pending] | None = None
+        self._news: list[RequestUpdate] = []
+
+    @property
+    def has_work(self) -> bool:
+        """Whether ``step`` has anything to do."""
+        return bool(self._news) or self.scheduler.has_work
+
+    def add(self, request: EngineRequest) -> None:
+        """Lets a request wait for its turn.
+
+        Raises:
+            SensoriumError: as ``Scheduler.add``, or its grammar can't be used.
+        """
+        self.scheduler.add(request)
+        try:
+            forced = self._constraints.start(request)
+        except BaseException:
+            self.abort([request.request_id])
+            raise
+        if forced:
+            news = self.scheduler.give(request.request_id, forced)
+            self._forget_ended(news)
+            self._news += news
+
+    def abort(self, request_ids: Iterable[str]) -> list[RequestUpdate]:
+        """Ends requests wherever they are; ids that nobody has are ignored."""
+        updates = self.scheduler.abort(request_ids)
+        self._constraints.forget(update.request_id for update in updates)
+        return updates
 
     def step(self) -> list[RequestUpdate]:
         """Plans and starts a step, and reports what became of the one before it.
@@ -50,38 +83,79 @@ class EngineCore:
                 news behind it; going on would spin for ever.
         """
         batch = self.scheduler.schedule()
-        is_stuck = batch == Batch() and not self._in_flight
-        self._in_flight.append((batch, self._launch(batch)))
-        depth = 0 if batch.encode or not batch.chunks else self._depth
-        updates: list[RequestUpdate] = []
-        while len(self._in_flight) > depth:
-            updates += self._take_in(*self._in_flight.popleft())
+        is_stuck = batch == Batch() and self._in_flight is None
+        launched = self._launch(batch)
+        rows = self._constraints.rows_of(batch)
+        pending = None if rows else self._sample(batch, launched)
+        updates, self._news = self._news + self._take_in(), []
+        if pending is None:
+            pending = self._sample_masked(batch, launched, rows, updates)
+        self._in_flight = batch, rows, pending
+        if not self._overlaps or batch.encode or not batch.chunks:
+            updates += self._take_in()
         if is_stuck and not updates:
             raise EngineError("The scheduler has work but scheduled none of it.")
         return updates
 
-    def _launch(self, batch: Batch) -> Launched:
+    def _launch(self, batch: Batch) -> Any:
         try:
-            return self.runner.launch(batch)
+            return self.executor.launch(batch)
         except torch.AcceleratorError:
             raise  # the device answers nobody any more: neither may the engine
         except Exception as error:
             return _Failed(batch, error)
 
-    def _take_in(self, batch: Batch, launched: Launched) -> list[RequestUpdate]:
-        """Takes in a step; one that fails ends its own requests and no others."""
+    def _sample(self, batch: Batch, launched: Any, *masks: Any) -> Pending:
+        if isinstance(launched, _Failed):
+            return launched
         try:
-            output = launched.result()
+            return self.executor.sample(launched, *masks)
+        except torch.AcceleratorError:
+            raise
+        except Exception as error:
+            return _Failed(batch, error)
+
+    def _sample_masked(
+        self, batch: Batch, launched: Any, rows: list[Row], updates: list[RequestUpdate]
+    ) -> Pending:
+        """Samples a step some of whose rows need masks; ends requests that can have none."""
+        masks, failed = self._constraints.masks(rows)
+        self._fail(failed, updates)
+        return self._sample(batch, launched, masks)
+
+    def _take_in(self) -> list[RequestUpdate]:
+        """Takes in the step that is running; one that fails ends its own requests and no others."""
+        if self._in_flight is None:
+            return []
+        (batch, rows, pending), self._in_flight = self._in_flight, None
+        try:
+            output = pending.result()
         except torch.AcceleratorError:
             raise
         except Exception as error:
             output = _Failed(batch, error).result()
-        return self.scheduler.process(batch, output)
+        updates = self.scheduler.process(batch, output)
+        self._forget_ended(updates)
+        given = self._constraints.accept(rows, output)
+        for request_id, token_ids in given.tokens.items():
+            news = self.scheduler.give(request_id, token_ids)
+            self._forget_ended(news)
+            updates += news
+        self._fail(given.failed, updates)
+        return updates
+
+    def _fail(self, failed: Mapping[str, str], updates: list[RequestUpdate]) -> None:
+        for request_id, sentence in failed.items():
+            updates += self.scheduler.fail(request_id, sentence)
+        self._constraints.forget(failed)
+
+    def _forget_ended(self, updates: Iterable[RequestUpdate]) -> None:
+        self._constraints.forget(u.request_id for u in updates if u.finish_reason is not None)
 
     def close(self) -> None:
         """Gives back the device's memory."""
-        self._in_flight.clear()
-        self.runner.close()
+        self._in_flight = None
+        self.executor.close()
 
 
 class _Failed:

@@ -95,7 +95,7 @@ class EngineLoop:
         """Carries out what was asked for since the last step; False once the loop shall end."""
         while True:
             try:
-                call = self._inbox.get(block=not self._core.scheduler.has_work)
+                call = self._inbox.get(block=not self._core.has_work)
             except queue.Empty:
                 return True
             if call is None:

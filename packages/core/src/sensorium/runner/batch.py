@@ -40,7 +40,7 @@ class FlatBatch:
         attention: which token belongs to which sequence, and where keys and values go.
         embedded: what is replaced.
         embedded_rows: (M,) int64: the rows of all of ``embedded``, one behind another.
-        ends: (S,) int64: the last rows of the chunks that reach their sequence's end.
+        wanted: (R,) int64: the rows that chunks want, one behind another.
     """
 
     token_ids: Tensor
@@ -48,7 +48,7 @@ class FlatBatch:
     attention: AttentionBatch
     embedded: tuple[EmbeddedRows, ...]
     embedded_rows: Tensor
-    ends: Tensor
+    wanted: Tensor
 
 
 def flatten(
@@ -63,7 +63,8 @@ def flatten(
     """
     page_size, last_tokens = memory.page_size, memory.last_tokens
     ids, positions, slot_mapping, embedded = [], [], [], []
-    pending, ends = [], []
+    pending: list[tuple[int, int]] = []
+    wanted: list[int] = []
     row = 0
     for chunk, of in zip(chunks, running, strict=True):
         token_ids = np.array(chunk.token_ids, dtype=np.int64)
@@ -77,8 +78,7 @@ def flatten(
         row += len(token_ids)
         if chunk.token_ids[-1] == PENDING:
             pending.append((row - 1, of.slot))
-        if chunk.samples:
-            ends.append(row - 1)
+        wanted += range(row - chunk.num_rows, row)
     lengths = tuple((len(chunk.token_ids), chunk.stop) for chunk in chunks)
     query_start = np.zeros(len(chunks) + 1, dtype=np.int32)
     np.cumsum([query for query, _ in lengths], out=query_start[1:])
@@ -91,7 +91,7 @@ def flatten(
         np.array([total for _, total in lengths], dtype=np.int32),
         np.array([of.slot for of in running], dtype=np.int64),
         np.concatenate([np.zeros(0, np.int64), *rows]),
-        np.array(ends, dtype=np.int64),
+        np.array(wanted, dtype=np.int64),
         np.array(pending, dtype=np.int64).reshape(-1, 2).T,
     ]
     reach = _reach(chunks, running)

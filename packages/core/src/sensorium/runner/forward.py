@@ -1,6 +1,7 @@
 """``ForwardPass``: from chunks to tokens, with one decoder, KV cache and set of tables.
 
-    pages into the tables → hidden states (replayed or computed) → logits → tokens
+    forward   pages into the tables → hidden states (replayed or computed) → the rows wanted
+    sample    rows → logits → tokens
 
 Everything is asked of the device and nothing is waited for. The tokens stay there too: a request's
 next chunk finds its last one in ``last_tokens``.
@@ -9,7 +10,7 @@ next chunk finds its last one in ``last_tokens``.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -23,29 +24,49 @@ from sensorium.runner.embeddings import Embeddings
 from sensorium.runner.page_tables import PageTables
 from sensorium.runner.prefill_graphs import PrefillGraphs
 from sensorium.runner.request_state import RunningRequest
-from sensorium.runner.sampler import Choice, PromptReports, choose, token_logprobs
+from sensorium.runner.sampler import (
+    Choice,
+    GivenReports,
+    PromptReports,
+    choose,
+    token_logprobs,
+)
 from sensorium.runner.step_memory import StepMemory
 from sensorium.runner.token_counts import TokenCounts
 from sensorium.runner.upload import upload, upload_list
-from sensorium.types import Chunk
+from sensorium.types import Chunk, Masks
 
 #: Rows of logits that prompt log-probabilities are computed from at once.
 _MAX_PROMPT_ROWS = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What some chunks came to, on the device.
+class HiddenRows:
+    """What some chunks came to, on the device, before anything is sampled.
 
     Attributes:
-        choice: a token for each chunk that samples, of requests that generate.
+        rows: (S, hidden): what is sampled from, a row each; the next ``forward`` may overwrite it.
+        sampling: whose rows they are, (S,).
+        given: log-probabilities of given tokens.
         prompts: log-probabilities of prompt tokens, where asked for.
         pooled: request id → (hidden,) float32.
     """
 
-    choice: Choice | None = None
+    rows: Tensor | None = None
+    sampling: tuple[RunningRequest, ...] = ()
+    given: tuple[GivenReports, ...] = ()
     prompts: tuple[PromptReports, ...] = ()
     pooled: dict[str, Tensor] = field(default_factory=dict)
+
+    def each(self) -> Iterator[HiddenRows]:
+        """One for each request that samples, to sample them one by one."""
+        assert self.rows is not None
+        for i, of in enumerate(self.sampling):
+            yield HiddenRows(self.rows[i : i + 1], (of,))
+
+    def kept(self) -> HiddenRows:
+        """The same in memory of its own."""
+        return self if self.rows is None else replace(self, rows=self.rows.clone())
 
 
 class ForwardPass:
@@ -108,7 +129,7 @@ class ForwardPass:
                 self._counts = TokenCounts(self._num_slots, vocab_size, memory.kv_cache.device)
             self._counts.start(running)
 
-    def compute(self, chunks: Sequence[Chunk], running: Sequence[RunningRequest]) -> Outcome:
+    def forward(self, chunks: Sequence[Chunk], running: Sequence[RunningRequest]) -> HiddenRows:
         """Computes ``chunks``, whose requests are ``running``."""
         self._memory.tables.update(chunks, running)
         for chunk, of in zip(chunks, running, strict=True):
@@ -117,24 +138,68 @@ class ForwardPass:
                 self._counts.take(of)
         replayed = self._replay(chunks, running)
         if replayed is not None:
-            return Outcome(self._choose(replayed, running))
+            return HiddenRows(replayed, tuple(running))
         flat = flatten(chunks, running, self._memory)
         out = self._through_layers(flat)
-        ending = [of for chunk, of in zip(chunks, running, strict=True) if chunk.samples]
         prompts = tuple(self._prompt_reports(out, chunks, running))
-        if not ending:
-            return Outcome(None, prompts)
-        ends = out[flat.ends]
-        pooled = {
-            of.request.request_id: ends[i].float()
-            for i, of in enumerate(ending)
-            if of.request.embeds
-        }
-        if pooled:
-            kept = [i for i, of in enumerate(ending) if not of.request.embeds]
-            ending = [ending[i] for i in kept]
-            ends = ends[upload_list(kept, torch.long, ends.device)]
-        return Outcome(self._choose(ends, ending) if ending else None, prompts, pooled)
+        if not any(chunk.num_rows for chunk in chunks):
+            return HiddenRows(prompts=prompts)
+        return self._wanted(out[flat.wanted], chunks, running, prompts)
+
+    def sample(self, hidden: HiddenRows, masks: Masks | None) -> Choice | None:
+        """A token for each row, noted where the next step will look for it; None: no rows."""
+        if hidden.rows is None:
+            return None
+        running = hidden.sampling
+        logits = self._memory.decoder.logits(hidden.rows)
+        choice = choose(logits, running, self._counts, masks)
+        slots = upload_list([of.slot for of in running], torch.long, logits.device)
+        self._memory.last_tokens.index_copy_(0, slots, choice.tokens)
+        counted = [i for i, of in enumerate(running) if of.needs_counts]
+        if counted:
+            assert self._counts is not None
+            rows = upload_list(counted, torch.long, logits.device)
+            self._counts.add([running[i] for i in counted], slots[rows], choice.tokens[rows])
+        return choice
+
+    def _wanted(
+        self,
+        rows: Tensor,
+        chunks: Sequence[Chunk],
+        running: Sequence[RunningRequest],
+        prompts: tuple[PromptReports, ...],
+    ) -> HiddenRows:
+        """Tells the rows (R, hidden) that chunks want apart: sampled, given, pooled."""
+        sampled: list[int] = []
+        sampling: list[RunningRequest] = []
+        given: list[GivenReports] = []
+        pooled: dict[str, Tensor] = {}
+        row = 0
+        for chunk, of in zip(chunks, running, strict=True):
+            first, row = row, row + chunk.num_rows
+            if not chunk.num_rows:
+                continue
+            if of.request.embeds:
+                pooled[chunk.request_id] = rows[row - 1].float()
+                continue
+            sampled.append(row - 1)
+            sampling.append(of)
+            if chunk.num_rows > 1:
+                ids = chunk.token_ids[1 - chunk.num_rows :]
+                given.append(self._given_report(rows[first : row - 1], of, ids))
+        if len(sampled) < len(rows):
+            rows = rows[upload_list(sampled, torch.long, rows.device)]
+        taken = rows if sampled else None
+        return HiddenRows(taken, tuple(sampling), tuple(given), prompts, pooled)
+
+    def _given_report(
+        self, rows: Tensor, of: RunningRequest, token_ids: tuple[int, ...]
+    ) -> GivenReports:
+        most = of.request.sampling.logprobs
+        assert most is not None, "rows of given tokens are for log-probabilities"
+        targets = upload_list(token_ids, torch.long, rows.device)
+        found = token_logprobs(self._memory.decoder.logits(rows), targets, most)
+        return GivenReports(of.request.request_id, token_ids, most, found)
 
     def _through_layers(self, flat: FlatBatch) -> Tensor:
         """(N, hidden): the decoder's output, replayed where there is a graph for such a step."""
@@ -152,21 +217,9 @@ class ForwardPass:
         if self._recorded is None:
             return None
         pairs = zip(chunks, running, strict=True)
-        if not all(chunk.samples and is_decode(chunk, of) for chunk, of in pairs):
+        if not all(chunk.num_rows and is_decode(chunk, of) for chunk, of in pairs):
             return None
         return self._recorded.run(chunks, running)
-
-    def _choose(self, hidden: Tensor, running: Sequence[RunningRequest]) -> Choice:
-        """A token for each row (S, hidden), noted where the next step will look for it."""
-        choice = choose(self._memory.decoder.logits(hidden), running, self._counts)
-        slots = upload_list([of.slot for of in running], torch.long, hidden.device)
-        self._memory.last_tokens.index_copy_(0, slots, choice.tokens)
-        counted = [i for i, of in enumerate(running) if of.needs_counts]
-        if counted:
-            assert self._counts is not None
-            rows = upload_list(counted, torch.long, hidden.device)
-            self._counts.add([running[i] for i in counted], slots[rows], choice.tokens[rows])
-        return choice
 
     def _embed(self, flat: FlatBatch) -> tuple[Tensor, DeepRows | None]:
         """Token embeddings with media embeddings in their places, and what goes in deeper."""

@@ -38,5 +38,5 @@ def _step(
     ]
     pages = (0,) * -(-context // config.page_size)
     start = context - num_tokens
-    chunks = [Chunk(r.request_id, start, (0,) * num_tokens, pages, samples=True) for r in requests]
+    chunks = [Chunk(r.request_id, start, (0,) * num_tokens, pages, num_rows=1) for r in requests]
     return requests, chunks

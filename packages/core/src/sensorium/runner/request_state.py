@@ -21,7 +21,8 @@ class RunningRequest:
         is_greedy: whether its most probable token is always taken.
         needs_counts: whether what is sampled next depends on how often each token has occurred.
         has_bias: whether the same is added to its logits at each step.
-        edits_logits: whether bias, bans or penalties may change its logits.
+        edits_logits: whether bias, bans or penalties may change its logits. (``bad_words`` come as
+            masks: only the host can tell what they forbid.)
         generated: its new tokens; ``PENDING`` where only the device knows them.
         num_counted: how many of them ``TokenCounts`` has counted.
         bias: (vocab_size,) float32 on the device, once it was needed: what is added to its logits
@@ -45,9 +46,7 @@ class RunningRequest:
             or params.frequency_penalty
         )
         self.has_bias = bool(params.logit_bias or params.allowed_token_ids)
-        self.edits_logits = bool(
-            self.needs_counts or self.has_bias or params.min_tokens or request.bad_word_ids
-        )
+        self.edits_logits = bool(self.needs_counts or self.has_bias or params.min_tokens)
         own = params.seed
         self._seed = f"request {own}" if own is not None else f"{engine_seed} {request.request_id}"
 

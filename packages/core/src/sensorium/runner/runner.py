@@ -1,9 +1,10 @@
 """``Runner``: carries out batches on the device.
 
-    drop what ended → take in what started → encode items → one forward pass → choose tokens
+    launch   drop what ended → take in what started → encode items → one forward pass
+    sample   choose tokens
 
-It decides nothing: what is computed, kept and dropped is the scheduler's word. ``launch`` only
-asks the device for all this; what came of it is read later, so that the next step can be planned
+It decides nothing: what is computed, kept and dropped is the scheduler's word. Both halves only ask
+the device for all this; what came of it is read later, so that the next step can be planned
 meanwhile.
 """
 
@@ -12,7 +13,7 @@ from __future__ import annotations
 import gc
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -31,15 +32,43 @@ from sensorium.runner.batch import embedded_rows
 from sensorium.runner.decode_graphs import batch_sizes
 from sensorium.runner.device import choose_device, choose_dtype
 from sensorium.runner.embeddings import MAX_ROWS, Embeddings, Encoded
-from sensorium.runner.forward import ForwardPass, Outcome
+from sensorium.runner.forward import ForwardPass, HiddenRows
 from sensorium.runner.fullest_step import fullest_steps
 from sensorium.runner.huge_pages import move_into_huge_pages
 from sensorium.runner.pending_step import PendingStep
 from sensorium.runner.prefill_graphs import prefill_sizes
 from sensorium.runner.request_state import RunningRequest
-from sensorium.types import Batch, Chunk, EngineItem, EngineRequest, StepOutput
+from sensorium.runner.sampler import Choice
+from sensorium.types import Batch, Chunk, EngineItem, EngineRequest, ExecutorInfo, Masks
 
 logger = logging.getLogger("sensorium.runner")
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchedStep:
+    """A batch whose hidden rows the device is computing; opaque to everybody else.
+
+    Attributes:
+        running: its requests.
+        parts: what is computed together.
+        encoded: what came of its items.
+        failed: request id → why, as far as the host knows it.
+    """
+
+    batch: Batch
+    running: Mapping[str, RunningRequest]
+    parts: Sequence[HiddenRows]
+    encoded: Encoded
+    failed: Mapping[str, str]
+
+    def users_of(self, key: bytes) -> set[str]:
+        """Who asked for an embedding in this step, or computes with it."""
+        users = {task.request_id for task in self.batch.encode if task.key == key}
+        for chunk in self.batch.chunks:
+            of = self.running[chunk.request_id]
+            replaced = embedded_rows(of.request, chunk.start, chunk.stop)
+            users.update(chunk.request_id for rows in replaced if rows.key == key)
+        return users
 
 
 class Runner:
@@ -167,17 +196,23 @@ class Runner:
     # --- a step -----------------------------------------------------------------------
 
     @property
-    def overlaps(self) -> bool:
-        """Whether ``launch`` returns before the device is done."""
-        return self.device.type == "cuda"
-
-    def step(self, batch: Batch) -> StepOutput:
-        """Carries out one batch, and waits for it."""
-        return self.launch(batch).result()
+    def info(self) -> ExecutorInfo:
+        """What the engine must know of it."""
+        return ExecutorInfo(
+            device=str(self.device),
+            dtype=str(self.dtype).removeprefix("torch."),
+            overlaps=self.device.type == "cuda",
+            vocab_size=self._decoder.config.vocab_size,
+            max_model_len=self.max_model_len,
+            num_pages=self.num_pages,
+            embed_row_bytes=self.embed_row_bytes,
+            attention=self.attention,
+        )
 
     @torch.inference_mode()
-    def launch(self, batch: Batch) -> PendingStep:
-        """Asks the device to carry out one batch, behind those that it is carrying out."""
+    def launch(self, batch: Batch) -> LaunchedStep:
+        """Asks the device to compute one batch, behind those that it is carrying out; ``sample``
+        must follow before the next one."""
         for request_id in batch.ended:
             self._forget(request_id)
         self._embeddings.drop(batch.evict)
@@ -189,23 +224,24 @@ class Runner:
         chunks: Sequence[Chunk] = batch.chunks
         if failed:
             chunks = [chunk for chunk in chunks if chunk.request_id not in failed]
-        outcomes = self._compute(chunks, failed)
+        parts = self._compute(chunks, failed)
+        self._note(failed)
+        return LaunchedStep(batch, running, parts, encoded, failed)
 
-        def forget(broken: Mapping[str, str]) -> None:
-            """They go on failing, and the scheduler counts what they had encoded as not encoded."""
-            for name in broken.keys() & running.keys():
-                running[name].failure = broken[name]
-            lost = [task.key for task in batch.encode if task.request_id in broken]
-            self._embeddings.drop(lost)
-
+    @torch.inference_mode()
+    def sample(self, launched: LaunchedStep, masks: Masks | None = None) -> PendingStep:
+        """Asks the device to choose tokens for the rows of the batch that was launched last."""
+        parts, failed = launched.parts, dict(launched.failed)
+        choices = [choice for part in parts for choice in self._choose(part, masks, failed)]
+        self._note(failed)
         return PendingStep(
-            choices=[outcome.choice for outcome in outcomes if outcome.choice is not None],
-            prompts=[report for outcome in outcomes for report in outcome.prompts],
-            pooled={name: row for outcome in outcomes for name, row in outcome.pooled.items()},
-            finite=encoded.finite,
+            choices=choices,
+            given=[report for part in parts for report in part.given],
+            prompts=[report for part in parts for report in part.prompts],
+            pooled={name: row for part in parts for name, row in part.pooled.items()},
+            finite=launched.encoded.finite,
             failed=failed,
-            users_of=lambda key: _users_of(key, batch, running),
-            forget=forget,
+            users_of=launched.users_of,
         )
 
     def _take_in(self, request: EngineRequest) -> None:
@@ -217,6 +253,11 @@ class Runner:
         running = self._requests.pop(request_id, None)
         if running is not None:
             self._free_slots.append(running.slot)
+
+    def _note(self, failed: Mapping[str, str]) -> None:
+        """What has failed goes on failing until the scheduler hears of it."""
+        for request_id, sentence in failed.items():
+            self._requests[request_id].failure = sentence
 
     def _encode(self, batch: Batch, failed: dict[str, str]) -> Encoded:
         """Encodes what is asked for; notes those that lack an embedding, and why."""
@@ -238,22 +279,42 @@ class Runner:
                     failed.setdefault(chunk.request_id, sentence)
         return encoded
 
-    def _compute(self, chunks: Sequence[Chunk], failed: dict[str, str]) -> list[Outcome]:
+    def _compute(self, chunks: Sequence[Chunk], failed: dict[str, str]) -> list[HiddenRows]:
         """Computes chunks together; if that fails, one by one, so that only the culprit fails."""
         if not chunks:
             return []
         try:
             running = [self._requests[chunk.request_id] for chunk in chunks]
-            return [self._forward.compute(chunks, running)]
+            return [self._forward.forward(chunks, running)]
         except torch.AcceleratorError:
             raise  # the device answers nobody any more
         except Exception as error:
             if len(chunks) > 1:
                 logger.warning("a step failed; its requests are computed one by one")
-                return [outcome for chunk in chunks for outcome in self._compute([chunk], failed)]
+                return [part.kept() for chunk in chunks for part in self._compute([chunk], failed)]
             logger.exception("a request could not be computed")
             sentence = f"The request could not be computed ({type(error).__name__})."
             failed[chunks[0].request_id] = sentence
+            return []
+
+    def _choose(
+        self, part: HiddenRows, masks: Masks | None, failed: dict[str, str]
+    ) -> list[Choice]:
+        """Samples rows together; if that fails, one by one, so that only the culprit fails."""
+        try:
+            choice = self._forward.sample(part, masks)
+            return [] if choice is None else [choice]
+        except torch.AcceleratorError:
+            raise  # the device answers nobody any more
+        except Exception as error:
+            if len(part.sampling) > 1:
+                logger.warning("sampling failed; its requests are sampled one by one")
+                return [
+                    choice for one in part.each() for choice in self._choose(one, masks, failed)
+                ]
+            logger.exception("a request could not be sampled")
+            sentence = f"The request could not be sampled ({type(error).__name__})."
+            failed[part.sampling[0].request.request_id] = sentence
             return []
 
     # --- memory -----------------------------------------------------------------------
@@ -291,7 +352,7 @@ class Runner:
             running = [RunningRequest(r, self._seed, slot) for slot, r in enumerate(requests)]
             for of in running:
                 forward.start(of)
-            forward.compute(chunks, running)
+            forward.sample(forward.forward(chunks, running), None)
         if not self._records(config):
             return 0
         free_before, _ = torch.cuda.mem_get_info(self.device)
@@ -343,12 +404,3 @@ def _num_levels(spec: EncoderSpec, config: Mapping[str, Any], decoder: DecoderCo
             f"{decoder.num_layers} layers to add them behind."
         )
     return levels
-
-
-def _users_of(key: bytes, batch: Batch, running: Mapping[str, RunningRequest]) -> set[str]:
-    """Who asked for an embedding in this step, or computes with it."""
-    users = {task.request_id for task in batch.encode if task.key == key}
-    for chunk in batch.chunks:
-        replaced = embedded_rows(running[chunk.request_id].request, chunk.start, chunk.stop)
-        users.update(chunk.request_id for rows in replaced if rows.key == key)
-    return users

@@ -1,8 +1,8 @@
 """From logits to tokens, on the device.
 
     raw logits ─┬─ logprobs, where asked for
-                └─ bans and bias → penalties ─┬─ argmax, where greedy
-                                              └─ temperature → min-p → top-k → top-p → draw
+                └─ bans and bias → penalties → masks ─┬─ argmax, where greedy
+                                                      └─ temperature → min-p → top-k → top-p → draw
 
 A draw is the argmax of logit − log(e) with e exponentially distributed noise (the Gumbel-max
 trick). The noise of each row comes from a generator of its own, seeded by the request's seed
@@ -24,7 +24,7 @@ from sensorium.runner.request_state import RunningRequest
 from sensorium.runner.token_counts import TokenCounts
 from sensorium.runner.upload import upload, upload_list
 from sensorium.sampling_params import SamplingParams
-from sensorium.types import PromptLogprobs, SampledToken, TokenLogprobs
+from sensorium.types import Masks, PromptLogprobs, SampledTokens, TokenLogprobs
 
 _NEVER = float("-inf")
 #: In place of a token: the model gave no numbers; every token is forbidden.
@@ -59,8 +59,8 @@ class Choice:
         reports = [] if self.reports is None else self.reports.tensors
         return [self.chosen, *reports]
 
-    def read(self, tensors: Sequence[Tensor]) -> tuple[list[SampledToken], dict[str, str]]:
-        """The tokens, and request id → a sentence for rows from which none can be chosen.
+    def read(self, tensors: Sequence[Tensor]) -> tuple[list[SampledTokens], dict[str, str]]:
+        """A token each, and request id → a sentence for rows from which none can be chosen.
 
         Args:
             tensors: those of ``self.tensors``, on the host.
@@ -72,7 +72,8 @@ class Choice:
             if token_id < 0:
                 failed[request_id] = _FAILURES[token_id]
             else:
-                tokens.append(SampledToken(request_id, token_id, found.get(i)))
+                logprobs = (found[i],) if i in found else ()
+                tokens.append(SampledTokens(request_id, (token_id,), logprobs))
         return tokens, failed
 
 
@@ -119,16 +120,42 @@ class PromptReports:
         return tuple((place, found[i]) for i, place in enumerate(self.places))
 
 
+@dataclass(frozen=True, slots=True)
+class GivenReports:
+    """Log-probabilities of given tokens of one answer.
+
+    Attributes:
+        most: how many of the best tokens.
+        tensors: as in ``Reports``.
+    """
+
+    request_id: str
+    token_ids: tuple[int, ...]
+    most: int
+    tensors: tuple[Tensor, Tensor, Tensor, Tensor]
+
+    def read(self, tensors: Sequence[Tensor]) -> tuple[TokenLogprobs, ...]:
+        """One for each token."""
+        wanted = dict.fromkeys(range(len(self.token_ids)), self.most)
+        return tuple(Reports(wanted, self.tensors).read(tensors).values())
+
+
 def choose(
-    logits: Tensor, requests: Sequence[RunningRequest], counts: TokenCounts | None = None
+    logits: Tensor,
+    requests: Sequence[RunningRequest],
+    counts: TokenCounts | None = None,
+    masks: Masks | None = None,
 ) -> Choice:
     """Chooses one token for each row.
 
     Args:
         logits: (len(requests), vocab_size) float32; left as they are.
         counts: where the requests that need counts have theirs; None: none needs any.
+        masks: what some requests may choose from; None: all of them from every token.
     """
     edited = edit(logits, requests, counts)
+    if masks is not None:
+        edited = masked(edited, requests, masks)
     chosen = _argmax(edited)
     # A maximum is NaN if any value is, and −∞ only if all are.
     best = edited.gather(-1, chosen[:, None])[:, 0]
@@ -139,6 +166,21 @@ def choose(
     chosen = torch.where(best.isneginf(), _NO_TOKEN, chosen)
     chosen = torch.where(best.isnan(), _NO_NUMBER, chosen)
     return Choice(tuple(requests), chosen, _reports(logits, chosen.clamp_min(0), requests))
+
+
+def masked(logits: Tensor, requests: Sequence[RunningRequest], masks: Masks) -> Tensor:
+    """The logits (S, vocab_size), −∞ where a request's mask forbids the token; a copy."""
+    place = {request_id: i for i, request_id in enumerate(masks.request_ids)}
+    names = [running.request.request_id for running in requests]
+    rows = [i for i, name in enumerate(names) if name in place]
+    if not rows:
+        return logits
+    index = np.array(rows, dtype=np.int64)
+    words = masks.words[[place[names[i]] for i in rows]]
+    at, sent = upload([index, words], logits.device)
+    shifts = torch.arange(32, dtype=torch.int32, device=logits.device)
+    allowed = (sent[:, :, None] >> shifts & 1).view(len(rows), -1)[:, : logits.shape[-1]]
+    return logits.index_copy(0, at, logits[at].masked_fill(allowed == 0, _NEVER))
 
 
 def _argmax(logits: Tensor) -> Tensor:
@@ -196,7 +238,7 @@ def edit(logits: Tensor, requests: Sequence[RunningRequest], counts: TokenCounts
     """
     editing = [(i, running) for i, running in enumerate(requests) if running.edits_logits]
     biased = [i for i, running in editing if running.has_bias]
-    banned = [(i, token_id) for i, running in editing for token_id in _banned(running)]
+    banned = [(i, token_id) for i, running in editing for token_id in _early_ends(running)]
     penalised = [i for i, running in editing if running.needs_counts]
     if not (biased or banned or penalised):
         return logits
@@ -242,17 +284,12 @@ def _penalised(logits: Tensor, requests: Sequence[RunningRequest], counts: Token
     return logits - (each * in_answer + once * (in_answer > 0))
 
 
-def _banned(running: RunningRequest) -> list[int]:
-    """Tokens that would end the answer too early or complete a bad word."""
-    request, generated = running.request, running.generated
-    banned: set[int] = set()
-    if len(generated) < request.sampling.min_tokens:
-        banned |= request.stop_ids | request.eos_ids
-    for word in request.bad_word_ids:
-        begun = len(word) - 1
-        if begun <= len(generated) and tuple(generated[len(generated) - begun :]) == word[:-1]:
-            banned.add(word[-1])
-    return sorted(banned)
+def _early_ends(running: RunningRequest) -> list[int]:
+    """Tokens that would end the answer too early."""
+    request = running.request
+    if len(running.generated) < request.sampling.min_tokens:
+        return sorted(request.stop_ids | request.eos_ids)
+    return []
 
 
 def _reports(logits: Tensor, chosen: Tensor, requests: Sequence[RunningRequest]) -> Reports | None:

@@ -5,7 +5,7 @@
              └──── preempted ──────┘        abort: from anywhere
 
 Everything goes by rank: by priority, then by arrival. In each step the running sequences go on,
-those that decode one token first, then those that still prefill; then waiting ones are admitted
+those that decode first, then those that still prefill; then waiting ones are admitted
 while tokens, pages and places last. A prompt is computed in chunks as large as the step's token
 budget allows, begins behind the pages that the prefix cache already holds, and is cut where the
 encoder budget or an atomic range says so. One whose next page a running sequence is just computing
@@ -43,8 +43,8 @@ from sensorium.types import (
     EngineRequest,
     Pooled,
     RequestUpdate,
-    SampledToken,
     StepOutput,
+    TokenLogprobs,
 )
 
 
@@ -109,6 +109,27 @@ class Scheduler:
         """
         found = [self._sequences[i] for i in request_ids if i in self._sequences]
         return [self._finish(s, "abort") for s in found if not s.is_finished]
+
+    def give(self, request_id: str, token_ids: Iterable[int]) -> list[RequestUpdate]:
+        """Appends tokens that must follow a request's last known one; ids that nobody has are
+        ignored.
+
+        They are computed together in a later step, and told with what is sampled behind them. A
+        pending token is the first of them, so the step that samples it must be made to choose it.
+
+        Returns:
+            The request's last update, if it ends with them and there is nothing left to compute.
+        """
+        sequence = self._sequences.get(request_id)
+        if sequence is None:
+            return []
+        sequence.give(token_ids)
+        return [] if sequence.finish_reason is None else self._tell(sequence, *sequence.tell())
+
+    def fail(self, request_id: str, sentence: str) -> list[RequestUpdate]:
+        """Ends a request with an error; ids that nobody has are ignored."""
+        sequence = self._sequences.get(request_id)
+        return [] if sequence is None else [self._finish(sequence, "error", error=sentence)]
 
     def reset_prefix_cache(self) -> bool:
         """Forgets all cached pages; False, and nothing forgotten, while any page is in use."""
@@ -198,7 +219,7 @@ class Scheduler:
         assert self._in_flight, "process was called before schedule"
         sequences = self._in_flight.popleft()
         self._encodes = False
-        tokens = {token.request_id: token for token in output.tokens}
+        tokens = {sampled.request_id: sampled for sampled in output.tokens}
         for task in batch.encode:
             if task.request_id in output.failed:
                 self._undo_encode(task.key, batch)
@@ -213,12 +234,16 @@ class Scheduler:
                 self._settle(sequence, chunk)
             if found := output.prompt_logprobs.get(chunk.request_id):
                 self._news.append(sequence.update(prompt_logprobs=found))
-            if chunk.samples and sequence.request.embeds:
+            if chunk.num_rows and sequence.request.embeds:
                 pooled = output.pooled[chunk.request_id]
                 self._news.append(self._finish(sequence, "stop", pooled=pooled))
-            elif chunk.samples:
+            elif chunk.num_rows:
                 assert chunk.request_id in tokens, "the runner left a token out"
-                self._take_token(sequence, tokens[chunk.request_id])
+                sampled = tokens[chunk.request_id]
+                sequence.take(chunk, sampled.token_ids)
+                self._news += self._tell(sequence, *sequence.tell(chunk, sampled))
+            elif sequence.has_enough(chunk):
+                self._news.append(self._finish(sequence, "length"))
         news, self._news = self._news, []
         return news
 
@@ -272,7 +297,7 @@ class Scheduler:
 
     def _token_stop(self, sequence: Sequence, step: Step) -> int:
         """How far the token budget lets the sequence get: its end, or where it may be cut."""
-        start, end = sequence.num_computed, sequence.num_tokens
+        start, end = sequence.num_computed, sequence.end
         if end - start <= step.budget:
             return end
         if self._config.chunked_prefill:
@@ -352,11 +377,12 @@ class Scheduler:
         self._pins.pin_irreplaceable(sequence)
         if not sequence.was_admitted:
             sequence.num_cached_tokens = sequence.num_computed
-            self._num_prefix_queries += sequence.num_tokens
+            self._num_prefix_queries += len(sequence.request.token_ids)
             self._num_prefix_hits += sequence.num_computed
         sequence.was_admitted = True
         sequence.is_running = True
         sequence.num_lives += 1
+        sequence.prefill_end = sequence.num_tokens
         self._waiting.remove(sequence)
         insort(self._running, sequence, key=_rank)
         return True
@@ -449,13 +475,19 @@ class Scheduler:
         if sequence.pins:
             self._pins.unpin_consumed(sequence)
 
-    def _take_token(self, sequence: Sequence, sampled: SampledToken) -> None:
-        reason = sequence.append(sampled.token_id)
-        if reason is None:
-            self._news.append(sequence.update(sampled=sampled))
-        else:
-            wanted = sampled if sequence.request.max_tokens else None
-            self._news.append(self._finish(sequence, reason, sampled=wanted))
+    def _tell(
+        self,
+        sequence: Sequence,
+        token_ids: tuple[int, ...],
+        logprobs: tuple[TokenLogprobs, ...],
+    ) -> list[RequestUpdate]:
+        """Reports new tokens, with the end if the last of them is told."""
+        reason = sequence.finish_reason
+        if reason is not None and sequence.num_told == len(sequence.token_ids):
+            return [self._finish(sequence, reason, token_ids=token_ids, logprobs=logprobs)]
+        if not token_ids:
+            return []
+        return [sequence.update(new_token_ids=token_ids, logprobs=logprobs)]
 
     def _undo_encode(self, key: bytes, batch: Batch) -> None:
         """Forgets an embedding that wasn't made; who still needs it makes it anew, or fails."""
@@ -486,7 +518,8 @@ class Scheduler:
         sequence: Sequence,
         reason: str,
         *,
-        sampled: SampledToken | None = None,
+        token_ids: tuple[int, ...] = (),
+        logprobs: tuple[TokenLogprobs, ...] = (),
         pooled: Pooled | None = None,
         error: str | None = None,
         lost_item: bool = False,
@@ -499,7 +532,8 @@ class Scheduler:
         sequence.is_running = False
         sequence.is_finished = True
         return sequence.update(
-            sampled=sampled,
+            new_token_ids=token_ids,
+            logprobs=logprobs,
             pooled=pooled,
             finish_reason=reason,
             error=error,

@@ -7,10 +7,16 @@
 A step is planned while the one before it still runs. What that one computes counts as computed, and
 the token that it samples as there, though nobody here knows yet which one it is.
 
+Tokens may also be given: whoever knows what must follow says so (``give``), and they are computed
+together, as a prompt is. A given token takes the place of one that is pending; the step that
+samples it must come to the same one.
+
 Knows its own progress and nothing of other sequences, of the pool or of the book.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 from sensorium.scheduler.config import SchedulerConfig
 from sensorium.scheduler.layout import ItemUse, Layout
@@ -22,7 +28,8 @@ from sensorium.types import (
     Pooled,
     PromptLogprobs,
     RequestUpdate,
-    SampledToken,
+    SampledTokens,
+    TokenLogprobs,
 )
 
 
@@ -35,12 +42,16 @@ class Sequence:
         layout: where its items are needed.
         token_ids: prompt and generated tokens, as far as they are known.
         num_pending: tokens behind them that steps still running sample.
+        num_asked: tokens that are told of or that rows of steps still running will tell of.
+        num_told: tokens that the frontend knows, the prompt's included.
         num_computed: tokens whose keys and values lie in its pages, or will once the steps that
             are running are done.
         pages: its page table.
         num_registered: leading pages that were offered to the prefix index.
         pins: indices of the items whose embeddings it holds.
         num_lives: how often it got its first page.
+        prefill_end: how many tokens it must have computed since it got its first page to decode.
+        finish_reason: why its last known token ends it, "stop" or "length"; None: it goes on.
         is_running: it holds pages and may be scheduled.
         was_admitted: it is running or was preempted.
         is_started: the runner knows it.
@@ -48,17 +59,21 @@ class Sequence:
     """
 
     __slots__ = (
+        "_gives_logprobs",
+        "_max_computed",
         "_max_len",
         "_met_items",
         "_num_prompt",
         "_page_keys",
         "_page_size",
         "arrival",
+        "finish_reason",
         "first_scheduled_s",
         "is_finished",
         "is_running",
         "is_started",
         "layout",
+        "num_asked",
         "num_cached_tokens",
         "num_computed",
         "num_encoded_items",
@@ -67,8 +82,10 @@ class Sequence:
         "num_pending",
         "num_preemptions",
         "num_registered",
+        "num_told",
         "pages",
         "pins",
+        "prefill_end",
         "request",
         "token_ids",
         "was_admitted",
@@ -100,9 +117,15 @@ class Sequence:
         self._page_keys: list[bytes] = []
         self._page_size = config.page_size
         self._num_prompt = len(request.token_ids)
+        self.num_told = self.prefill_end = self._num_prompt
+        # Of a request for no token at all, no row is ever wanted.
+        self.num_asked = self._num_prompt + (request.max_tokens == 0)
+        self.finish_reason: str | None = None
+        self._gives_logprobs = request.sampling.logprobs is not None
         # The last token is sampled but never computed, so it needs no place in a page.
         most = min(config.max_model_len, config.num_pages * config.page_size + 1)
         self._max_len = min(most, self._num_prompt + request.max_tokens)
+        self._max_computed = max(self._num_prompt, self._max_len - 1)
 
     @property
     def request_id(self) -> str:
@@ -125,25 +148,24 @@ class Sequence:
         return self.num_tokens - self._num_prompt
 
     @property
+    def end(self) -> int:
+        """How many of its tokens can be computed now; the last one of all never is."""
+        return min(len(self.token_ids) + self.num_pending, self._max_computed)
+
+    @property
     def must_wait(self) -> bool:
-        """Whether there is nothing to compute before steps that are running are done: a pending
-        token is the last one, or what may be sampled next depends on which one it is."""
-        if self.request.embeds:
-            return self.num_computed == self.num_tokens
-        if not self.num_pending:
-            return False
-        return bool(self.request.bad_word_ids) or self.num_tokens >= self._max_len
+        """Whether there is nothing to compute before steps that are running are done."""
+        return self.num_computed >= self.end
 
     @property
     def is_prefilling(self) -> bool:
-        """Whether it has more to compute than the token it sampled last."""
-        num_tokens = self.num_tokens
-        return num_tokens == self._num_prompt or self.num_computed < num_tokens - 1
+        """Whether it is still computing its prompt, or after preemption all that it had."""
+        return self.num_computed < self.prefill_end
 
     @property
     def num_missing_pages(self) -> int:
-        """Pages it lacks to hold all its tokens."""
-        return -(-self.num_tokens // self._page_size) - len(self.pages)
+        """Pages it lacks to hold all tokens that can be computed."""
+        return -(-self.end // self._page_size) - len(self.pages)
 
     def page_keys(self, num_pages: int) -> list[bytes]:
         """The keys of its first ``num_pages`` pages, which must be full."""
@@ -173,15 +195,19 @@ class Sequence:
         """Counts its tokens up to ``stop`` as computed; returns them as the runner gets them."""
         known = tuple(self.token_ids[self.num_computed : stop])
         num_pending = stop - self.num_computed - len(known)
+        # The row of the token before ``stop`` tells of the token at ``stop``.
+        num_rows = max(0, stop + 1 - self.num_asked)
         chunk = Chunk(
             request_id=self.request.request_id,
             start=self.num_computed,
             token_ids=known + (PENDING,) * num_pending,
             pages=self.pages,
-            samples=stop == self.num_tokens,
+            num_rows=num_rows,
         )
         self.num_computed = stop
-        self.num_pending += chunk.samples and not self.request.embeds
+        if num_rows and not self.request.embeds:
+            self.num_pending += stop == self.num_tokens
+            self.num_asked = stop + 1
         return chunk
 
     def meet_item(self, use: ItemUse, *, was_encoded: bool) -> None:
@@ -191,26 +217,70 @@ class Sequence:
             self.num_encoder_hits += was_encoded
             self.num_encoded_items += not was_encoded
 
-    def append(self, token_id: int) -> str | None:
-        """Takes a token that was pending; returns why the sequence ends with it, or None."""
-        assert self.num_pending > 0, "a token came that nobody had asked for"
-        self.num_pending -= 1
+    def has_enough(self, chunk: Chunk) -> bool:
+        """Whether no token is wanted and the chunk was the last of its prompt."""
+        return self.request.max_tokens == 0 and chunk.stop == self._num_prompt
+
+    def take(self, chunk: Chunk, token_ids: tuple[int, ...]) -> None:
+        """Takes the tokens behind a chunk's rows; behind one that ends it, no more."""
+        place = chunk.stop + 1 - chunk.num_rows
+        for token_id in token_ids:
+            if place < len(self.token_ids):
+                assert self.token_ids[place] == token_id, "another token came than was given"
+            elif self.finish_reason is None:
+                assert self.num_pending > 0, "a token came that nobody had asked for"
+                self.num_pending -= 1
+                self._append(token_id)
+            place += 1
+
+    def give(self, token_ids: Iterable[int]) -> None:
+        """Appends tokens that must follow; behind one that ends it, none."""
+        for token_id in token_ids:
+            if self.finish_reason is not None or self.request.max_tokens == 0:
+                return
+            self.num_pending = max(0, self.num_pending - 1)
+            self._append(token_id)
+        if not self._gives_logprobs:
+            self.num_asked = max(self.num_asked, len(self.token_ids))
+
+    def _append(self, token_id: int) -> None:
         self.token_ids.append(token_id)
         num_known = len(self.token_ids)
-        if self.request.max_tokens == 0:
-            return "length"
         if token_id in self.request.stop_ids and self._may_stop(num_known):
-            return "stop"
-        return "length" if num_known >= self._max_len else None
+            self.finish_reason = "stop"
+            self._max_computed = num_known - 1
+        elif num_known >= self._max_len:
+            self.finish_reason = "length"
 
     def _may_stop(self, num_known: int) -> bool:
         """Whether so many tokens are enough for one of them to end the answer."""
         return num_known - self._num_prompt > self.request.sampling.min_tokens
 
+    def tell(
+        self, chunk: Chunk | None = None, sampled: SampledTokens | None = None
+    ) -> tuple[tuple[int, ...], tuple[TokenLogprobs, ...]]:
+        """The tokens that the frontend is to be told now, and their log-probabilities.
+
+        Args:
+            chunk, sampled: whose tokens have just been taken, and what came of it. Where
+                log-probabilities are asked for, no token is told without its own.
+        """
+        stop = len(self.token_ids)
+        if self._gives_logprobs:
+            stop = min(stop, self.num_told if chunk is None else chunk.stop + 1)
+        count = stop - self.num_told
+        if sampled is not None and count == len(sampled.token_ids):
+            self.num_told = stop
+            return sampled.token_ids, sampled.logprobs
+        new = tuple(self.token_ids[self.num_told : stop])
+        self.num_told = stop
+        return new, () if sampled is None else sampled.logprobs[:count]
+
     def update(
         self,
         *,
-        sampled: SampledToken | None = None,
+        new_token_ids: tuple[int, ...] = (),
+        logprobs: tuple[TokenLogprobs, ...] = (),
         prompt_logprobs: PromptLogprobs = (),
         pooled: Pooled | None = None,
         finish_reason: str | None = None,
@@ -218,16 +288,15 @@ class Sequence:
         lost_item: bool = False,
     ) -> RequestUpdate:
         """What the frontend is told after a step."""
-        logprobs = sampled.logprobs if sampled is not None else None
-        stopped = sampled is not None and finish_reason == "stop"
+        stopped = finish_reason == "stop" and not self.request.embeds
         return RequestUpdate(
             request_id=self.request_id,
-            new_token_ids=() if sampled is None else (sampled.token_id,),
-            logprobs=() if logprobs is None else (logprobs,),
+            new_token_ids=new_token_ids,
+            logprobs=logprobs,
             prompt_logprobs=prompt_logprobs,
             pooled=pooled,
             finish_reason=finish_reason,
-            stop_id=sampled.token_id if sampled is not None and stopped else None,
+            stop_id=self.token_ids[-1] if stopped else None,
             error=error,
             lost_item=lost_item,
             num_cached_tokens=self.num_cached_tokens,

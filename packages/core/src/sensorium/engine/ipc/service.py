@@ -184,16 +184,14 @@ class SocketInbox:
     def _add(self, bare: EngineRequest, tokens: bytes, places: Sequence[Placement | None]) -> None:
         segments = [p.segment for p in places if p is not None and p.segment is not None]
         try:
-            self._core.scheduler.add(
-                messages.request_of(bare, tokens, places, self._segments.features)
-            )
+            self._core.add(messages.request_of(bare, tokens, places, self._segments.features))
         except BaseException:
             self._release(segments)
             raise
         self._leases.hold(bare.request_id, segments)
 
     def _abort(self, request_ids: Sequence[str]) -> None:
-        self._loop.report(self._core.scheduler.abort(request_ids))
+        self._loop.report(self._core.abort(request_ids))
 
     def _replying(
         self,

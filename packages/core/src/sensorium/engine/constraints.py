@@ -1,0 +1,250 @@
+"""``Constraints``: what the host must know the newest tokens for, before the next is sampled.
+
+    bad words   which token would complete one follows from the last tokens
+    grammars    what may follow, and what must (``RequestGrammars``, which is somebody else's)
+
+Both come down to masks, which are made while the device computes the rows that they are for. Tokens
+that a grammar leaves no choice of are given: the scheduler has them computed together. Where the
+step that samples the first of them is running already, its mask leaves that token alone.
+
+Knows the answers of the requests that are constrained, and nothing of any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from sensorium.errors import SensoriumError
+from sensorium.types import Batch, Chunk, EngineRequest, Masks, StepOutput
+
+Words = npt.NDArray[np.int32]
+
+
+class RequestGrammars(Protocol):
+    """The grammars of all requests that have one, each with its place in it.
+
+    Tokens are those of the answer, in order, each told once. Where a method raises an error of
+    ``sensorium.errors``, its request ends with that error's sentence, and no other does.
+    """
+
+    def start(self, request: EngineRequest) -> bool:
+        """Takes in a request before its first token; False: it has no grammar.
+
+        Raises:
+            SensoriumError: its grammar can't be used; the request is refused.
+        """
+
+    def accept(self, request_id: str, token_ids: Sequence[int]) -> None:
+        """Goes on behind these tokens, which were sampled, or forced and then given.
+
+        Raises:
+            SensoriumError: the request can't go on.
+        """
+
+    def forced(self, request_id: str) -> tuple[int, ...]:
+        """The tokens that must follow now, (): there is a choice. They are told to ``accept`` next.
+
+        Raises:
+            SensoriumError: the request can't go on.
+        """
+
+    def fill(self, request_ids: Sequence[str], words: Words) -> Mapping[str, str]:
+        """Writes down what may follow now.
+
+        Args:
+            words: (len(request_ids), ceil(vocab_size / 32)) as in ``Masks``, all ones.
+
+        Returns:
+            Request id → a sentence, for requests that can't go on.
+        """
+
+    def forget(self, request_id: str) -> None:
+        """The request has ended."""
+
+
+@dataclass(slots=True)
+class Given:
+    """What follows from a step's tokens.
+
+    Attributes:
+        tokens: request id → tokens that must follow.
+        failed: request id → a sentence, for requests that can't go on.
+    """
+
+    tokens: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A chunk whose next token can't be sampled without a mask, and whose it is."""
+
+    chunk: Chunk
+    of: _Constrained
+
+
+class Constraints:
+    """The constrained requests of one engine.
+
+    Args:
+        vocab_size: width of the logits.
+        grammars: None: no request has a grammar.
+    """
+
+    def __init__(self, vocab_size: int, grammars: RequestGrammars | None = None) -> None:
+        self._vocab_size = vocab_size
+        self._grammars = grammars
+        self._known: dict[str, _Constrained] = {}
+
+    def start(self, request: EngineRequest) -> tuple[int, ...]:
+        """Takes in a request that may be constrained; returns the tokens that must come first.
+
+        Raises:
+            SensoriumError: its grammar can't be used.
+        """
+        # A word with a token that can't be sampled is never completed.
+        words = [word for word in request.bad_word_ids if max(word) < self._vocab_size]
+        has_grammar = self._grammars is not None and self._grammars.start(request)
+        if not has_grammar and not words:
+            return ()
+        constrained = _Constrained(request, words, has_grammar)
+        self._known[request.request_id] = constrained
+        return self._forced(constrained)
+
+    def forget(self, request_ids: Iterable[str]) -> None:
+        """Requests have ended; unknown ids are ignored."""
+        if not self._known:
+            return
+        for request_id in request_ids:
+            constrained = self._known.pop(request_id, None)
+            if constrained is not None and constrained.has_grammar:
+                assert self._grammars is not None
+                self._grammars.forget(request_id)
+
+    def rows_of(self, batch: Batch) -> list[Row]:
+        """The chunks whose next token can't be sampled without a mask."""
+        known = self._known
+        if not known:
+            return []
+        chunks = (chunk for chunk in batch.chunks if chunk.num_rows)
+        return [Row(c, known[c.request_id]) for c in chunks if c.request_id in known]
+
+    def accept(self, rows: Sequence[Row], output: StepOutput) -> Given:
+        """Takes in the tokens of a step that had these rows, and finds those that must follow."""
+        given = Given()
+        if not rows:
+            return given
+        tokens = {sampled.request_id: sampled.token_ids for sampled in output.tokens}
+        for row in rows:
+            request_id = row.chunk.request_id
+            num_new = row.chunk.stop + 1 - row.of.num_tokens
+            if self._goes_on(row) and request_id in tokens and num_new > 0:
+                self._go_on(row.of, tokens[request_id][-num_new:], given)
+        return given
+
+    def masks(self, rows: Sequence[Row]) -> tuple[Masks | None, dict[str, str]]:
+        """What may be sampled for each row, as far as its request goes on.
+
+        Returns:
+            The masks, and request id → a sentence, for requests that can't go on.
+        """
+        rows = [row for row in rows if self._goes_on(row)]
+        if not rows:
+            return None, {}
+        ids = tuple(row.chunk.request_id for row in rows)
+        words = np.full((len(ids), -(-self._vocab_size // 32)), -1, dtype=np.int32)
+        unknown: list[int] = []
+        for i, row in enumerate(rows):
+            token_id = row.of.token_at(row.chunk.stop)
+            if token_id is None:
+                unknown.append(i)
+            else:
+                words[i] = 0
+                words[i, token_id >> 5] = _bit(token_id)
+        failed = self._fill(ids, [i for i in unknown if rows[i].of.has_grammar], words)
+        for i in unknown:
+            for token_id in rows[i].of.banned():
+                words[i, token_id >> 5] &= ~_bit(token_id)
+        return Masks(ids, words), failed
+
+    def _goes_on(self, row: Row) -> bool:
+        """Whether its request has not ended; another may have its id by now."""
+        return self._known.get(row.chunk.request_id) is row.of
+
+    def _fill(self, ids: Sequence[str], rows: list[int], words: Words) -> dict[str, str]:
+        if not rows:
+            return {}
+        assert self._grammars is not None
+        filled = words[rows]
+        failed = self._grammars.fill([ids[i] for i in rows], filled)
+        words[rows] = filled
+        return dict(failed)
+
+    def _go_on(self, constrained: _Constrained, token_ids: tuple[int, ...], given: Given) -> None:
+        """Notes new tokens, and those that its grammar forces behind them."""
+        request_id = constrained.request.request_id
+        constrained.answer += token_ids
+        try:
+            if constrained.has_grammar:
+                assert self._grammars is not None
+                self._grammars.accept(request_id, token_ids)
+            forced = self._forced(constrained)
+        except SensoriumError as error:
+            given.failed[request_id] = str(error)
+            return
+        if forced:
+            given.tokens[request_id] = forced
+
+    def _forced(self, constrained: _Constrained) -> tuple[int, ...]:
+        """The tokens that must follow now, noted as its own."""
+        if not constrained.has_grammar:
+            return ()
+        assert self._grammars is not None
+        request_id = constrained.request.request_id
+        forced = self._grammars.forced(request_id)
+        if forced:
+            self._grammars.accept(request_id, forced)
+            constrained.answer += forced
+        return forced
+
+
+class _Constrained:
+    """A request, and its answer as far as the host knows it."""
+
+    def __init__(
+        self, request: EngineRequest, bad_words: Sequence[tuple[int, ...]], has_grammar: bool
+    ) -> None:
+        self.request = request
+        self.bad_words = bad_words
+        self.has_grammar = has_grammar
+        self.answer: list[int] = []
+
+    @property
+    def num_tokens(self) -> int:
+        """Known tokens, the prompt's included."""
+        return len(self.request.token_ids) + len(self.answer)
+
+    def token_at(self, place: int) -> int | None:
+        """The token at a place behind the prompt, if it is known."""
+        index = place - len(self.request.token_ids)
+        return self.answer[index] if index < len(self.answer) else None
+
+    def banned(self) -> list[int]:
+        """The tokens that would complete a bad word."""
+        answer = self.answer
+        found = []
+        for word in self.bad_words:
+            begun = len(word) - 1
+            if begun <= len(answer) and tuple(answer[len(answer) - begun :]) == word[:-1]:
+                found.append(word[-1])
+        return found
+
+
+def _bit(token_id: int) -> np.int32:
+    """The bit of a token in its word."""
+    return np.uint32(1 << (token_id & 31)).astype(np.int32)
