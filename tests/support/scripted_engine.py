@@ -76,7 +76,7 @@ class ScriptedEngine:
                     raise self.fails[1]
                 endless = self.pieces[-1] is ENDLESS
                 last = len(self.pieces) - 1
-                finished = place == last and not endless
+                finished = place >= last and not endless
                 text = self.pieces[min(place, last - endless)]
                 said += text
                 place += 1
@@ -113,10 +113,6 @@ class ScriptedEngine:
     async def decode(self, token_ids: Sequence[int]) -> str:
         """See ``Engine.decode``."""
         return self.tokenizer.decode(token_ids)
-
-    def structured(self, fields: Mapping[str, Any]) -> Any:
-        """See ``Engine.structured``; nothing is held to it here."""
-        return None
 
     async def figures(self) -> Mapping[str, Any]:
         """None."""

@@ -73,7 +73,6 @@ def build_app(engine: Engine, options: ServerOptions, *, gate: GateState | None 
         redoc_url=None,
         redirect_slashes=False,
         lifespan=lifespan,
-        root_path=options.root_path,
     )
     app.state.service = service
     app.include_router(operations(service))

@@ -98,14 +98,6 @@ class Engine(Protocol):
         """For single tokens; whole texts go through ``tokenize`` and ``decode``."""
         ...
 
-    def structured(self, fields: Mapping[str, Any]) -> Any:
-        """The value of ``SamplingParams.structured_outputs``.
-
-        Raises:
-            RequestError: a field that doesn't exist, or a value that can't hold.
-        """
-        ...
-
     async def figures(self) -> Mapping[str, Any]:
         """The engine's counters, for ``/metrics``."""
         ...
@@ -183,10 +175,6 @@ class EnginePort:
     def tokenizer(self) -> Tokenizer:
         """See ``Engine.tokenizer``."""
         return self._engine.get_tokenizer()
-
-    def structured(self, fields: Mapping[str, Any]) -> Any:
-        """See ``Engine.structured``."""
-        return dict(fields)
 
     async def figures(self) -> Mapping[str, Any]:
         """See ``Engine.figures``; this engine keeps none yet."""

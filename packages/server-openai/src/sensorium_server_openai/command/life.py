@@ -105,6 +105,7 @@ def uvicorn_config(app: FastAPI, options: ServerOptions, run: Any) -> uvicorn.Co
         log_config=None,
         access_log=False,
         server_header=False,
+        root_path=options.root_path,
         proxy_headers=False,
         timeout_keep_alive=int(options.limits.keep_alive_s),
         timeout_graceful_shutdown=int(run.get("shutdown_timeout", _SHUTDOWN_S)),

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
+from sensorium.structured_outputs import StructuredOutputs
 from sensorium_server_openai.errors import bad_request
 
 _FORMATS = ("text", "json_object", "json_schema")
 _SCHEMA_KEYS = ("name", "description", "schema", "strict")
 
 
-def structured_fields(
+_FIELDS = tuple(field.name for field in fields(StructuredOutputs))
+
+
+def structured_outputs_of(
     response_format: Mapping[str, Any] | None, structured_outputs: Mapping[str, Any] | None
-) -> dict[str, Any] | None:
-    """Keyword arguments of ``StructuredOutputs``; None: the answer is free text.
+) -> StructuredOutputs | None:
+    """The form that the answer must have; None: it is free text.
 
     Raises:
         HTTPError: both were given, or a format that isn't served.
+        RequestError: a value that can't hold.
     """
     from_format = None if response_format is None else _of_format(response_format)
     if structured_outputs is None:
@@ -28,10 +34,12 @@ def structured_fields(
             "give one of them.",
             "structured_outputs",
         )
-    return dict(structured_outputs)
+    _only("structured_outputs", structured_outputs, _FIELDS)
+    given = {name: value for name, value in structured_outputs.items() if value is not None}
+    return StructuredOutputs(**given)
 
 
-def _of_format(given: Mapping[str, Any]) -> dict[str, Any] | None:
+def _of_format(given: Mapping[str, Any]) -> StructuredOutputs | None:
     kind = given.get("type")
     if kind not in _FORMATS:
         raise bad_request(
@@ -43,7 +51,7 @@ def _of_format(given: Mapping[str, Any]) -> dict[str, Any] | None:
     if kind == "text":
         return None
     if kind == "json_object":
-        return {"json_object": True}
+        return StructuredOutputs(json_object=True)
     described = given.get("json_schema")
     if not isinstance(described, Mapping):
         raise bad_request(
@@ -56,7 +64,7 @@ def _of_format(given: Mapping[str, Any]) -> dict[str, Any] | None:
             "response_format.json_schema needs schema, an object.",
             "response_format.json_schema.schema",
         )
-    return {"json": dict(schema)}
+    return StructuredOutputs(json=schema)
 
 
 def _only(place: str, given: Mapping[str, Any], allowed: tuple[str, ...]) -> None:

@@ -10,13 +10,14 @@ from typing import Any
 from starlette.responses import JSONResponse, Response
 
 from sensorium import RequestOutput
+from sensorium.structured_outputs import StructuredOutputs
 from sensorium_server_openai.answers.chat import ChatChunks, ChatShape, whole_chat
 from sensorium_server_openai.answers.head import Head, Usage
 from sensorium_server_openai.engine_port import ChatPrompt
 from sensorium_server_openai.flow import EventStream, last
 from sensorium_server_openai.metrics import Observation
 from sensorium_server_openai.protocol.chat import ChatRequest
-from sensorium_server_openai.protocol.structured import structured_fields
+from sensorium_server_openai.protocol.structured import structured_outputs_of
 from sensorium_server_openai.routes.conversation import conversation_options, priority_of
 from sensorium_server_openai.service import Call, Service
 from sensorium_server_openai.tools.choice import plan_tools
@@ -25,13 +26,12 @@ from sensorium_server_openai.tools.choice import plan_tools
 async def chat(service: Service, body: ChatRequest, call: Call) -> Response:
     """Answers a conversation."""
     service.check_task("generate", "/v1/chat/completions")
-    structured = structured_fields(body.response_format, body.structured_outputs)
+    structured = structured_outputs_of(body.response_format, body.structured_outputs)
     tools = plan_tools(service, body, is_structured=structured is not None)
     if tools.schema is not None:
-        structured = {"json": tools.schema}
+        structured = StructuredOutputs(json=tools.schema)
     own: dict[str, Any] = {"max_tokens": body.max_new_tokens, "logprobs": body.num_logprobs}
-    if structured is not None:
-        own["structured_outputs"] = service.engine.structured(structured)
+    own["structured_outputs"] = structured
     if tools.needs_special_tokens:
         own["skip_special_tokens"] = False
     options = conversation_options(service.options, body)

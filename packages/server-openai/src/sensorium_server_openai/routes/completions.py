@@ -20,7 +20,7 @@ from sensorium_server_openai.engine_port import PlainPrompt
 from sensorium_server_openai.flow import EventStream, all_of, last, merged
 from sensorium_server_openai.metrics import Observation
 from sensorium_server_openai.protocol.completions import CompletionRequest
-from sensorium_server_openai.protocol.structured import structured_fields
+from sensorium_server_openai.protocol.structured import structured_outputs_of
 from sensorium_server_openai.routes.conversation import priority_of
 from sensorium_server_openai.service import Call, Service
 
@@ -35,9 +35,8 @@ async def completions(service: Service, body: CompletionRequest, call: Call) -> 
     own["max_tokens"] = _MAX_TOKENS if body.max_tokens is None else body.max_tokens
     if body.echo and body.logprobs is not None:
         own["prompt_logprobs"] = body.logprobs
-    structured = structured_fields(body.response_format, body.structured_outputs)
-    if structured is not None:
-        own["structured_outputs"] = service.engine.structured(structured)
+    structured = structured_outputs_of(body.response_format, body.structured_outputs)
+    own["structured_outputs"] = structured
     sampling = body.sampling(**own)
     stream = bool(body.stream)
     priority = priority_of(service.options, body.priority)

@@ -1,0 +1,130 @@
+"""Where the settings of `sensorium serve` come from, and what is refused."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pytest
+from sensorium import ConfigError
+from sensorium_server_openai.command.flags import ALL, FLAGS, OTHERS
+from sensorium_server_openai.command.serve import add_arguments
+from sensorium_server_openai.command.settings import Settings, gather
+
+
+def settings(*arguments: str, environment: dict[str, str] | None = None) -> Settings:
+    parser = argparse.ArgumentParser("sensorium serve")
+    add_arguments(parser)
+    return gather(parser.parse_args(list(arguments)), environment or {})
+
+
+def test_defaults() -> None:
+    found = settings("some/model")
+    assert found.model == "some/model"
+    assert found.server.served_model_names == ("some/model",)
+    assert found.engine == {}
+    assert not found.server.api_keys
+
+
+def test_every_flag_goes_where_it_belongs() -> None:
+    found = settings(
+        *("m", "--max-model-len", "4k", "--limit-mm-per-prompt", '{"scent": 2}'),
+        *("--served-model-name", "a", "b", "--api-key", "x", "--api-key", "y,z"),
+        *("--max-request-body-mb", "0.5", "--enforce-eager", "--port", "0"),
+        *("--enable-prefix-caching", "false", "--scheduling-policy", "priority"),
+    )
+    assert found.engine == {
+        "max_model_len": 4000,
+        "limit_mm_per_prompt": {"scent": 2},
+        "enforce_eager": True,
+        "enable_prefix_caching": False,
+    }
+    assert found.server.served_model_names == ("a", "b")
+    assert found.server.api_keys == ("x", "y,z")
+    assert found.server.limits.body_bytes == 2**19
+    assert found.server.priorities
+    assert found.run == {"port": 0}
+    assert "x" not in repr(found.server.api_keys.__class__)
+    assert "y,z" not in repr(found.server)
+
+
+def test_the_command_line_goes_before_the_environment_before_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "serve.yaml"
+    file.write_text(
+        "model: of-the-file\nport: 1\nmax_num_seqs: 1\ndtype: float32\n"
+        "media-io-kwargs: {scent: {strength: 2}}\nserved-model-name: [p, q]\nenforce-eager: true\n"
+    )
+    found = settings(
+        *("--config", str(file), "--port", "3"),
+        environment={"SENSORIUM_SERVE_PORT": "2", "SENSORIUM_SERVE_MAX_NUM_SEQS": "2"},
+    )
+    assert found.model == "of-the-file"
+    assert found.run == {"port": 3}
+    assert found.engine == {
+        "max_num_seqs": 2,
+        "dtype": "float32",
+        "media_io_kwargs": {"scent": {"strength": 2}},
+        "enforce_eager": True,
+    }
+    assert found.server.served_model_names == ("p", "q")
+
+
+def test_keys_from_the_environment() -> None:
+    found = settings("m", environment={"SENSORIUM_API_KEY": "one,two"})
+    assert found.server.api_keys == ("one", "two")
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_flag_of_others_is_answered_with_ours(name: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        settings("m", f"--{name}", "1")
+    assert f"There is no --{name} here: {OTHERS[name]}." == str(caught.value)
+    assert name not in ALL
+    named = [word.strip(".,;") for word in OTHERS[name].split() if word.startswith("--")]
+    assert all(word[2:] in ALL for word in named)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["--max-model-length", "1"], "--max-model-len"),
+        (["--port", "many"], "--port"),
+        (["--limit-mm-per-prompt", "{"], "JSON object"),
+        (["--limit-mm-per-prompt", "3"], "JSON object"),
+        (["--enable-auto-tool-choice"], "--tool-call-parser"),
+        (["--scheduling-policy", "lottery"], "priority"),
+        (["--log-format", "xml"], "json"),
+        (["--max-n", "0"], "--max-n"),
+        (["--request-timeout", "-1"], "--request-timeout"),
+        (["--api-key", ""], "--api-key"),
+        (["--config", "/no/such/file"], "--config"),
+    ],
+)
+def test_what_cannot_hold_is_refused_by_name(arguments: list[str], word: str) -> None:
+    with pytest.raises(ConfigError, match=word):
+        settings("m", *arguments)
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [("prot: 1", "--port"), ("- a", "map"), ("a: [", "YAML"), ("enforce-eager: 3", "true or false"),
+     ("swap-space: 3", "swapped")],
+)  # fmt: skip
+def test_a_file_that_cannot_hold_is_refused(tmp_path: Path, text: str, word: str) -> None:
+    file = tmp_path / "serve.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=word):
+        settings("m", "--config", str(file))
+
+
+def test_no_model_is_asked_for() -> None:
+    with pytest.raises(ConfigError, match="Which model"):
+        settings()
+
+
+def test_help_has_every_flag_under_its_topic() -> None:
+    parser = argparse.ArgumentParser("sensorium serve")
+    add_arguments(parser)
+    text = parser.format_help()
+    assert all(f"\n{heading}:\n" in text for heading in FLAGS)
+    assert all(f"--{name}" in text for name in ALL)
