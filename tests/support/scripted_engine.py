@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sensorium import RequestOutput, SamplingParams
+from sensorium import PoolingParams, RequestOutput, SamplingParams
 from sensorium.outputs import CompletionOutput, EmbeddingOutput, EmbeddingRequestOutput
 from sensorium.tokenizer import Tokenizer
 from sensorium_server_openai.engine_port import ChatPrompt, ModelFacts, PlainPrompt, Prompt
@@ -95,7 +95,9 @@ class ScriptedEngine:
         )
         return RequestOutput("r", "prompt", (5, 6, 7), answers, finished, num_cached_tokens=2)
 
-    async def embed(self, prompt: Prompt, *, priority: int) -> EmbeddingRequestOutput:
+    async def embed(
+        self, prompt: Prompt, pooling: PoolingParams, *, priority: int
+    ) -> EmbeddingRequestOutput:
         """The vector (0.6, 0.8)."""
         self.asked.append((prompt, None))
         if self.fails is not None:

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import pytest
 from scripted_engine import ScriptedEngine
-from sensorium_server_openai import Limits
 from served import Served, served
+
+from sensorium_server_openai import Limits
 
 POST = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\n"
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from sensorium import RequestOutput, SamplingParams
+from sensorium import PoolingParams, RequestOutput, SamplingParams
 from sensorium.outputs import EmbeddingRequestOutput, RequestOutputKind
 
 if TYPE_CHECKING:
@@ -81,8 +81,10 @@ class Engine(Protocol):
         """
         ...
 
-    async def embed(self, prompt: Prompt, *, priority: int) -> EmbeddingRequestOutput:
-        """One prompt as a vector of length 1."""
+    async def embed(
+        self, prompt: Prompt, pooling: PoolingParams, *, priority: int
+    ) -> EmbeddingRequestOutput:
+        """One prompt as a vector."""
         ...
 
     async def tokenize(self, prompt: Prompt, *, add_special_tokens: bool) -> list[int]:
@@ -151,11 +153,15 @@ class EnginePort:
             return self._engine.chat(prompt.messages, sampling, **options, **prompt.options)
         return self._engine.generate(prompt.for_engine, sampling, **options)
 
-    async def embed(self, prompt: Prompt, *, priority: int) -> EmbeddingRequestOutput:
+    async def embed(
+        self, prompt: Prompt, pooling: PoolingParams, *, priority: int
+    ) -> EmbeddingRequestOutput:
         """See ``Engine.embed``."""
         if isinstance(prompt, PlainPrompt):
-            return await self._engine.embed(prompt.for_engine, priority=priority)
-        return await self._engine.embed_chat(prompt.messages, priority=priority, **prompt.options)
+            return await self._engine.embed(prompt.for_engine, pooling, priority=priority)
+        return await self._engine.embed_chat(
+            prompt.messages, pooling, priority=priority, **prompt.options
+        )
 
     async def tokenize(self, prompt: Prompt, *, add_special_tokens: bool) -> list[int]:
         """See ``Engine.tokenize``."""
@@ -183,7 +189,7 @@ class EnginePort:
     @property
     def is_healthy(self) -> bool:
         """See ``Engine.is_healthy``."""
-        return True
+        return self._engine.is_healthy
 
     def close(self) -> None:
         """See ``Engine.close``; more than once does nothing."""

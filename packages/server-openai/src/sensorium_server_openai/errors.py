@@ -100,6 +100,8 @@ def http_error(error: BaseException, request_id: str) -> HTTPError:
         return HTTPError(
             501, "The plugin that this request needs doesn't work; the server's log says why."
         )
+    if isinstance(error, errors.OverloadedError):
+        return overloaded(str(error), retry_s=error.retry_after_s)
     if isinstance(error, (errors.EngineClosedError, errors.EngineDeadError)):
         return overloaded(str(error), status=503)
     if isinstance(error, errors.EngineError):

@@ -9,7 +9,7 @@ from sensorium.plugins.hookspecs import hookimpl
 if TYPE_CHECKING:
     from sensorium.plugins.command import Command
 
-api = 1
+api = 2
 
 
 @hookimpl

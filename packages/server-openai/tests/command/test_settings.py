@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 import pytest
+
 from sensorium import ConfigError
 from sensorium_server_openai.command.flags import ALL, FLAGS, OTHERS
 from sensorium_server_openai.command.serve import add_arguments

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 from scripted_engine import ENDLESS, ScriptedEngine, until
-from sensorium_server_openai import Limits
 from served import served
+
+from sensorium_server_openai import Limits
 
 PATH = "/v1/chat/completions"
 ASK: dict[str, Any] = {"messages": [{"role": "user", "content": "Hi"}]}
@@ -147,9 +148,10 @@ def test_pages_of_an_allowed_origin_may_call_and_others_may_not() -> None:
 
 
 def test_behind_a_proxy_that_takes_a_prefix_off() -> None:
-    with served(ScriptedEngine(), root_path="/api", api_keys=("k",)) as server:
-        with server.client() as client:
-            assert client.get("/health").status_code == 200
-            assert client.get("/version").status_code == 401
-            headers = {"Authorization": "Bearer k"}
-            assert client.get("/version", headers=headers).status_code == 200
+    with (
+        served(ScriptedEngine(), root_path="/api", api_keys=("k",)) as server,
+        server.client() as client,
+    ):
+        assert client.get("/health").status_code == 200
+        assert client.get("/version").status_code == 401
+        assert client.get("/version", headers={"Authorization": "Bearer k"}).status_code == 200

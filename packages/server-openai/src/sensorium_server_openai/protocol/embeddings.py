@@ -19,6 +19,7 @@ class EmbeddingRequest(Body):
     messages: list[Message] | None = None
     encoding_format: Literal["float", "base64"] | None = None
     user: str | None = None
+    normalize: bool | None = None
     priority: int | None = None
     request_id: str | None = None
     cache_salt: str | None = None
@@ -33,7 +34,6 @@ class EmbeddingRequest(Body):
         "truncate_prompt_tokens": (),
         "add_special_tokens": (True,),
         "media_io_kwargs": (),
-        "normalize": (True,),
         "embed_dtype": ("float32",),
         "endianness": ("native",),
     }

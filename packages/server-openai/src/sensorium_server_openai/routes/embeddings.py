@@ -9,6 +9,7 @@ from typing import Any
 
 from starlette.responses import JSONResponse, Response
 
+from sensorium import PoolingParams
 from sensorium_server_openai.engine_port import ChatPrompt, PlainPrompt, Prompt
 from sensorium_server_openai.flow import all_of
 from sensorium_server_openai.protocol.embeddings import EmbeddingRequest
@@ -17,7 +18,7 @@ from sensorium_server_openai.service import Call, Service
 
 
 async def embeddings(service: Service, body: EmbeddingRequest, call: Call) -> Response:
-    """Each input as a vector of length 1."""
+    """Each input as a vector."""
     service.check_task("embed", "/v1/embeddings")
     priority = priority_of(service.options, body.priority)
     if body.user is not None:
@@ -26,7 +27,10 @@ async def embeddings(service: Service, body: EmbeddingRequest, call: Call) -> Re
     if body.messages is not None:
         options = conversation_options(service.options, body)
         prompts = [ChatPrompt([message.plain() for message in body.messages], options)]
-    outputs = await all_of([service.engine.embed(prompt, priority=priority) for prompt in prompts])
+    pooling = PoolingParams(normalize=body.normalize)
+    outputs = await all_of(
+        [service.engine.embed(prompt, pooling, priority=priority) for prompt in prompts]
+    )
     num_tokens = sum(len(output.prompt_token_ids) for output in outputs)
     service.metrics.prompt_tokens.inc(num_tokens)
     written = _base64 if body.encoding_format == "base64" else list
