@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import aclosing
@@ -27,7 +28,7 @@ from sensorium.engine.owner import Owner
 from sensorium.engine.places import Places
 from sensorium.engine.preparing import AbortedError, Preparations
 from sensorium.engine.streams import Stream, Streams
-from sensorium.errors import RequestError
+from sensorium.errors import EngineClosedError, EngineDeadError, RequestError
 from sensorium.frontend.chat import Conversation
 from sensorium.frontend.frontend import PreparedPrompt
 from sensorium.frontend.prompts import PromptInput, parse_prompt
@@ -42,10 +43,12 @@ from sensorium.outputs import (
 )
 from sensorium.pooling_params import PoolingParams
 from sensorium.sampling_params import SamplingParams
+from sensorium.stats import CoreStats, EngineStats, engine_stats
 from sensorium.tokenizer import Tokenizer
 from sensorium.types import EngineRequest
 
 T = TypeVar("T")
+logger = logging.getLogger("sensorium.engine")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +89,7 @@ class AsyncEngine:
         self._ids = itertools.count()
         self._streams = Streams()
         self._preparations = Preparations()
+        self._last_stats = CoreStats()
         self._places = Places(self.config.max_num_seqs, self.config.max_queued_requests)
         self._owner = Owner(self, partial(_close, self._preparations, self._parts))
         self._client.start(self._streams.deliver, self._streams.end)
@@ -339,6 +343,32 @@ class AsyncEngine:
         """Forgets cached pages; False if running requests still use some."""
         self._owner.check_process()
         return await asyncio.wrap_future(self._client.reset_prefix_cache())
+
+    async def stats(self) -> EngineStats:
+        """What the engine has counted and measured; the engine is asked between two steps.
+
+        While no engine runs, its part is what it last said.
+
+        Raises:
+            EngineClosedError: the engine is closed.
+        """
+        self._owner.check_process()
+        if self._owner.closed:
+            raise EngineClosedError("The engine was closed.")
+        if self._client.is_healthy:
+            try:
+                self._last_stats = await asyncio.wrap_future(self._client.stats())
+            except EngineDeadError:
+                logger.debug("the engine died before it told what it has counted")
+        pipeline = self._parts.frontend.pipeline
+        return engine_stats(
+            self._last_stats,
+            is_healthy=self._client.is_healthy,
+            num_restarts=self._client.num_restarts,
+            num_unfinished_requests=self._places.num_taken,
+            processor_cache=pipeline.stats,
+            media=pipeline.recorder.snapshot(),
+        )
 
     async def check_integrity(self) -> None:
         """For tests: fails with AssertionError if pages or cache references are unaccounted for."""

@@ -17,6 +17,7 @@ from sensorium.engine.build import EngineInfo
 from sensorium.engine.core import EngineCore
 from sensorium.engine.loop import Call, EngineLoop
 from sensorium.errors import EngineClosedError, EngineDeadError, EngineError, SensoriumError
+from sensorium.stats import CoreStats
 from sensorium.types import EngineRequest, RequestUpdate
 
 logger = logging.getLogger("sensorium.engine")
@@ -53,6 +54,13 @@ class EngineClient(Protocol):
 
     def reset_encoder_cache(self) -> Future[None]:
         """Forgets all embeddings that no running request needs."""
+
+    def stats(self) -> Future[CoreStats]:
+        """What the engine has counted, taken between two steps."""
+
+    @property
+    def num_restarts(self) -> int:
+        """Processes that took a dead one's place."""
 
     def check_integrity(self) -> Future[None]:
         """Fails with AssertionError if the engine's books don't balance."""
@@ -112,6 +120,13 @@ class ThreadClient:
 
     def reset_encoder_cache(self) -> Future[None]:
         return self._call(self._core.scheduler.reset_encoder_cache)
+
+    def stats(self) -> Future[CoreStats]:
+        return self._call(lambda: self._loop.stats())
+
+    @property
+    def num_restarts(self) -> int:
+        return 0  # one in a thread is not started again
 
     def check_integrity(self) -> Future[None]:
         return self._call(self._core.scheduler.check_integrity, Exception)

@@ -9,13 +9,16 @@ process. Where calls come from and where updates go, it doesn't know.
 from __future__ import annotations
 
 import queue
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from sensorium.engine.core import EngineCore
+from sensorium.engine.recorder import Recorder
 from sensorium.errors import SensoriumError
+from sensorium.stats import CoreStats
 from sensorium.types import RequestUpdate
 
 
@@ -75,6 +78,7 @@ class EngineLoop:
         self._core = core
         self._inbox = inbox
         self._report = report
+        self._recorder = Recorder()
 
     def run(self) -> None:
         """Steps until the inbox says that it shall end.
@@ -84,12 +88,20 @@ class EngineLoop:
                 any more.
         """
         while self._take_calls():
-            self.report(self._core.step())
+            begin_s = time.perf_counter()
+            updates = self._core.step()
+            self._recorder.took_step(time.perf_counter() - begin_s)
+            self.report(updates)
 
     def report(self, updates: Sequence[RequestUpdate]) -> None:
         """Passes news on; for calls that make some."""
         if updates:
+            self._recorder.saw(updates)
             self._report(updates)
+
+    def stats(self) -> CoreStats:
+        """What was counted so far; for a call."""
+        return self._recorder.snapshot(self._core.scheduler.stats, self._core.encode_times())
 
     def _take_calls(self) -> bool:
         """Carries out what was asked for since the last step; False once the loop shall end."""

@@ -11,20 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
+from sensorium.stats import CacheStats as CacheStats  # the caches' own
 from sensorium.types import Features, MediaPlan
 
 Value = TypeVar("Value")
-
-
-@dataclass(frozen=True, slots=True)
-class CacheStats:
-    """A cache's counts since it was made (``clear`` keeps hits and misses)."""
-
-    num_entries: int
-    num_bytes: int
-    max_bytes: int
-    num_hits: int
-    num_misses: int
 
 
 class ByteLRU(Generic[Value]):

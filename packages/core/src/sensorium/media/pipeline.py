@@ -150,6 +150,7 @@ class MediaPipeline:
         self._embed_widths = dict(embed_widths or {})
         self._dtype = dtype
         self._cache = ProcessorCache(cache_bytes)
+        self.recorder = MediaRecorder()
         self._executor = lone_workers(_num_threads(num_threads), "sensorium-media")
         self._flights: SingleFlight[tuple[PreparedItem, ...]] = SingleFlight(self._executor)
 

@@ -63,6 +63,7 @@ class Embeddings:
         self._dtype = dtype
         self._device = device
         self._kept: dict[bytes, EncoderOutput] = {}
+        self.timer = EncodeTimer(device)
 
     def __contains__(self, key: bytes) -> bool:
         return key in self._kept
@@ -83,7 +84,9 @@ class Embeddings:
             own = [item for item in items if name in self._encoders_of(item)]
             own = [item for item in own if item.key not in failures]
             for group in _groups(own):
-                for item, result in zip(group, self._run(name, group), strict=True):
+                with self.timer.measure(group):
+                    results = self._run(name, group)
+                for item, result in zip(group, results, strict=True):
                     if isinstance(result, str):
                         failures[item.key] = result
                     else:

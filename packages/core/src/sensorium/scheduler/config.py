@@ -44,6 +44,7 @@ class SchedulerStats:
         num_prefix_queries, num_prefix_hits: tokens looked up when sequences first ran, and
             those of them that were found.
         num_preemptions: how often a sequence lost its pages.
+        page_size, encoder_cache_bytes: as ``SchedulerConfig`` has them.
     """
 
     num_running: int
@@ -56,3 +57,5 @@ class SchedulerStats:
     num_prefix_queries: int
     num_prefix_hits: int
     num_preemptions: int
+    page_size: int
+    encoder_cache_bytes: int

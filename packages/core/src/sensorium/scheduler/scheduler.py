@@ -167,6 +167,8 @@ class Scheduler:
             num_prefix_queries=self._num_prefix_queries,
             num_prefix_hits=self._num_prefix_hits,
             num_preemptions=self._num_preemptions,
+            page_size=self._config.page_size,
+            encoder_cache_bytes=self._config.encoder_cache_bytes,
         )
 
     def check_integrity(self) -> None:

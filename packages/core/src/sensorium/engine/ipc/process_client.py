@@ -27,6 +27,7 @@ from sensorium.engine.ipc.messages import MessageError
 from sensorium.engine.ipc.process import EngineProcess
 from sensorium.engine.ipc.setup import Setup
 from sensorium.errors import EngineClosedError, EngineDeadError, EngineError, SensoriumError
+from sensorium.stats import CoreStats
 from sensorium.types import EngineRequest
 
 logger = logging.getLogger("sensorium.engine")
@@ -50,6 +51,7 @@ class ProcessClient:
         self._process: EngineProcess | None = None
         self._is_ready = False
         self._last_words: SensoriumError | None = None
+        self._num_restarts = 0
         self._waker = _Waker()
         self._packer = ThreadPoolExecutor(1, thread_name_prefix="sensorium-features")
         self._connection = Connection(self._waker.wake, self._packer)
@@ -103,6 +105,13 @@ class ProcessClient:
 
     def reset_encoder_cache(self) -> Future[None]:
         return self._ask(lambda connection: connection.call("reset_encoder_cache"))
+
+    def stats(self) -> Future[CoreStats]:
+        return self._ask(lambda connection: connection.call("stats"))
+
+    @property
+    def num_restarts(self) -> int:
+        return self._num_restarts
 
     def check_integrity(self) -> Future[None]:
         return self._ask(lambda connection: connection.call("check_integrity"))
@@ -231,7 +240,9 @@ class ProcessClient:
         elif kind == "ready":
             self._is_ready = True
             self._connection.outbox.attach(process.socket)
-            if not self._ready.done():
+            if self._ready.done():
+                self._num_restarts += 1
+            else:
                 self._ready.set_result(*rest)
         elif kind == "failed":
             error = messages.unpack_error(*rest)

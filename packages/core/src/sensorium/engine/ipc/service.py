@@ -176,6 +176,7 @@ class SocketInbox:
             "reset_prefix_cache": scheduler.reset_prefix_cache,
             "reset_encoder_cache": scheduler.reset_encoder_cache,
             "check_integrity": scheduler.check_integrity,
+            "stats": self._loop.stats,
         }
         if name not in methods:
             raise MessageError(f"there is no call {name!r}")
