@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
-import signal
 import threading
-import time
 import weakref
 from pathlib import Path
 from typing import Any
 
 import pytest
-from endless import ENDLESS, ROOM
+from endless import ENDLESS, PATIENCE_S, ROOM, interrupt_while_generating, wait_for_tokens
 from leftovers import our_threads
 
 from sensorium import (
@@ -75,9 +72,9 @@ def test_close_ends_running_requests_with_an_error(text_model: Path, engine_proc
 
     thread = threading.Thread(target=run)
     thread.start()
-    time.sleep(0.3)
+    wait_for_tokens(llm)
     llm.close()
-    thread.join(20)
+    thread.join(PATIENCE_S)
     assert not thread.is_alive()
     assert isinstance(errors[0], EngineClosedError)
     with pytest.raises(EngineClosedError):
@@ -111,10 +108,10 @@ def test_from_several_threads(llm: LLM) -> None:
 
 @pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_aborts_and_leaves_the_engine_usable(llm: LLM) -> None:
-    timer = threading.Timer(0.4, os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
+    interrupter = interrupt_while_generating(llm)
     with pytest.raises(KeyboardInterrupt):
         llm.generate(["interrupted"] * 64, ENDLESS, use_tqdm=False)
+    interrupter.join()
     assert len(texts(llm, "afterwards")) == 1
     llm.check_integrity()
     assert llm.reset_prefix_cache() is True, "an aborted request still holds pages"

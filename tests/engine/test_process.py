@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from endless import ENDLESS, ROOM
+from endless import ENDLESS, PATIENCE_S, ROOM, interrupt_while_generating, wait_for_tokens
 from family_helpers import random_image
 from leftovers import num_mapped, our_threads
 from tiny_checkpoints import make_qwen25vl
@@ -33,7 +33,8 @@ from sensorium import (
     SamplingParams,
 )
 from sensorium.engine import assembly
-from sensorium.engine.ipc import connection, process
+from sensorium.engine.async_engine import last_output
+from sensorium.engine.ipc import connection, process, process_client
 from sensorium.engine.ipc.process_client import ProcessClient
 
 GREEDY = SamplingParams(temperature=0.0, repetition_penalty=1.0, max_tokens=8, ignore_eos=True)
@@ -74,10 +75,10 @@ def pid_of(llm: LLM) -> int:
     return pid
 
 
-def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 20.0) -> None:
-    deadline_s = time.monotonic() + timeout_s
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    deadline_s = time.monotonic() + PATIENCE_S
     while not condition():
-        assert time.monotonic() < deadline_s, f"{what} took longer than {timeout_s} s"
+        assert time.monotonic() < deadline_s, f"{what} has not come to pass"
         time.sleep(0.01)
 
 
@@ -164,11 +165,7 @@ def test_segments_are_released_and_used_again(llm: LLM) -> None:
     assert 0 < segments._num_made <= 2 * 6, "segments aren't used again"
 
 
-@pytest.mark.parametrize("max_inline_bytes", [0, connection.MAX_INLINE_BYTES])
-async def test_leaving_early_aborts(
-    image_model: Path, monkeypatch: pytest.MonkeyPatch, max_inline_bytes: int
-) -> None:
-    monkeypatch.setattr(connection, "MAX_INLINE_BYTES", max_inline_bytes)
+async def test_leaving_early_aborts(image_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with AsyncEngine(str(image_model), engine_process=True, **OPTIONS) as engine:
         stream = engine.generate(picture_prompt(1), ENDLESS)
         async for output in stream:
@@ -178,28 +175,33 @@ async def test_leaving_early_aborts(
         assert await engine.reset_prefix_cache() is True, "the aborted request still holds pages"
 
         # Cancelled while its features are still being copied: the abort must not overtake it.
-        async def consume() -> None:
-            async for _ in engine.generate(picture_prompt(2), ENDLESS):
-                pass
-
-        for _ in range(5):
-            task = asyncio.create_task(consume())
-            await asyncio.sleep(0.02)
+        monkeypatch.setattr(connection, "MAX_INLINE_BYTES", 0)
+        client, gate = engine._client, threading.Event()
+        assert isinstance(client, ProcessClient)
+        client._packer.submit(gate.wait)
+        tasks = [
+            asyncio.create_task(last_output(engine.generate(picture_prompt(seed), ENDLESS)))
+            for seed in (2, 3)
+        ]
+        while len(client._connection._packing) < len(tasks):
+            await asyncio.sleep(0.001)
+        for task in tasks:
             task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-        deadline_s = time.monotonic() + 20
-        while not await engine.reset_prefix_cache():
-            assert time.monotonic() < deadline_s, "a cancelled request still holds pages"
-            await asyncio.sleep(0.02)
+        await asyncio.gather(*tasks, return_exceptions=True)
+        gate.set()
+        client._packer.submit(lambda: None).result()  # both were sent, and their aborts behind them
+        assert await engine.reset_prefix_cache() is True, "a cancelled request still holds pages"
         await engine.check_integrity()
+        assert (await engine.stats()).num_ended == {"abort": 3}
 
 
 @pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_aborts_and_leaves_the_engine_usable(llm: LLM) -> None:
     pid = pid_of(llm)
-    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+    interrupter = interrupt_while_generating(llm)
     with pytest.raises(KeyboardInterrupt):
         llm.generate(["interrupted"] * 64, ENDLESS, use_tqdm=False)
+    interrupter.join()
     os.kill(pid, signal.SIGINT)  # as a terminal would send it to a whole group
     assert len(answers(llm, "afterwards")) == 1
     assert pid_of(llm) == pid
@@ -300,7 +302,7 @@ def script(folder: Path, tmp_path: Path, then: str) -> Path:
 def test_a_script_without_a_main_guard(text_model: Path, tmp_path: Path) -> None:
     file = script(text_model, tmp_path, "llm.close()")
     done = subprocess.run(
-        [sys.executable, str(file)], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, str(file)], capture_output=True, text=True, timeout=PATIENCE_S, check=False
     )
     assert done.returncode == 0, done.stderr
     pids, count = done.stdout.splitlines()
@@ -312,7 +314,7 @@ def test_a_script_without_a_main_guard(text_model: Path, tmp_path: Path) -> None
 def test_the_process_ends_with_its_parent(text_model: Path, tmp_path: Path, then: str) -> None:
     file = script(text_model, tmp_path, then)
     done = subprocess.run(
-        [sys.executable, str(file)], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, str(file)], capture_output=True, text=True, timeout=PATIENCE_S, check=False
     )
     pid = int(done.stdout.split()[1])
     wait_until(lambda: is_gone(pid), "the engine's end")
@@ -327,7 +329,16 @@ def mortal(image_model: Path) -> Iterator[LLM]:
         yield engine
 
 
-def test_killed_mid_step_all_that_wait_fail_at_once_and_the_next_are_served(mortal: LLM) -> None:
+def test_killed_mid_step_all_that_wait_fail_at_once_and_the_next_are_served(
+    mortal: LLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_restart = threading.Event()
+
+    def restarted() -> process.EngineProcess:
+        may_restart.wait()
+        return process.EngineProcess()
+
+    monkeypatch.setattr(process_client, "EngineProcess", restarted)
     expected = answers(mortal, [picture_prompt(1), "text"])
     first_pid = pid_of(mortal)
     errors: list[BaseException] = []
@@ -342,18 +353,24 @@ def test_killed_mid_step_all_that_wait_fail_at_once_and_the_next_are_served(mort
     threads = [threading.Thread(target=ask, args=(prompt,)) for prompt in prompts]
     for thread in threads:
         thread.start()
-    time.sleep(0.3)  # a few steps have run
+    wait_for_tokens(mortal)
+    wait_until(lambda: mortal._engine.num_unfinished_requests == len(prompts), "handing over")
     assert not errors
     os.kill(first_pid, signal.SIGKILL)
-    started_s = time.monotonic()
     for thread in threads:
-        thread.join(5)
-    assert not any(thread.is_alive() for thread in threads)
-    assert time.monotonic() - started_s < 1.0, "they waited for the restart"
+        thread.join(PATIENCE_S)
+    assert not any(thread.is_alive() for thread in threads), "they wait for the restart"
+    assert not mortal._engine.is_healthy
+    told = mortal.stats()
+    assert not told.is_healthy
+    assert told.num_generated_tokens > 0, "what it last said is lost"
+    may_restart.set()
     assert [type(error) for error in errors] == [EngineDeadError] * len(prompts)
     assert "died (signal 9, SIGKILL)" in str(errors[0])
     assert answers(mortal, [picture_prompt(1), "text"]) == expected
     assert pid_of(mortal) != first_pid
+    assert mortal._engine.is_healthy
+    assert mortal.stats().num_restarts == 1
     mortal.check_integrity()
 
 

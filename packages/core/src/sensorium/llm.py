@@ -39,6 +39,7 @@ from sensorium.outputs import (
 )
 from sensorium.pooling_params import PoolingParams
 from sensorium.sampling_params import SamplingParams
+from sensorium.stats import EngineStats
 from sensorium.tokenizer import Tokenizer
 
 T = TypeVar("T")
@@ -243,6 +244,10 @@ class LLM:
     def reset_prefix_cache(self) -> bool:
         """Forgets cached pages; False if running requests still use some."""
         return self._wait(self._engine.reset_prefix_cache())
+
+    def stats(self) -> EngineStats:
+        """What the engine has counted and measured; as ``AsyncEngine.stats``."""
+        return self._wait(self._engine.stats())
 
     def check_integrity(self) -> None:
         """For tests: AssertionError if pages or cache references are unaccounted for."""

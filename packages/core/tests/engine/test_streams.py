@@ -70,7 +70,9 @@ async def test_a_reader_of_the_last_output_sleeps_until_then() -> None:
     stream = opened(streams, "r", RequestOutputKind.FINAL_ONLY)
     reader = asyncio.create_task(stream.news())
     streams.deliver([RequestUpdate("r", (1,))])
-    await asyncio.sleep(0.01)
+    for _ in range(3):  # the reader waits, the update is delivered, the reader would wake
+        await asyncio.sleep(0)
+    assert stream.state.output().outputs[0].token_ids == (1,), "it was not delivered"
     assert not reader.done()
     streams.deliver([RequestUpdate("r", (2,), finish_reason="length")])
     await asyncio.wait_for(reader, 1)
