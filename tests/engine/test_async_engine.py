@@ -258,3 +258,35 @@ async def test_an_embedding_that_is_aborted_is_an_error(text_model: Path) -> Non
         with pytest.raises(RequestError, match="The request early was aborted"):
             await asyncio.wait_for(asked, 60)
         gate.set()
+
+
+# --- what it counts -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("engine_process", [False, True])
+async def test_stats_count_what_was_done(text_model: Path, engine_process: bool) -> None:
+    options = {"engine_process": engine_process, "gpu_memory_utilization": 0.15}
+    engine = AsyncEngine(text_model, dtype="float32", **ROOM, **options)
+    prompt = list(range(5, 45))
+    outputs = [await last_output(engine.generate(prompt, GREEDY)) for _ in range(2)]
+    stream = engine.generate(prompt, ENDLESS, request_id="held")
+    held = await anext(stream)
+    now = await engine.stats()
+    assert now.is_healthy
+    assert (now.num_running, now.num_waiting, now.num_unfinished_requests) == (1, 0, 1)
+    assert 0 < now.num_used_kv_pages <= now.num_kv_pages
+    await engine.abort("held")
+    last = [output async for output in stream][-1] if not held.finished else held
+    done = await engine.stats()
+    assert done.num_ended == {"length": 2, "abort": 1}
+    assert done.num_prompt_tokens == 3 * len(prompt)
+    assert done.num_prefix_hits == outputs[1].num_cached_tokens + last.num_cached_tokens > 0
+    num_streamed = len(last.outputs[0].token_ids)
+    assert done.num_generated_tokens == 2 * GREEDY.max_tokens + num_streamed
+    assert done.step_s.count > 12
+    assert done.step_s.total > 0
+    assert (done.num_running, done.num_used_kv_pages, done.num_unfinished_requests) == (0, 0, 0)
+    assert (done.num_restarts, done.num_preemptions) == (0, 0)
+    await asyncio.to_thread(engine.close)
+    with pytest.raises(EngineClosedError):
+        await engine.stats()

@@ -335,7 +335,7 @@ def test_killed_mid_step_all_that_wait_fail_at_once_and_the_next_are_served(
     may_restart = threading.Event()
 
     def restarted() -> process.EngineProcess:
-        may_restart.wait()
+        may_restart.wait(PATIENCE_S)
         return process.EngineProcess()
 
     monkeypatch.setattr(process_client, "EngineProcess", restarted)

@@ -153,8 +153,8 @@ class CoreStats:
         num_prefix_hits: of those, tokens that the prefix cache held.
         num_generated_tokens: tokens of answers.
         num_preemptions: how often a sequence lost its pages.
-        num_encoder_hits, num_encoded_items: items found encoded, and encoded, of sequences that have
-            ended.
+        num_encoder_hits, num_encoded_items: items found encoded, and encoded, of sequences that
+            have ended.
         num_ended: finish reason → sequences that ended so.
         step_s: from the beginning of one step's planning until its updates are there.
         encode_s: kind → one value an item.

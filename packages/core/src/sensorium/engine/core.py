@@ -24,6 +24,7 @@ from sensorium.engine.constraints import Constraints, RequestGrammars, Row
 from sensorium.engine.executor import Executor, Pending
 from sensorium.errors import EngineError
 from sensorium.scheduler import Scheduler
+from sensorium.stats import Histogram
 from sensorium.types import Batch, EngineRequest, RequestUpdate, StepOutput
 
 logger = logging.getLogger("sensorium.engine")
@@ -151,6 +152,10 @@ class EngineCore:
 
     def _forget_ended(self, updates: Iterable[RequestUpdate]) -> None:
         self._constraints.forget(u.request_id for u in updates if u.finish_reason is not None)
+
+    def encode_times(self) -> Mapping[str, Histogram]:
+        """Kind → how long encoding an item took."""
+        return self.executor.encode_times()
 
     def close(self) -> None:
         """Gives back the device's memory."""

@@ -10,8 +10,10 @@ another may stand behind a process border, or before several devices.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
+from sensorium.stats import Histogram
 from sensorium.types import Batch, ExecutorInfo, Masks, StepOutput
 
 
@@ -39,6 +41,9 @@ class Executor(Protocol):
             launched: what the last ``launch`` returned.
             masks: what some requests may choose from; None: all of them from every token.
         """
+
+    def encode_times(self) -> Mapping[str, Histogram]:
+        """Kind → how long encoding an item took, in seconds."""
 
     def close(self) -> None:
         """Gives back the device's memory."""

@@ -40,6 +40,7 @@ from sensorium.media.threads import lone_workers
 from sensorium.media.uuids import attach_uuids
 from sensorium.plugins.adapter import MediaAdapter
 from sensorium.plugins.kind import MediaKind
+from sensorium.stats import MediaRecorder
 from sensorium.types import PRECOMPUTED, GivenEmbeds, MediaItem, PreparedItem, Source
 
 #: what all media of one request may take once decoded, unless the pipeline is told otherwise

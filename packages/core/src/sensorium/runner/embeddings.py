@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from sensorium.errors import EngineError, SensoriumError
 from sensorium.plugins import EncoderOutput, MediaAdapter
+from sensorium.runner.encode_timer import EncodeTimer
 from sensorium.types import PRECOMPUTED, EngineItem, Features
 
 logger = logging.getLogger("sensorium.runner")

@@ -32,9 +32,9 @@ class EncodeTimer:
         if self._on_device:
             self._harvest()
             begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-            begin.record()  # type: ignore[no-untyped-call]
+            begin.record()
             yield
-            end.record()  # type: ignore[no-untyped-call]
+            end.record()
             self._running.append((kinds, begin, end))
         else:
             begin_s = time.perf_counter()
@@ -49,7 +49,7 @@ class EncodeTimer:
     def _harvest(self) -> None:
         while self._running and self._running[0][2].query():  # type: ignore[no-untyped-call]
             kinds, begin, end = self._running.popleft()
-            self._add(kinds, begin.elapsed_time(end) / 1e3)  # type: ignore[no-untyped-call]
+            self._add(kinds, begin.elapsed_time(end) / 1e3)
 
     def _add(self, kinds: Sequence[str], seconds: float) -> None:
         for kind in kinds:

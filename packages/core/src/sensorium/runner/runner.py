@@ -32,6 +32,7 @@ from sensorium.runner.batch import embedded_rows
 from sensorium.runner.decode_graphs import batch_sizes
 from sensorium.runner.device import choose_device, choose_dtype
 from sensorium.runner.embeddings import MAX_ROWS, Embeddings, Encoded
+from sensorium.runner.encode_timer import EncodeTimer
 from sensorium.runner.forward import ForwardPass, HiddenRows
 from sensorium.runner.fullest_step import fullest_steps
 from sensorium.runner.huge_pages import move_into_huge_pages
@@ -39,6 +40,7 @@ from sensorium.runner.pending_step import PendingStep
 from sensorium.runner.prefill_graphs import prefill_sizes
 from sensorium.runner.request_state import RunningRequest
 from sensorium.runner.sampler import Choice
+from sensorium.stats import Histogram
 from sensorium.types import Batch, Chunk, EngineItem, EngineRequest, ExecutorInfo, Masks
 
 logger = logging.getLogger("sensorium.runner")
@@ -347,6 +349,7 @@ class Runner:
             if failures:
                 raise EngineError(f"Memory profiling failed: {next(iter(failures.values()))}")
             self._embeddings.drop([item.key for item in items])
+            self._embeddings.timer = EncodeTimer(self.device)  # a profile is no request
         forward = self._forward_pass(self._allocate(1), context)
         for requests, chunks in fullest_steps(config, context):
             running = [RunningRequest(r, self._seed, slot) for slot, r in enumerate(requests)]
@@ -384,6 +387,10 @@ class Runner:
         shape = self.kv_shape
         dims = (num_pages + 1, shape.page_size, shape.num_kv_heads, shape.head_size)
         return torch.zeros(shape.num_layers, 2, *dims, dtype=self.dtype, device=self.device)
+
+    def encode_times(self) -> Mapping[str, Histogram]:
+        """Kind → how long encoding an item took."""
+        return self._embeddings.timer.snapshot()
 
     def close(self) -> None:
         """Gives back weights, pages and embeddings; the runner can't be used any more."""
