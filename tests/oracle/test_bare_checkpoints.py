@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ import torch
 from greedy import Comparison
 from safetensors.torch import load_file, save_file
 from text_checkpoints import make_text
-from tiny_checkpoints import make_qwen2
-from transformers import AutoModel, AutoModelForCausalLM
+from tiny_checkpoints import make_llava, make_qwen2, make_qwen2vl, make_qwen25vl
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText
 
 from sensorium import LLM, ConfigError, RequestError, SamplingParams
 
@@ -127,3 +128,37 @@ def test_a_head_of_its_own_counts_although_the_config_ties_it(tmp_path: Path, na
         logits = reference(torch.tensor([[*output.prompt_token_ids, *answer]])).logits[0]
     comparison.add(logits[-len(answer) - 1 : -1], answer, name)
     assert not torch.equal(reference.lm_head.weight, reference.model.embed_tokens.weight)
+
+
+#: How transformers 5 saves the bare models of families with towers, against the published names.
+BARE_NAMES = {
+    make_llava: (
+        ("language_model.lm_head.", "lm_head."),
+        ("language_model.model.", "language_model."),
+    ),
+    make_qwen2vl: (("model.", "language_model."),),
+    make_qwen25vl: (("model.", "language_model."),),
+}
+
+
+@pytest.mark.parametrize("make", BARE_NAMES, ids=lambda make: make.__name__)
+def test_bare_models_with_towers_load_the_same_weights(
+    tmp_path: Path, make: Callable[..., Path]
+) -> None:
+    folder = make(tmp_path / "m", seed=3)
+    published = load_file(folder / "model.safetensors")
+    renamed = {}
+    for name, tensor in published.items():
+        pairs = ((old, new) for old, new in BARE_NAMES[make] if name.startswith(old))
+        old, new = next(pairs, ("", ""))
+        renamed[new + name.removeprefix(old)] = tensor
+    assert renamed.keys() != published.keys()
+    answers = []
+    for tensors in (published, renamed):
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+        with LLM(folder, dtype="float32", max_model_len=128) as llm:
+            outputs = llm.generate([[5, 6, 7], [9] * 20], GREEDY, use_tqdm=False)
+            answers.append([output.outputs[0].token_ids for output in outputs])
+        reference: Any = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
+        answers.append([p.double().sum().item() for p in reference.parameters()])
+    assert answers[:2] == answers[2:], "the same weights, here and in transformers"

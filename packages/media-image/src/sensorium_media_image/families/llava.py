@@ -68,10 +68,10 @@ class LlavaFamily(ModelFamily):
         return nested_decoder(config, text_section(config) or {})
 
     def decoder_weights(self, config: Mapping[str, Any]) -> WeightMap:
-        """The published spelling, and transformers 5's in memory."""
+        """The published spelling, transformers 5's in memory, and that of its bare model."""
         return WeightMap(
             decoder_rules(
-                bodies=("language_model.model.", "model.language_model."),
+                bodies=("language_model.model.", "model.language_model.", "language_model."),
                 heads=("language_model.lm_head.", "lm_head."),
             )
         )

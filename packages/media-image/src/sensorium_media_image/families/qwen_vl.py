@@ -102,8 +102,10 @@ class QwenVLFamily(ModelFamily):
         return decoder
 
     def decoder_weights(self, config: Mapping[str, Any]) -> WeightMap:
-        """The published spelling, and transformers 5's in memory."""
-        return WeightMap(decoder_rules(bodies=("model.", "model.language_model.")))
+        """The published spelling, transformers 5's in memory, and that of its bare model."""
+        return WeightMap(
+            decoder_rules(bodies=("model.", "model.language_model.", "language_model."))
+        )
 
     def compose(
         self,
