@@ -95,11 +95,13 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
         )
         (info / "entry_points.txt").write_text(f"[sensorium.plugins]\nmain = {module}\n")
         package = module.partition(".")[0]
-        with pytest.MonkeyPatch.context() as patch:
-            patch.syspath_prepend(source)
-            patch.syspath_prepend(site)
-            yield
-        for name in [n for n in sys.modules if n.partition(".")[0] == package]:
-            del sys.modules[name]
+        try:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.syspath_prepend(source)
+                patch.syspath_prepend(site)
+                yield
+        finally:
+            for name in [n for n in sys.modules if n.partition(".")[0] == package]:
+                del sys.modules[name]
 
     return install

@@ -582,10 +582,10 @@ def positions_of_another_length(composition: Composition) -> Composition:
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (a_row_twice, "rows of play 0 each must be used once"),
-        (one_token_for_two, "two spans replace the same token"),
-        (out_of_the_prompt, "outside of the prompt"),
-        (positions_of_another_length, "positions have the shape"),
+        (a_row_twice, "don't use each of the"),
+        (one_token_for_two, "two spans that replace the same token"),
+        (out_of_the_prompt, "a span of the tokens"),
+        (positions_of_another_length, "positions of the shape"),
     ],
 )
 def test_a_familys_composition_is_checked(

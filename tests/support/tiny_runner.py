@@ -116,8 +116,8 @@ class Model:
             CLASSES[self.style][2](),
             specs,
             kinds,
-            options_of=lambda thing: {},
-            worst_items=lambda: [item(bytes([9, i]), 3, kind=k) for i, k in enumerate(kinds)],
+            options_of=lambda name: {},
+            worst_items=lambda used: [item(bytes([9, i]), 3, kind=k) for i, k in enumerate(used)],
         )
 
     @torch.inference_mode()

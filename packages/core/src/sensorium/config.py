@@ -74,6 +74,8 @@ class EngineConfig:
         plugin_choices †: claim ("kind:NAME", "family:ARCHITECTURE",
             "adapter:ARCHITECTURE/KIND", "encoder:ARCHITECTURE/NAME") → the distribution
             that serves it where two do.
+        disabled_plugins †: distributions, or single plugins ("distribution:name"), that are not
+            loaded, beside those in ``SENSORIUM_DISABLED_PLUGINS``.
     """
 
     model: str
@@ -115,6 +117,7 @@ class EngineConfig:
     tensor_parallel_size: int = 1
     plugin_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     plugin_choices: Mapping[str, str] = field(default_factory=dict)
+    disabled_plugins: tuple[str, ...] = ()
 
     @classmethod
     def from_options(cls, **options: Any) -> EngineConfig:
@@ -134,6 +137,8 @@ class EngineConfig:
         if "model" not in given:
             raise ConfigError("model is missing: give a folder or a hub name.")
         given["model"] = str(given["model"])
+        if isinstance(given.get("disabled_plugins"), list):
+            given["disabled_plugins"] = tuple(given["disabled_plugins"])
         return cls(**given)
 
     def task_of(self, made_for: str) -> str:
@@ -174,6 +179,9 @@ class EngineConfig:
             self.chat_template_content_format,
             ("auto", "openai", "string"),
         )
+        names = self.disabled_plugins
+        if not isinstance(names, tuple) or not all(isinstance(name, str) for name in names):
+            raise ConfigError(f"disabled_plugins is {names!r}; it must be a list of names.")
         if self.engine_process is not None and not isinstance(self.engine_process, bool):
             raise ConfigError(
                 f"engine_process is {self.engine_process!r}; allowed are True, False and None."

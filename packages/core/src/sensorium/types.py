@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from sensorium.errors import PluginError
 from sensorium.pooling_params import PoolingParams
 from sensorium.sampling_params import SamplingParams
 
@@ -183,6 +184,9 @@ class MediaPlan:
             everywhere. Its ones number ``num_tokens``.
         grid: the item's extent in the units of its position scheme, () if it has none.
         facts: whatever else the family's ``compose`` needs.
+
+    Raises:
+        PluginError: ``num_tokens``, ``token_ids`` and ``is_embed`` that don't fit each other.
     """
 
     num_tokens: int
@@ -192,9 +196,15 @@ class MediaPlan:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.is_embed is not None and len(self.is_embed) != len(self.token_ids):
+            raise PluginError(
+                f"a plan has {len(self.token_ids)} token_ids and a mask of {len(self.is_embed)} "
+                "bytes; the mask has one a token."
+            )
         ones = len(self.token_ids) if self.is_embed is None else self.is_embed.count(1)
-        assert self.is_embed is None or len(self.is_embed) == len(self.token_ids)
-        assert ones == self.num_tokens, "the plan's mask and its token count disagree"
+        if ones != self.num_tokens:
+            where = "token_ids has" if self.is_embed is None else "the mask's ones are"
+            raise PluginError(f"a plan has num_tokens = {self.num_tokens}, and {where} {ones}.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,7 +102,7 @@ def test_a_command_whose_options_fail_is_told(plug: Any, capsys: Any) -> None:
 
 def test_plugins_lists_what_works_and_what_failed(plug: Any, capsys: Any) -> None:
     plug("noses", SNIFF)
-    plug("newer", "api = 2")
+    plug("newer", "api = 3")
     plug("empty", "api = 2")
     assert main(["plugins"]) == 0
     assert capsys.readouterr().out.splitlines() == [
@@ -112,7 +112,7 @@ def test_plugins_lists_what_works_and_what_failed(plug: Any, capsys: Any) -> Non
         "  brings nothing",
         "",
         "newer:main (1.0, module newer_plugin_of_test)",
-        "  FAILED: it states api = 2; this sensorium-core serves api = 2",
+        "  FAILED: it states api = 3; this sensorium-core serves api = 2",
         "",
         "noses:main (1.0, module noses_plugin_of_test)",
         "  commands:   sniff",

@@ -25,6 +25,7 @@ from sensorium.plugins import (
     hookimpl,
 )
 from sensorium.plugins.discovery import discover
+from sensorium.plugins.guard import inner_of
 from sensorium.types import Loaded, MediaItem, MediaPlan, MediaShape, Probe
 
 
@@ -180,7 +181,8 @@ def test_a_family_gets_the_configs_of_other_checkpoints(folder: Path, tmp_path: 
     assert model.context.decoder.hidden_size == inner["hidden_size"]
     assert model.checkpoint.config["architectures"] == ["HarbourForCausalLM"]
     assert model.context.other_configs == {"text": inner}
-    assert model.adapters["tide"].context.other_configs == {"text": inner}
+    adapter = inner_of(model.adapters["tide"])
+    assert adapter.context.other_configs == {"text": inner}
 
     _, model = opened(outer, hf_overrides={"rms_norm_eps": 0.25})
     assert model.context.decoder.norm_eps == 0.25

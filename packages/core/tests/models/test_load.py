@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,12 +16,13 @@ from torch import Tensor, nn
 
 from sensorium.checkpoint import Checkpoint, open_checkpoint
 from sensorium.config import EngineConfig
-from sensorium.errors import ConfigError, PluginError
+from sensorium.errors import ConfigError
 from sensorium.models.decoder import Decoder
 from sensorium.models.layers import weight_slots
 from sensorium.models.load import load_encoder, load_model
 from sensorium.models.plugin import LlamaFamily
 from sensorium.plugins import EncoderContext, EncoderSpec, WeightMap, WeightRule
+from sensorium.plugins.guard import guarded_spec
 
 Make = Callable[..., tuple[Path, Any]]
 CPU = torch.device("cpu")
@@ -41,7 +43,21 @@ def load(
     config = family.decoder_config(checkpoint.config)
     decoder = Decoder(config, dtype=torch.float32, device=CPU)
     contexts = {name: context(checkpoint) for name in used}
-    return decoder, load_model(checkpoint, family, decoder, specs or {}, contexts, **options)
+    loaded = load_model(checkpoint, family, decoder, specs or {}, contexts, **options)
+    assert not loaded.lost, loaded.lost
+    return decoder, loaded.modules
+
+
+def lost(folder: Path, specs: Mapping[str, EncoderSpec]) -> dict[str, str]:
+    """Loads a model whose encoders are all lost, and says why; the decoder is whole."""
+    checkpoint, family = opened(folder), LlamaFamily()
+    decoder = Decoder(family.decoder_config(checkpoint.config), dtype=torch.float32, device=CPU)
+    guarded = {name: guarded_spec(spec, "a-stranger") for name, spec in specs.items()}
+    contexts = {name: context(checkpoint) for name in specs}
+    loaded = load_model(checkpoint, family, decoder, guarded, contexts)
+    assert not loaded.modules
+    assert not any(parameter.is_meta for parameter in decoder.parameters())
+    return loaded.lost
 
 
 def context(checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> EncoderContext:
@@ -295,8 +311,10 @@ def test_a_buffer_without_values_is_the_plugins_mistake(make: Make) -> None:
         with torch.device("meta"):
             return Tower()
 
-    with pytest.raises(PluginError, match="builds its buffer steps on the meta device"):
-        load(folder, {"tower": spec(build=build)}, ("tower",))
+    assert (
+        "builds its buffer steps on the meta device"
+        in lost(folder, {"tower": spec(build=build)})["tower"]
+    )
 
 
 def test_an_encoder_that_nobody_uses_claims_its_names_and_isnt_built(make: Make) -> None:
@@ -324,16 +342,44 @@ def test_an_own_file_is_held_to_the_same_rules(make: Make, tmp_path: Path) -> No
     file = tmp_path / "tower.safetensors"
     own = {"tower": spec(source=lambda _: str(file))}
     save_file({**tower_weights(), "more": torch.zeros(1)}, file)
-    with pytest.raises(ConfigError, match=r"tower\.safetensors has weights .*: more"):
-        load(folder, own, ("tower",))
+    assert re.search(r"tower\.safetensors has weights .*: more", lost(folder, own)["tower"])
     weights = tower_weights()
     del weights["tower.scale"]
     save_file(weights, file)
-    with pytest.raises(ConfigError, match="encoder tower: nothing fills scale"):
-        load(folder, own, ("tower",))
+    assert "encoder tower: nothing fills scale" in lost(folder, own)["tower"]
+    save_file({**tower_weights(), "tower.proj.weight": torch.zeros(64, 4)}, file)
+    assert "64×4" in lost(folder, own)["tower"]
     file.unlink()
-    with pytest.raises(ConfigError, match="There is no folder"):
-        load(folder, own, ("tower",))
+    assert "There is no folder" in lost(folder, own)["tower"]
+
+
+def test_a_source_that_fails_loses_its_encoder_alone(make: Make) -> None:
+    folder, _ = make("llama")
+
+    def source(_: EncoderContext) -> str:
+        return {1: "somewhere"}[32]
+
+    own: dict[str, EncoderSpec] = {"tower": spec(source=source)}
+    assert lost(folder, own)["tower"] == (
+        "The encoder tower's source of a-stranger raised KeyError: 32."
+    )
+    nothing: Any = spec(source=lambda _: None)
+    assert "returned None where a str belongs" in lost(folder, {"tower": nothing})["tower"]
+
+
+def test_weights_that_are_missing_altogether_lose_an_encoder_and_a_part_refuses(
+    make: Make,
+) -> None:
+    folder, _ = make("llama")
+    assert (
+        "holds no weights of the encoder tower, which would fill proj.bias"
+        in (lost(folder, {"tower": spec()})["tower"])
+    )
+    edit(folder, lambda t: t.update({"tower.scale": torch.zeros(2)}))
+    with pytest.raises(ConfigError, match=r"encoder tower: nothing fills proj\.bias, proj\.weight"):
+        load(folder, {"tower": spec()}, ("tower",))
+    with pytest.raises(ConfigError, match="lacks weights of the encoder tower"):
+        load_encoder(spec(), context(opened(folder)), opened(folder))
 
 
 def test_the_config_may_decide_which_weights_are_claimed(make: Make) -> None:
@@ -360,8 +406,9 @@ def test_an_encoder_that_cant_be_built_is_named(make: Make) -> None:
     def build(_: EncoderContext) -> nn.Module:
         raise KeyError("depth")
 
-    with pytest.raises(PluginError, match=r"encoder tower of LlamaForCausalLM .*KeyError: 'depth'"):
-        load(folder, {"tower": spec(build=build)}, ("tower",))
+    assert lost(folder, {"tower": spec(build=build)})["tower"] == (
+        "The encoder tower's build of a-stranger raised KeyError: 'depth'."
+    )
 
 
 # --- dummy weights ----------------------------------------------------------------------

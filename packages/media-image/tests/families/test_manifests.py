@@ -181,7 +181,8 @@ def everything(family: ModelFamily, folder: Path) -> dict[str, torch.Tensor]:
         device=device,
     )
     (spec,) = family.encoders
-    modules = load_model(checkpoint, family, decoder, {spec.name: spec}, {spec.name: context})
+    loaded = load_model(checkpoint, family, decoder, {spec.name: spec}, {spec.name: context})
+    modules = loaded.modules
     parameters = {f"decoder.{k}": v for k, v in decoder.state_dict().items()}
     return parameters | {f"tower.{k}": v for k, v in modules[spec.name].state_dict().items()}
 

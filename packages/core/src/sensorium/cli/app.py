@@ -18,7 +18,7 @@ from sensorium.errors import PluginError, SensoriumError
 from sensorium.logger import apply_log_level, logger
 from sensorium.plugins.command import Command
 from sensorium.plugins.discovery import discover
-from sensorium.plugins.failure import PluginFailure, attempt
+from sensorium.plugins.failure import PluginFailure, attempt, describe
 from sensorium.plugins.registry import Registry
 
 _INTERRUPTED = 130  # what shells report for Ctrl-C
@@ -58,7 +58,26 @@ def _run(arguments: list[str], registry: Registry) -> int:
     parser = _parser(commands, chosen)
     namespace = parser.parse_args(arguments)
     assert chosen is not None, "argparse lets no call without a command through"
-    return chosen.run(namespace)
+    return _ran(chosen, namespace)
+
+
+def _ran(command: Command, namespace: argparse.Namespace) -> int:
+    """Runs a command; whatever it raises but our own errors, Ctrl-C and an exit status is told as
+    its mistake."""
+    try:
+        status = command.run(namespace)
+    except (SensoriumError, KeyboardInterrupt):
+        raise
+    except SystemExit as stop:
+        status = stop.code if stop.code is not None else 0  # type: ignore[assignment]
+    except BaseException as error:
+        logger.debug("the command %s failed", command.name, exc_info=True)
+        raise PluginError(f"The command {command.name!r} failed: {describe(error)}.") from error
+    if not isinstance(status, int):
+        raise PluginError(
+            f"The command {command.name!r} returned {status!r}; it must be an exit status."
+        )
+    return status
 
 
 def _parser(

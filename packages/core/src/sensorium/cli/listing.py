@@ -24,7 +24,9 @@ def list_plugins(registry: Registry) -> Iterator[str]:
     """The lines to print."""
     statuses = registry.statuses
     failed = [status for status in statuses if status.error]
-    yield f"{len(statuses)} plugins, {len(failed)} failed; this core serves api = {API}."
+    off = [status for status in statuses if status.disabled]
+    switched = f", {len(off)} switched off" if off else ""
+    yield f"{len(statuses)} plugins, {len(failed)} failed{switched}; this core serves api = {API}."
     for status in statuses:
         yield ""
         yield from _plugin(status)
@@ -38,6 +40,9 @@ def list_plugins(registry: Registry) -> Iterator[str]:
 def _plugin(status: PluginStatus) -> Iterator[str]:
     origin = status.version or "in-process"
     yield f"{status.name} ({origin}, module {status.module})"
+    if status.disabled:
+        yield "  switched off (disabled_plugins or SENSORIUM_DISABLED_PLUGINS)"
+        return
     if status.error:
         yield f"  FAILED: {status.error}"
         return

@@ -16,7 +16,6 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -83,6 +82,9 @@ def assemble(config: EngineConfig) -> Assembly:
         client = process or ThreadClient(lambda: build_engine(config, model))
         chat = build_chat(config, model)
         info = client.wait_ready()
+        model = model.without(info.lost_kinds)
+        for kind, cause in model.unavailable.items():
+            logger.warning("items of the kind %s aren't served: %s", kind, cause)
         return Assembly(
             frontend=build_frontend(model, chat, build_pipeline(config, model, limits, info)),
             admission=build_admission(config, model, generation, info),
@@ -127,7 +129,7 @@ def _on_accelerator(device: str) -> bool:
 
 def find_plugins(config: EngineConfig) -> Registry:
     """The installed plugins; those that failed are told once."""
-    registry = discover(choices=config.plugin_choices)
+    registry = discover(choices=config.plugin_choices, disabled=config.disabled_plugins)
     for status in registry.statuses:
         if status.error is not None:
             logger.warning("the plugin %s failed: %s", status.name, status.error)
@@ -148,7 +150,7 @@ def build_chat(config: EngineConfig, model: Model) -> ChatRenderer:
         adapters=model.adapters,
         content_format=config.chat_template_content_format,
         interleave_mm_strings=config.interleave_mm_strings,
-        find_part=model.registry.kind_of_part,
+        find_part=model.find_part,
     )
 
 
@@ -171,7 +173,7 @@ def build_pipeline(
         num_threads=config.media_threads,
         uuids_ignored=config.mm_processor_cache_gb == 0 and not config.enable_prefix_caching,
         architecture=architecture,
-        find_kind=partial(model.registry.adapter, architecture),
+        find_kind=model.find_kind,
         embed_widths={
             kind: num_bytes // dtype.itemsize for kind, num_bytes in info.embed_row_bytes.items()
         },

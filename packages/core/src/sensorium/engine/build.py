@@ -6,11 +6,11 @@ Knows no prompts, no text and no clients; it runs where the engine runs.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sensorium.config import GIB, EngineConfig
 from sensorium.engine.core import EngineCore
-from sensorium.engine.model import Model, worst_items
+from sensorium.engine.model import Model, count_of, worst_items
 from sensorium.runner import Runner
 from sensorium.scheduler import Scheduler, SchedulerConfig
 from sensorium.types import ExecutorInfo
@@ -27,6 +27,7 @@ class EngineInfo:
         embed_row_bytes: kind → bytes of one row of an item's embedding, all levels.
         num_kv_tokens: tokens that the KV cache holds.
         attention: the backends that were chosen, in words.
+        lost_kinds: kind → why it can't be served: an encoder of it couldn't be built or filled.
     """
 
     device: str
@@ -35,6 +36,7 @@ class EngineInfo:
     embed_row_bytes: Mapping[str, int]
     num_kv_tokens: int = 0
     attention: str = ""
+    lost_kinds: Mapping[str, str] = field(default_factory=dict)
 
 
 def build_engine(config: EngineConfig, model: Model) -> tuple[EngineCore, EngineInfo]:
@@ -44,14 +46,17 @@ def build_engine(config: EngineConfig, model: Model) -> tuple[EngineCore, Engine
         ConfigError: the checkpoint doesn't load, or there is no room.
         PluginError: an encoder can't be built.
     """
+    registry = model.registry
+    specs = registry.encoders(model.checkpoint.architecture)
     runner = Runner(
         config,
         model.checkpoint,
         model.family,
-        model.registry.encoders(model.checkpoint.architecture),
-        model.adapters,
-        options_of=lambda thing: model.registry.options_of(thing, config.plugin_options),
-        worst_items=lambda: worst_items(config, model),
+        specs,
+        {k: a for k, a in model.adapters.items() if count_of(config, k) != 0},
+        options_of=lambda name: registry.options_of(specs[name], config.plugin_options),
+        owner_of=lambda name: registry.owner_of(specs[name]),
+        worst_items=lambda kinds: worst_items(config, model, kinds),
     )
     found = runner.info
     info = EngineInfo(
@@ -61,6 +66,7 @@ def build_engine(config: EngineConfig, model: Model) -> tuple[EngineCore, Engine
         embed_row_bytes=dict(found.embed_row_bytes),
         num_kv_tokens=found.num_pages * config.page_size,
         attention=found.attention,
+        lost_kinds=dict(runner.lost_kinds),
     )
     return EngineCore(Scheduler(scheduler_config(config, found)), runner), info
 

@@ -5,8 +5,8 @@ The frontend and the engine each need it, in one process or in two.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sensorium.checkpoint import (
@@ -18,8 +18,9 @@ from sensorium.checkpoint import (
     resolve_folder,
 )
 from sensorium.config import EngineConfig
-from sensorium.errors import ConfigError
+from sensorium.errors import ConfigError, PluginError
 from sensorium.plugins import MediaAdapter, MediaKind, ModelContext, ModelFamily
+from sensorium.plugins.guard import GuardedAdapter, GuardedFamily, GuardedKind
 from sensorium.plugins.registry import Registry
 from sensorium.tokenizer import Tokenizer
 from sensorium.types import EngineItem
@@ -27,7 +28,13 @@ from sensorium.types import EngineItem
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A checkpoint with everything that plugins bring for it."""
+    """A checkpoint with everything that plugins bring for it.
+
+    Attributes:
+        family, kinds, adapters: behind the guard, as core calls them.
+        unavailable: kind → why the model doesn't take it although an adapter says so: a plugin
+            failed, or declined the model.
+    """
 
     checkpoint: Checkpoint
     tokenizer: Tokenizer
@@ -36,6 +43,36 @@ class Model:
     context: ModelContext
     kinds: Mapping[str, MediaKind]
     adapters: Mapping[str, MediaAdapter]
+    unavailable: Mapping[str, str] = field(default_factory=dict)
+
+    def without(self, lost: Mapping[str, str]) -> Model:
+        """The model without some kinds.
+
+        Args:
+            lost: kind → why.
+        """
+        return replace(
+            self,
+            kinds={name: kind for name, kind in self.kinds.items() if name not in lost},
+            adapters={name: one for name, one in self.adapters.items() if name not in lost},
+            unavailable={**self.unavailable, **lost},
+        )
+
+    def find_kind(self, name: str) -> None:
+        """Raises the reason why the model doesn't take a kind, where plugins are the reason.
+
+        Raises:
+            PluginError: no plugin serves it, or the one that would failed.
+        """
+        if name in self.unavailable:
+            raise PluginError(self.unavailable[name])
+        self.registry.adapter(self.checkpoint.architecture, name)
+
+    def find_part(self, part_type: str) -> None:
+        """As ``find_kind``, of the kind that answers to a chat part type."""
+        name = self.registry.kind_of_part(part_type).name
+        if name in self.unavailable:
+            raise PluginError(self.unavailable[name])
 
 
 def load_tokenizer(config: EngineConfig, checkpoint: Checkpoint) -> Tokenizer:
@@ -59,7 +96,8 @@ def open_model(config: EngineConfig, registry: Registry) -> Model:
     checkpoint = open_checkpoint(config)
     tokenizer = load_tokenizer(config, checkpoint)
     architecture = checkpoint.architecture
-    family = registry.family(architecture)
+    own_family = registry.family(architecture)
+    family = GuardedFamily(own_family, registry.owner_of(own_family))
     checkpoint = complete(checkpoint, family, config)
     decoder = family.decoder_config(checkpoint.config)
 
@@ -75,14 +113,39 @@ def open_model(config: EngineConfig, registry: Registry) -> Model:
         )
 
     registry.check_plugin_options(config.plugin_options)
-    kinds, adapters = {}, {}
+    kinds: dict[str, MediaKind] = {}
+    adapters: dict[str, MediaAdapter] = {}
+    unavailable: dict[str, str] = {}
     for name, adapter in registry.adapters(architecture).items():
-        if not adapter.serves(context(adapter)):
-            continue
-        kinds[name] = registry.kind(name)(config.media_io_kwargs.get(name, {}))
-        adapters[name] = adapter(context(adapter))
-    check_kind_options("media_io_kwargs", config.media_io_kwargs, kinds, registry, architecture)
-    return Model(checkpoint, tokenizer, registry, family, context(family), kinds, adapters)
+        kind, owner = registry.kind(name), registry.owner_of(adapter)
+        try:
+            made = GuardedAdapter.make(adapter, context(adapter), owner)
+            if made is None:
+                unavailable[name] = (
+                    f"{adapter.__qualname__} of {owner}, which lets {architecture} take the kind "
+                    f"{name}, doesn't serve this model."
+                )
+                continue
+            options = config.media_io_kwargs.get(name, {})
+            kinds[name] = GuardedKind.make(kind, options, registry.owner_of(kind))
+            adapters[name] = made
+        except PluginError as error:
+            unavailable[name] = str(error)
+        except ConfigError as error:
+            if count_of(config, name) != 0:
+                raise
+            unavailable[name] = str(error)
+    model = Model(
+        checkpoint, tokenizer, registry, family, context(own_family), kinds, adapters, unavailable
+    )
+    check_kind_options("media_io_kwargs", config.media_io_kwargs, model)
+    return model
+
+
+def count_of(config: EngineConfig, kind: str) -> object:
+    """What ``limit_mm_per_prompt`` says of a kind's items, unchecked; None: nothing."""
+    given = config.limit_mm_per_prompt.get(kind)
+    return given.get("count") if isinstance(given, Mapping) else given
 
 
 def complete(checkpoint: Checkpoint, family: ModelFamily, config: EngineConfig) -> Checkpoint:
@@ -99,19 +162,17 @@ def complete(checkpoint: Checkpoint, family: ModelFamily, config: EngineConfig) 
     return replace(checkpoint, config=merge(completed, config.hf_overrides), other_configs=others)
 
 
-def check_kind_options(
-    option: str,
-    given: Mapping[str, Any],
-    kinds: Mapping[str, MediaKind],
-    registry: Registry,
-    architecture: str,
-) -> None:
-    """An entry for a kind that this model doesn't take is a mistake worth a sentence."""
+def check_kind_options(option: str, given: Mapping[str, Any], model: Model) -> None:
+    """An entry for a kind that this model doesn't take is a mistake worth a sentence.
+
+    One for a kind whose plugin failed isn't: it is right again once the plugin is.
+    """
     for name in given:
-        if name in kinds:
+        if name in model.kinds or name in model.unavailable:
             continue
-        registry.kind(name)  # not installed, or failed: its own message
-        taken = ", ".join(sorted(kinds)) or "no media"
+        model.registry.kind(name)  # not installed, or failed: its own message
+        taken = ", ".join(sorted(model.kinds)) or "no media"
+        architecture = model.checkpoint.architecture
         raise ConfigError(f"{option} names {name}; {architecture} takes {taken}.")
 
 
@@ -121,24 +182,19 @@ def item_limits(config: EngineConfig, model: Model) -> dict[str, int | None]:
     A mapping's sizes, beside its "count", are what memory profiling assumes (``worst_items``).
     """
     limits = {name: kind.default_limit for name, kind in model.kinds.items()}
-    check_kind_options(
-        "limit_mm_per_prompt",
-        config.limit_mm_per_prompt,
-        model.kinds,
-        model.registry,
-        model.context.architecture,
-    )
+    check_kind_options("limit_mm_per_prompt", config.limit_mm_per_prompt, model)
     for name, given in config.limit_mm_per_prompt.items():
-        if isinstance(given, Mapping):
+        if isinstance(given, Mapping) and name in model.kinds:
             check_sizes(name, given, model.kinds[name])
-        count = given.get("count") if isinstance(given, Mapping) else given
+        count = count_of(config, name)
         if count is None:
             continue
         if not isinstance(count, int) or isinstance(count, bool) or count < 0:
             raise ConfigError(
                 f"limit_mm_per_prompt[{name!r}] is {count!r}; it must be an integer of at least 0."
             )
-        limits[name] = count
+        if name in model.kinds:
+            limits[name] = count
     return limits
 
 
@@ -158,13 +214,17 @@ def check_sizes(name: str, given: Mapping[str, Any], kind: MediaKind) -> None:
             raise ConfigError(f"{entry}[{key!r}] is {value!r}; it must be a number above 0.")
 
 
-def worst_items(config: EngineConfig, model: Model) -> list[EngineItem]:
-    """The largest item of each kind, blank, for memory profiling.
+def worst_items(
+    config: EngineConfig, model: Model, kinds: Collection[str] | None = None
+) -> list[EngineItem]:
+    """The largest item of each of some kinds (None: of all), blank, for memory profiling.
 
     What ``limit_mm_per_prompt`` gives beside a "count" is laid over the adapter's worst case.
     """
     items = []
     for name, adapter in model.adapters.items():
+        if kinds is not None and name not in kinds:
+            continue
         kind, given = model.kinds[name], config.limit_mm_per_prompt.get(name)
         kwargs = config.mm_processor_kwargs
         options = adapter.options({k: v for k, v in kwargs.items() if k in adapter.option_names})

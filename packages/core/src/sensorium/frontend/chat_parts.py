@@ -66,8 +66,13 @@ class ConversationReader:
     ) -> None:
         self._find_part = find_part
         self._kinds = kinds
+        # A part type that two kinds answer to is nobody's: ``find_part`` says so.
+        answers = Counter(part_type for kind in kinds.values() for part_type in kind.part_types)
         self._by_part_type = {
-            part_type: kind for kind in kinds.values() for part_type in kind.part_types
+            part_type: kind
+            for kind in kinds.values()
+            for part_type in kind.part_types
+            if answers[part_type] == 1
         }
         self._adapters = adapters
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from sensorium.media.digest import Digest
 from sensorium.plugins.adapter import MediaAdapter
+from sensorium.plugins.guard import class_of
 
 
 def item_key(
@@ -56,6 +57,5 @@ def derived_key(
 
 
 def _add_adapter(digest: Digest, adapter: MediaAdapter, options: Mapping[str, Any]) -> None:
-    cls = type(adapter)
-    digest.add(adapter.kind).add(f"{cls.__module__}.{cls.__qualname__}").add(adapter.version)
+    digest.add(adapter.kind).add(class_of(adapter)).add(adapter.version)
     digest.add(options)

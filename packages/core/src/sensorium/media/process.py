@@ -5,7 +5,6 @@ It knows nothing of requests that wait for it, of keys or of caches.
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,15 +12,13 @@ from typing import Any
 
 import torch
 
-from sensorium.errors import LimitError, PluginError
+from sensorium.errors import LimitError, MediaError, PluginError
 from sensorium.media.blame import kind_errors, plugin_errors
 from sensorium.media.fetch import resolve
 from sensorium.plugins.adapter import MediaAdapter
 from sensorium.plugins.kind import MediaKind
-from sensorium.plugins.reader import MediaReader
-from sensorium.types import Features, Loaded, MediaPlan, Source
-
-logger = logging.getLogger("sensorium.media")
+from sensorium.plugins.reader import close_readers
+from sensorium.types import Features, Loaded, MediaPlan, MediaShape, Source
 
 OptionsByKind = Mapping[str, Mapping[str, Any]]
 
@@ -86,7 +83,26 @@ def load(kind: MediaKind, sources: Sequence[Source], budget: DecodeBudget) -> Lo
         )
     budget.take(probe.decoded_bytes)
     with kind_errors(kind, "load"):
-        return kind.load(sources)
+        loaded = kind.load(sources)
+    try:
+        _check_told(probe.shape, loaded.shape)
+    except MediaError:
+        close_readers(loaded)
+        raise
+    return loaded
+
+
+def _check_told(told: MediaShape, found: MediaShape) -> None:
+    """Limits were checked against what the header says: decoding must not give another shape."""
+    differing = [name for name, fact in told.facts.items() if found.facts.get(name, fact) != fact]
+    if told.size == found.size and not differing:
+        return
+    name = differing[0] if differing else "size"
+    said, is_ = (told.facts[name], found.facts[name]) if differing else (told.size, found.size)
+    raise MediaError(
+        f"its header says {name} {said} and decoding gives {is_}: damaged, or a mistake in the "
+        "plugin that reads it."
+    )
 
 
 def process(
@@ -116,17 +132,6 @@ def process(
             )
     finally:
         close_readers(loaded)
-
-
-def close_readers(loaded: Loaded) -> None:
-    """Closes what was opened for an item and for those found inside it."""
-    for opened in (loaded, *(item.loaded for item in loaded.derived)):
-        if not isinstance(opened.value, MediaReader):
-            continue
-        try:
-            opened.value.close()
-        except Exception:  # the item's features are made, or its error is known
-            logger.warning("%s failed to close", type(opened.value).__name__, exc_info=True)
 
 
 def _process_one(

@@ -11,7 +11,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from sensorium.checkpoint import WEIGHT_PATTERNS, Checkpoint, resolve_folder, weight_files
-from sensorium.errors import ConfigError, PluginError, SensoriumError
+from sensorium.errors import ConfigError, PluginError
 from sensorium.models.decoder import Decoder
 from sensorium.models.layers import Linear, fused_slots, weight_slots
 from sensorium.plugins import EncoderContext, EncoderSpec, ModelFamily, WeightMap
@@ -53,6 +54,7 @@ class Consumer:
         slots: where they go; None: it claims names, but isn't built (nobody uses it).
         optional: slots that a file may hold and that aren't there.
         fused: other slots, each of which fills several of ``slots`` at once: their names.
+        may_be_missing: files that hold none of its weights are no error.
     """
 
     label: str
@@ -61,6 +63,25 @@ class Consumer:
     optional: frozenset[str] = frozenset()
     fused: Mapping[str, tuple[Tensor, tuple[str, ...]]] = field(default_factory=dict)
     filled: set[str] = field(default_factory=set)
+    may_be_missing: bool = False
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether it needs weights and nothing has filled any."""
+        return bool(self.slots) and not self.filled
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedEncoders:
+    """The encoders that are used.
+
+    Attributes:
+        modules: name → module, of those that are ready.
+        lost: name → why it couldn't be built or filled.
+    """
+
+    modules: dict[str, nn.Module] = field(default_factory=dict)
+    lost: dict[str, str] = field(default_factory=dict)
 
 
 def load_model(
@@ -73,8 +94,13 @@ def load_model(
     download_dir: str | None = None,
     dummy_seed: int | None = None,
     needs_logits: bool = True,
-) -> dict[str, nn.Module]:
+) -> LoadedEncoders:
     """Fills ``decoder`` and builds and fills the encoders that are used.
+
+    An encoder is lost, and the model isn't, where its plugin fails, where its own source
+    (``EncoderSpec.source``) doesn't fit it, and where the checkpoint holds none of its weights. One
+    of whose weights the checkpoint holds a part is an error, so that a damaged checkpoint never
+    starts without its encoders.
 
     Args:
         specs: every encoder of the architecture; those not used claim their names too.
@@ -85,28 +111,29 @@ def load_model(
     A decoder whose config ties its output matrix to its embedding gets one of its own where the
     files hold one that differs.
 
-    Returns:
-        Encoder name → module.
-
     Raises:
         ConfigError: a weight that nobody claims, a parameter that nobody fills, a shape or
             dtype that doesn't fit, or files that aren't there.
-        PluginError: an encoder can't be built.
+        PluginError: the family failed.
     """
-    encoders = {name: build_encoder(specs[name], context) for name, context in contexts.items()}
+    result = LoadedEncoders()
+    for name, context in contexts.items():
+        with _losing(name, specs[name], result):
+            result.modules[name] = build_encoder(specs[name], context)
     head = frozenset({_HEAD}) if decoder.config.tied else frozenset()
     weights = family.decoder_weights(checkpoint.config)
     decoder_consumer = Consumer(
         "the decoder", weights, weight_slots(decoder), head, fused_slots(decoder)
     )
-    consumers = {
-        name: _consumer(spec, encoders.get(name), checkpoint.config) for name, spec in specs.items()
-    }
+    consumers = {}
+    for name, spec in specs.items():
+        with _losing(name, spec, result):
+            consumers[name] = _consumer(spec, result.modules.get(name), checkpoint.config)
     if dummy_seed is not None:
         for consumer in [decoder_consumer, *consumers.values()]:
             fill_randomly(consumer.slots or {}, dummy_seed)
-        return encoders
-    main = [consumers[name] for name, spec in specs.items() if spec.source is None]
+        return result
+    main = [consumers[name] for name in consumers if specs[name].source is None]
     source = family.decoder_source(checkpoint.config)
     if source is None:
         main.insert(0, decoder_consumer)
@@ -117,9 +144,31 @@ def load_model(
     if head and needs_logits:
         own = checkpoint.weight_files() if source is None else _source_files(source, download_dir)
         _untie(decoder, weights, own, source or checkpoint.name)
-    for name, context in contexts.items():
-        _fill_from_source(specs[name], context, consumers[name], download_dir)
-    return encoders
+    for name in list(result.modules):
+        with _losing(name, specs[name], result):
+            _fill_from_source(specs[name], contexts[name], consumers[name], download_dir)
+        if name in result.modules and consumers[name].is_missing:
+            result.lost[name] = (
+                f"{checkpoint.name} holds no weights of {consumers[name].label}, which would fill "
+                f"{_listed(sorted(consumers[name].slots or ()))}."
+            )
+            del result.modules[name]
+    return result
+
+
+@contextmanager
+def _losing(name: str, spec: EncoderSpec, result: LoadedEncoders) -> Iterator[None]:
+    """Turns a failure that is the encoder's alone into its loss.
+
+    A ``ConfigError`` of an encoder whose weights are the checkpoint's own is the checkpoint's.
+    """
+    try:
+        yield
+    except (PluginError, ConfigError) as error:
+        if isinstance(error, ConfigError) and spec.source is None:
+            raise
+        result.lost[name] = str(error)
+        result.modules.pop(name, None)
 
 
 def load_encoder(
@@ -136,6 +185,7 @@ def load_encoder(
     """
     encoder = build_encoder(spec, context)
     consumer = _consumer(spec, encoder, checkpoint.config)
+    consumer.may_be_missing = False
     if spec.source is None:
         fill([consumer], checkpoint.weight_files(), checkpoint.name, others=True)
     else:
@@ -152,15 +202,7 @@ def build_encoder(spec: EncoderSpec, context: EncoderContext) -> nn.Module:
     Raises:
         PluginError: its plugin can't build it.
     """
-    try:
-        encoder = spec.build(context)
-    except SensoriumError:
-        raise
-    except Exception as error:  # a stranger's code: whatever it raises, say whose it is
-        raise PluginError(
-            f"The encoder {spec.name} of {context.architecture} could not be built "
-            f"({type(error).__name__}: {error})."
-        ) from error
+    encoder = spec.build(context)
     persistent = set(encoder.state_dict())
     for path, module in encoder.named_modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
@@ -202,6 +244,8 @@ def fill(
     if not others:
         _tell_unclaimed(unclaimed, source)
     for consumer in consumers:
+        if consumer.may_be_missing and consumer.is_missing:
+            continue
         missing = sorted(set(consumer.slots or ()) - consumer.filled)
         if missing:
             raise ConfigError(
@@ -268,7 +312,12 @@ def fill_randomly(slots: Mapping[str, Tensor], seed: int) -> None:
 
 def _consumer(spec: EncoderSpec, encoder: nn.Module | None, config: Mapping[str, Any]) -> Consumer:
     slots = None if encoder is None else weight_slots(encoder)
-    return Consumer(f"the encoder {spec.name}", spec.weight_map(config), slots)
+    return Consumer(
+        f"the encoder {spec.name}",
+        spec.weight_map(config),
+        slots,
+        may_be_missing=spec.source is None,
+    )
 
 
 def _fill_from_source(

@@ -32,6 +32,7 @@ class InstalledPlugin:
         name: "distribution:entry point".
         distribution, version, module: where it comes from.
         error: why it failed, in one line; None: it works, as far as it was asked.
+        disabled: the user switched it off; it brings nothing, and nothing of it was imported.
     """
 
     def __init__(
@@ -41,9 +42,13 @@ class InstalledPlugin:
         distribution: str,
         version: str | None,
         module: str,
-        load: Callable[[], object],
+        load: Callable[[], object] | None,
     ) -> None:
-        """Imports the plugin with ``load`` and checks everything but its hooks' results."""
+        """Imports the plugin with ``load`` and checks everything but its hooks' results.
+
+        Args:
+            load: None: it is switched off.
+        """
         self.name = name
         self.distribution = distribution
         self.version = version
@@ -51,6 +56,9 @@ class InstalledPlugin:
         self.error: str | None = None
         self._calls: dict[str, list[Callable[[], object]]] = {}
         self._brought: dict[str, tuple[Any, ...]] = {}
+        self.disabled = load is None
+        if load is None:
+            return
         try:
             plugin = attempt(f"importing {module}", load)
             attempt(f"reading {module}", partial(self._register, plugin))

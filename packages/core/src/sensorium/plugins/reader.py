@@ -13,6 +13,7 @@ from typing import Any, final
 
 from sensorium.errors import MediaError, SensoriumError
 from sensorium.logger import logger
+from sensorium.types import DerivedItem, Loaded
 
 
 class MediaReader(ABC):
@@ -48,3 +49,15 @@ class MediaReader(ABC):
     @abstractmethod
     def close(self) -> None:
         """Gives back what it holds. Called once, in every case, from a media thread."""
+
+
+def close_readers(loaded: Loaded) -> None:
+    """Closes what was opened for an item and for those found inside it; never raises."""
+    found = [item.loaded for item in loaded.derived if isinstance(item, DerivedItem)]
+    for opened in (loaded, *found):
+        if not isinstance(opened.value, MediaReader):
+            continue
+        try:
+            opened.value.close()
+        except BaseException:  # the item's features are made, or its error is known
+            logger.warning("%s failed to close", type(opened.value).__name__, exc_info=True)

@@ -202,6 +202,7 @@ class Registry:
                 module=plugin.module,
                 brings=tuple(claim for claim, _ in claims_of(plugin)),
                 error=plugin.error,
+                disabled=plugin.disabled,
             )
             for plugin in self._loaded
         )
@@ -337,6 +338,8 @@ class Registry:
             causes = "; ".join(f"{plugin.name}: {plugin.error}" for plugin in failed)
             who = "The plugin that would" if failed == [blamed] else "A plugin that might"
             sentences.append(f"{who} failed: {causes}.")
+        if off := [plugin.name for plugin in self._plugins if plugin.disabled]:
+            sentences.append(f"Switched off (disabled_plugins): {_list(off)}.")
         return " ".join([*sentences, _SEE])
 
     def _known_server(self, entry: Entry) -> InstalledPlugin | None:

@@ -54,7 +54,7 @@ def check_kinds(value: object) -> tuple[type[MediaKind], ...]:
 
 def check_families(value: object) -> tuple[ModelFamily, ...]:
     """A list of ``ModelFamily`` instances."""
-    families = _list(value)
+    families = _each_once(_list(value))
     for family in families:
         if not isinstance(family, ModelFamily):
             raise PluginFailure(
@@ -154,7 +154,14 @@ def _list_of_classes(value: object, base: type) -> tuple[Any, ...]:
         if inspect.isabstract(entry):
             missing = ", ".join(sorted(getattr(entry, "__abstractmethods__", ())))
             raise PluginFailure(f"the class {entry.__name__} doesn't implement {missing}")
-    return _list(value)
+    return _each_once(_list(value))
+
+
+def _each_once(entries: tuple[Any, ...]) -> tuple[Any, ...]:
+    for place, entry in enumerate(entries):
+        if any(entry is earlier for earlier in entries[:place]):
+            raise PluginFailure(f"returned {_shown(entry)} twice in its list")
+    return entries
 
 
 def _attribute(label: str, owner: object, name: str) -> Any:

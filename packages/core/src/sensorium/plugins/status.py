@@ -16,6 +16,7 @@ class PluginStatus:
         module: the entry point's value.
         brings: its claims ("kind:NAME", "family:ARCHITECTURE", …); () if it failed.
         error: why it failed, in one line; None: it works.
+        disabled: the user switched it off.
     """
 
     name: str
@@ -24,3 +25,4 @@ class PluginStatus:
     module: str
     brings: tuple[str, ...] = ()
     error: str | None = None
+    disabled: bool = False

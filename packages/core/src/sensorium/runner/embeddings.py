@@ -10,10 +10,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from sensorium.errors import EngineError, SensoriumError
+from sensorium.errors import SensoriumError
 from sensorium.plugins import EncoderOutput, MediaAdapter
+from sensorium.plugins.guard import GuardedEncoder
 from sensorium.runner.encode_timer import EncodeTimer
 from sensorium.types import PRECOMPUTED, EngineItem, Features
 
@@ -41,25 +42,22 @@ class Embeddings:
     """The encoder cache.
 
     Args:
-        encoders: encoder name → module.
+        encoders: encoder name → encoder.
         adapters: kind → the adapter, which names the kind's encoders in order.
-        deep_levels: encoder name → how many levels it announces.
         hidden_size, dtype, device: of the decoder.
     """
 
     def __init__(
         self,
-        encoders: Mapping[str, nn.Module],
+        encoders: Mapping[str, GuardedEncoder],
         adapters: Mapping[str, MediaAdapter],
         *,
-        deep_levels: Mapping[str, int],
         hidden_size: int,
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
         self._encoders = encoders
         self._adapters = adapters
-        self._deep_levels = deep_levels
         self._hidden_size = hidden_size
         self._dtype = dtype
         self._device = device
@@ -137,40 +135,49 @@ class Embeddings:
         return EncoderOutput(whole[0].contiguous(), whole[1:].contiguous())
 
     def _run(self, name: str, items: Sequence[EngineItem]) -> list[EncoderOutput | str]:
-        """Encodes together; if that fails, one by one, so that only the culprit fails."""
+        """Encodes together; if that fails, one by one, so that only the culprit fails.
+
+        Where the device's memory doesn't suffice, in halves, so that the fewest calls are made
+        that fit. A device that has failed (``torch.AcceleratorError``) is for the engine to know.
+        """
         try:
             return self._encode(name, [item.features[name] for item in items])
-        except Exception as error:
+        except SensoriumError as error:
             if len(items) > 1:
                 return [result for item in items for result in self._run(name, [item])]
-            logger.warning("the encoder %s failed", name, exc_info=True)
-            if isinstance(error, SensoriumError):
-                return [str(error)]
-            return [f"The encoder {name} failed on this item ({type(error).__name__})."]
+            logger.warning("%s", error, exc_info=True)
+            return [str(error)]
+        except torch.OutOfMemoryError:
+            error_text = self._no_room(name, items[0])
+        # Outside of the handler, whose exception would keep the failed call's tensors alive.
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        if len(items) == 1:
+            logger.warning("%s", error_text)
+            return [error_text]
+        half = len(items) // 2
+        return [*self._run(name, items[:half]), *self._run(name, items[half:])]
+
+    def _no_room(self, name: str, item: EngineItem) -> str:
+        free = ""
+        if self._device.type == "cuda":
+            num_free, num_all = torch.cuda.mem_get_info(self._device)
+            free = f"; {num_free} of the device's {num_all} bytes are free"
+        num_bytes = sum(value.nbytes for value in item.features[name].values())
+        return (
+            f"The device has too little memory for the encoder {name} and this item of "
+            f"{item.num_tokens} tokens, whose features take {num_bytes} bytes{free}."
+        )
 
     def _encode(self, name: str, features: Sequence[Features]) -> list[EncoderOutput | str]:
-        outputs = self._encoders[name]([self._sent(item) for item in features])
-        if len(outputs) != len(features):
-            raise EngineError(
-                f"The encoder {name} returned {len(outputs)} outputs for {len(features)} items."
+        outputs = self._encoders[name].encode([self._sent(item) for item in features])
+        return [
+            EncoderOutput(
+                self._placed(output.embeds),
+                None if output.deep is None else self._placed(output.deep),
             )
-        return [self._checked(name, output) for output in outputs]
-
-    def _checked(self, name: str, output: EncoderOutput) -> EncoderOutput | str:
-        embeds, deep = output.embeds, output.deep
-        if embeds.dim() != 2 or embeds.shape[1] != self._hidden_size:
-            return (
-                f"The encoder {name} returned an embedding of shape {tuple(embeds.shape)}; it must "
-                f"be (tokens, {self._hidden_size})."
-            )
-        shape = (0,) if deep is None else tuple(deep.shape)
-        levels = self._deep_levels[name]
-        if shape != ((levels, *embeds.shape) if levels else (0,)):
-            return (
-                f"The encoder {name} returned levels of shape {shape}; it announces {levels}, "
-                f"each of shape {tuple(embeds.shape)}."
-            )
-        return EncoderOutput(self._placed(embeds), None if deep is None else self._placed(deep))
+            for output in outputs
+        ]
 
     def _sent(self, features: Features) -> Features:
         """Features on an accelerator, by copies that the host needn't wait for."""

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ from sensorium.models.decoder import Decoder
 from sensorium.models.load import load_model
 from sensorium.ops import extension
 from sensorium.plugins import EncoderContext, EncoderSpec, MediaAdapter, ModelFamily
+from sensorium.plugins.guard import GuardedEncoder, guarded_spec
 from sensorium.runner import memory
 from sensorium.runner.batch import embedded_rows
 from sensorium.runner.decode_graphs import batch_sizes
@@ -44,6 +45,9 @@ from sensorium.stats import Histogram
 from sensorium.types import Batch, Chunk, EngineItem, EngineRequest, ExecutorInfo, Masks
 
 logger = logging.getLogger("sensorium.runner")
+
+#: Kinds → the largest item of each.
+WorstItems: TypeAlias = Callable[[Collection[str]], Sequence[EngineItem]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +84,7 @@ class Runner:
         specs: every encoder of the architecture, by name.
         adapters: kind → adapter; the encoders they name are built, the others only claim
             their weights.
-        options_of: an encoder's or family's plugin options.
+        options_of: an encoder's plugin options, by its name; owner_of: who brought it.
         worst_items: makes the largest items there can be, for memory profiling on an
             accelerator.
 
@@ -103,8 +107,9 @@ class Runner:
         specs: Mapping[str, EncoderSpec],
         adapters: Mapping[str, MediaAdapter],
         *,
-        options_of: Callable[[object], Mapping[str, Any]],
-        worst_items: Callable[[], Sequence[EngineItem]],
+        options_of: Callable[[str], Mapping[str, Any]],
+        worst_items: WorstItems,
+        owner_of: Callable[[str], str] = lambda name: "its plugin",
     ) -> None:
         decoder = family.decoder_config(checkpoint.config)
         needs_logits = config.task_of(family.task) == "generate"
@@ -127,6 +132,7 @@ class Runner:
             max_model_len=context,
             non_causal=non_causal,
         ).eval()
+        specs = {name: guarded_spec(spec, owner_of(name)) for name, spec in specs.items()}
         used = sorted({name for adapter in adapters.values() for name in adapter.encoders})
         contexts = {
             name: EncoderContext(
@@ -136,13 +142,13 @@ class Runner:
                 decoder=decoder,
                 dtype=self.dtype,
                 device=self.device,
-                plugin_options=options_of(specs[name]),
+                plugin_options=options_of(name),
                 other_configs=checkpoint.other_configs,
             )
             for name in used
         }
         with torch.inference_mode():
-            encoders = load_model(
+            loaded = load_model(
                 checkpoint,
                 family,
                 self._decoder,
@@ -154,11 +160,27 @@ class Runner:
             )
             if self.device.type == "cpu":
                 move_into_huge_pages(self._decoder)
+        self.lost_kinds = {
+            kind: loaded.lost[name]
+            for kind, adapter in adapters.items()
+            for name in adapter.encoders
+            if name in loaded.lost
+        }
+        adapters = {k: adapter for k, adapter in adapters.items() if k not in self.lost_kinds}
+        used = sorted({name for adapter in adapters.values() for name in adapter.encoders})
         levels = {name: _num_levels(specs[name], checkpoint.config, decoder) for name in used}
         self._embeddings = Embeddings(
-            encoders,
+            {
+                name: GuardedEncoder(
+                    loaded.modules[name],
+                    name,
+                    owner_of(name),
+                    hidden_size=decoder.hidden_size,
+                    levels=levels[name],
+                )
+                for name in used
+            },
             adapters,
-            deep_levels=levels,
             hidden_size=decoder.hidden_size,
             dtype=self.dtype,
             device=self.device,
@@ -321,9 +343,7 @@ class Runner:
 
     # --- memory -----------------------------------------------------------------------
 
-    def _kv_bytes(
-        self, config: EngineConfig, context: int, worst_items: Callable[[], Sequence[EngineItem]]
-    ) -> int:
+    def _kv_bytes(self, config: EngineConfig, context: int, worst_items: WorstItems) -> int:
         """How much the KV cache may take."""
         if self.device.type == "cpu":
             return memory.cpu_kv_bytes(config, self.kv_shape, context)
@@ -333,16 +353,14 @@ class Runner:
         )
 
     @torch.inference_mode()
-    def _worst_step(
-        self, config: EngineConfig, context: int, worst_items: Callable[[], Sequence[EngineItem]]
-    ) -> int:
+    def _worst_step(self, config: EngineConfig, context: int, worst_items: WorstItems) -> int:
         """The most that one call of each encoder and one forward take; nothing of it is kept.
 
         Returns:
             Bytes that captured graphs will take between steps: those of the largest, in whose
             memory the others find room.
         """
-        for item in worst_items():
+        for item in worst_items(self.embed_row_bytes):
             copies = max(1, MAX_ROWS // max(1, item.num_tokens))
             items = [replace(item, key=bytes([i % 256, i // 256])) for i in range(copies)]
             failures = self._embeddings.encode(items).failures

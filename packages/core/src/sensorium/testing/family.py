@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from sensorium.errors import PluginError
 from sensorium.plugins.returns import check_families
 from sensorium.testing.media import missing
 
@@ -164,7 +165,10 @@ class _Parts:
     def prepare(self, prompt: Any) -> Any:
         from sensorium.frontend.prompts import parse_prompt
 
-        return asyncio.run(self.frontend.prepare(parse_prompt(prompt)))
+        try:
+            return asyncio.run(self.frontend.prepare(parse_prompt(prompt)))
+        except PluginError as error:
+            raise AssertionError(str(error)) from error
 
 
 def _weight_names(folder: Path) -> list[str]:

@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 import pytest
 
 from sensorium.errors import ConfigError, RequestError
-from sensorium.media.process import close_readers, fetch
+from sensorium.media.process import fetch
 from sensorium.plugins.kind import MediaKind
-from sensorium.plugins.reader import MediaReader
+from sensorium.plugins.reader import MediaReader, close_readers
 from sensorium.plugins.returns import check_kinds
 from sensorium.testing.media import (
     given,

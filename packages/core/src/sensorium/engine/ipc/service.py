@@ -86,7 +86,7 @@ def _build(payload: bytes, ours: logging.Logger) -> tuple[EngineCore, EngineInfo
     if kind != "setup" or not isinstance(setup, Setup):
         raise MessageError(f"{kind!r} came where setup was due")
     ours.setLevel(level)
-    registry = discover(choices=setup.config.plugin_choices)
+    registry = discover(choices=setup.config.plugin_choices, disabled=setup.config.disabled_plugins)
     check_plugins(setup.plugins, registry)
     built = build_engine(setup.config, open_model(setup.config, registry))
     # What is there now stays, and the collector need not look through it between steps.

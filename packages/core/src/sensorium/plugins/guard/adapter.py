@@ -1,0 +1,117 @@
+"""``GuardedAdapter``: a plugin's adapter, as core calls it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from sensorium.plugins.adapter import MediaAdapter, Placeholder
+from sensorium.plugins.context import ModelContext
+from sensorium.plugins.guard import checks
+from sensorium.plugins.guard.door import Door, WrongReturnError
+from sensorium.types import Features, Loaded, MediaPlan, MediaShape
+
+if TYPE_CHECKING:
+    import torch
+
+#: Placeholders looked at when an engine starts: a prompt without an item needs the first two, to
+#: find one too many.
+_FIRST = 2
+
+
+class GuardedAdapter(MediaAdapter):
+    """Wraps one instance.
+
+    Attributes:
+        inner: it.
+        distribution: who brought it.
+    """
+
+    def __init__(self, inner: MediaAdapter, distribution: str) -> None:
+        self.inner = inner
+        self.distribution = distribution
+        for name in MediaAdapter.__annotations__:
+            setattr(self, name, getattr(inner, name))
+        self.door = Door(distribution, f"{type(inner).__qualname__}.")
+        self._generic = inner.generic_placeholder
+        self._placeholders: dict[int, Placeholder] = {}
+
+    @classmethod
+    def make(
+        cls, adapter: type[MediaAdapter], context: ModelContext, distribution: str
+    ) -> GuardedAdapter | None:
+        """A new instance of ``adapter``, wrapped; None: it declines the model.
+
+        Raises:
+            ConfigError: a checkpoint that it doesn't implement.
+            PluginError: its constructor failed, or what every prompt needs of it.
+        """
+        door = Door(distribution, f"{adapter.__qualname__}.")
+        if not door.begin("serves", adapter.serves, context, check=checks.a(bool)):
+            return None
+        inner = door.begin("__init__", adapter, context, check=checks.anything)
+        guarded = door.begin("__init__", cls, inner, distribution, check=checks.a(GuardedAdapter))
+        for index in range(_FIRST):
+            guarded.placeholder(index)
+        guarded.template_part()
+        return guarded
+
+    @property
+    def generic_placeholder(self) -> str:
+        """As ``MediaAdapter.generic_placeholder``."""
+        return self._generic
+
+    def placeholder(self, index: int) -> Placeholder:
+        """As ``MediaAdapter.placeholder``; the plugin is asked once for each index."""
+        known = self._placeholders.get(index)
+        if known is None:
+            known = self.door.call(
+                "placeholder",
+                lambda: self.inner.placeholder(index),
+                check=checks.placeholder,
+            )
+            self._placeholders[index] = known
+        return known
+
+    def template_part(self) -> Mapping[str, Any] | None:
+        """As ``MediaAdapter.template_part``."""
+        return self.door.call("template_part", self.inner.template_part, check=checks.template_part)
+
+    def options(self, kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """As ``MediaAdapter.options``."""
+        return self.door.call("options", self.inner.options, kwargs, check=checks.plain_options)
+
+    def plan(self, shape: MediaShape, options: Mapping[str, Any]) -> MediaPlan:
+        """As ``MediaAdapter.plan``."""
+        return self.door.call("plan", self.inner.plan, shape, options, check=checks.plan)
+
+    def plan_embeds(
+        self, num_rows: int, fields: Mapping[str, torch.Tensor], options: Mapping[str, Any]
+    ) -> MediaPlan:
+        """As ``MediaAdapter.plan_embeds``; the plan has as many tokens as there are rows."""
+
+        def check(value: Any) -> MediaPlan:
+            plan = checks.plan(value)
+            if plan.num_tokens != num_rows:
+                raise WrongReturnError(
+                    f"a plan of {plan.num_tokens} tokens for {num_rows} embedding rows"
+                )
+            return plan
+
+        return self.door.call(
+            "plan_embeds", self.inner.plan_embeds, num_rows, fields, options, check=check
+        )
+
+    def process(
+        self, loaded: Loaded, plan: MediaPlan, options: Mapping[str, Any]
+    ) -> Mapping[str, Features]:
+        """As ``MediaAdapter.process``."""
+        return self.door.call(
+            "process", self.inner.process, loaded, plan, options, check=checks.features(self)
+        )
+
+    def worst_case(self, options: Mapping[str, Any], io_options: Mapping[str, Any]) -> MediaShape:
+        """As ``MediaAdapter.worst_case``."""
+        return self.door.call(
+            "worst_case", self.inner.worst_case, options, io_options, check=checks.a(MediaShape)
+        )
