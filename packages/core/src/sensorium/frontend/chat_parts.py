@@ -66,13 +66,14 @@ class ConversationReader:
     ) -> None:
         self._find_part = find_part
         self._kinds = kinds
-        # A part type that two kinds answer to is nobody's: ``find_part`` says so.
         answers = Counter(part_type for kind in kinds.values() for part_type in kind.part_types)
+        # A part type that two kinds answer to is nobody's: ``find_part`` says so.
+        self._contested = {part_type for part_type, count in answers.items() if count > 1}
         self._by_part_type = {
             part_type: kind
             for kind in kinds.values()
             for part_type in kind.part_types
-            if answers[part_type] == 1
+            if part_type not in self._contested
         }
         self._adapters = adapters
 
@@ -127,7 +128,8 @@ class ConversationReader:
         kind = self._by_part_type.get(part_type) if isinstance(part_type, str) else None
         if kind is None:
             if isinstance(part_type, str):
-                self._check_dialect(part_type, where)
+                if part_type not in self._contested:
+                    self._check_dialect(part_type, where)
                 if self._find_part is not None:
                     self._find_part(part_type)
             allowed = ", ".join(["text", *self._by_part_type])
