@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,15 @@ def template(source: str, **specials: str) -> ChatTemplate:
     return ChatTemplate(source, specials)
 
 
+def parts(loop: str, before: str = "") -> str:
+    """Strings as they are, parts by ``loop``, however it reaches them."""
+    return (
+        f"{{% for m in messages %}}[{{{{ m.role }}}}]{before}{{% if m.content is string %}}"
+        f"{{{{ m.content }}}}{{% else %}}{loop}{{% if p.type == 'text' %}}{{{{ p.text }}}}"
+        "{% endif %}{% endfor %}{% endif %}{% endfor %}"
+    )
+
+
 @pytest.mark.parametrize(
     ("source", "content_format", "takes_strings"),
     [
@@ -53,21 +63,39 @@ def template(source: str, **specials: str) -> ChatTemplate:
         (LLAVA, "openai", False),
         (LLAMA3, "string", True),
         (MACRO, "openai", True),
-        ("{% for m in messages %}{% set c = m.content %}{% for p in c[1:] %}.{% endfor %}"
-         "{% endfor %}",
+        (parts("{% for p in m.content %}"), "openai", True),
+        (parts("{% for p in m.content | default([]) %}"), "openai", True),
+        (parts("{% for p in c %}", "{% set c = m.get('content') %}"), "openai", True),
+        (parts("{% for p in m.content or [] %}"), "openai", True),
+        (parts("{% for p in c %}", "{% set role, c = m.role, m.content %}"), "openai", True),
+        (parts("{% for p in n.b %}", "{% set n = namespace(b=1) %}{% set n.b = m.content %}"),
+         "openai", True),
+        (parts("{% for i in range(m.content | length) %}{% set p = m.content[i] %}"),
+         "openai", True),
+        ("{% for m in messages %}{% for p in m.content %}{{ p.text }}{% endfor %}{% endfor %}",
          "openai", False),
+        ("{{ messages[0].content | map(attribute='text') | join(' ') }}", "openai", False),
+        ("{{ messages[1].content if messages[0].role == 'system' else raise_exception('no') }}",
+         "string", True),
+        ("{{ messages[0].content | tojson }}", "string", True),
+        ("{{ messages[0].content | string | upper | lower }}", "string", True),
         ("{% for m in messages %}{% for t in m.tool_calls %}{{ t }}{% endfor %}{% endfor %}",
          "string", True),
         ("{{ messages[0]['content'] }}", "string", True),
-        ("{% for m in messages %}{% for p in (m.content if m.content else []) %}{% endfor %}"
-         "{% endfor %}", "openai", False),
-        ("{% macro f(x) %}{% for p in x %}{% endfor %}{% endmacro %}{{ f(x=messages[0].content) }}",
-         "openai", False),
     ],
 )  # fmt: skip
 def test_content_format(source: str, content_format: str, takes_strings: bool) -> None:
     found = template(source)
     assert (found.content_format, found.takes_strings) == (content_format, takes_strings)
+
+
+def test_what_is_unclear_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    source = "{{ messages | length }} messages, of which none is printed"
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            assert template(source).content_format == "string"
+    [record] = caplog.records
+    assert "chat_template_content_format" in record.getMessage()
 
 
 @pytest.mark.parametrize("source", [QWEN, LLAMA3, MACRO])

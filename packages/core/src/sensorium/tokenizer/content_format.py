@@ -1,75 +1,82 @@
 """What a chat template does with a message's content: iterate over parts, or print a string.
 
-Reads the template's syntax tree; renders nothing.
+Two messages are rendered to see: one whose content is two parts, one whose content is a string. A
+template that prints both parts' texts in order, and nothing of the list itself, iterates over
+parts, however it reaches them. Knows nothing of templates' syntax.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal
 
-from jinja2 import nodes
+from sensorium.errors import RequestError
 
-_CONTENT = "content"
-#: Tests that a template makes to tell a string from a list of parts.
-_TYPE_TESTS = frozenset({"string", "iterable", "sequence", "mapping"})
+logger = logging.getLogger("sensorium.tokenizer")
 
+ContentFormat = Literal["openai", "string"]
+Render = Callable[[Sequence[Mapping[str, Any]]], str]
 
-def iterates_over_parts(tree: nodes.Template) -> bool:
-    """Whether a loop runs over ``message.content``, under whatever name it was given."""
-    names = _content_names(tree)
-    return any(_is_content(loop.iter, names) for loop in tree.find_all(nodes.For))
-
-
-def tells_strings_apart(tree: nodes.Template) -> bool:
-    """Whether the template asks if content is a string, and so takes both forms."""
-    names = _content_names(tree)
-    return any(
-        test.name in _TYPE_TESTS and _is_content(test.node, names)
-        for test in tree.find_all(nodes.Test)
-    )
+_FIRST, _SECOND = "firstprobe", "secondprobe"
+#: What the list looks like where it is printed whole.
+_LIST_PRINTED = re.compile(r"""['"]text['"]\s*:""")
 
 
-def _content_names(tree: nodes.Template) -> frozenset[str]:
-    """Variables and macro parameters that stand for a content."""
-    names: frozenset[str] = frozenset()
-    while True:
-        more = names | set(_assigned(tree, names)) | set(_passed(tree, names))
-        if more == names:
-            return names
-        names = more
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What a template takes as a message's content.
+
+    Attributes:
+        content_format: "openai", a list of parts, or "string".
+        takes_strings: a plain string as well, where it iterates over parts.
+    """
+
+    content_format: ContentFormat
+    takes_strings: bool
 
 
-def _assigned(tree: nodes.Template, names: frozenset[str]) -> Iterator[str]:
-    for assign in tree.find_all(nodes.Assign):
-        if isinstance(assign.target, nodes.Name) and _is_content(assign.node, names):
-            yield assign.target.name
+def probe_contents(render: Render, source: str) -> Contents:
+    """Finds out by rendering; where neither is printed it says so in the log and takes strings.
+
+    Args:
+        render: a conversation → its text, or ``RequestError``.
+        source: the template, to log what is unclear once.
+    """
+    parts = [{"type": "text", "text": text} for text in (_FIRST, _SECOND)]
+    takes_strings = any(_FIRST in text for text in _rendered(render, _FIRST))
+    if any(_prints_parts(text) for text in _rendered(render, parts)):
+        return Contents("openai", takes_strings)
+    if not takes_strings:
+        _log_unclear(source)
+    return Contents("string", takes_strings=True)
 
 
-def _passed(tree: nodes.Template, names: frozenset[str]) -> Iterator[str]:
-    macros = {macro.name: macro for macro in tree.find_all(nodes.Macro)}
-    for call in tree.find_all(nodes.Call):
-        macro = macros.get(call.node.name) if isinstance(call.node, nodes.Name) else None
-        if macro is None:
+def _prints_parts(text: str) -> bool:
+    first, second = text.find(_FIRST), text.find(_SECOND)
+    return 0 <= first < second and not _LIST_PRINTED.search(text, max(0, first - 40), second)
+
+
+def _rendered(render: Render, content: Any) -> Iterator[str]:
+    """The probe in conversations of the shapes that templates insist on, where they take it."""
+    user = {"role": "user", "content": content}
+    system = {"role": "system", "content": content}
+    answer = {"role": "assistant", "content": content}
+    for conversation in ([user], [system, user], [user, answer, user]):
+        try:
+            yield render(conversation)
+        except RequestError:
             continue
-        for parameter, argument in zip(macro.args, call.args, strict=False):
-            if _is_content(argument, names):
-                yield parameter.name
-        for keyword in call.kwargs:
-            if _is_content(keyword.value, names):
-                yield keyword.key
 
 
-def _is_content(node: nodes.Node | None, names: frozenset[str]) -> bool:
-    """``x.content``, ``x["content"]`` or a name for it, filtered, sliced or conditional."""
-    match node:
-        case nodes.Getattr(attr=attr):
-            return attr == _CONTENT
-        case nodes.Getitem(arg=nodes.Const(value=value)):
-            return bool(value == _CONTENT)
-        case nodes.Getitem(node=inner, arg=nodes.Slice()) | nodes.Filter(node=inner):
-            return _is_content(inner, names)
-        case nodes.CondExpr(expr1=first, expr2=second):
-            return _is_content(first, names) or _is_content(second, names)
-        case nodes.Name(name=name):
-            return name in names
-    return False
+@lru_cache(maxsize=32)
+def _log_unclear(source: str) -> None:
+    logger.warning(
+        "It is unclear whether the chat template wants a message's content as text or as a list of "
+        'parts: it prints neither (%s…). Text is used; chat_template_content_format="openai" '
+        "makes it parts.",
+        " ".join(source[:60].split()),
+    )

@@ -8,28 +8,23 @@ from __future__ import annotations
 
 import datetime
 import json
+import re
 import secrets
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from functools import cached_property, lru_cache
+from typing import Any
 
 import jinja2
-from jinja2 import nodes
-from jinja2.ext import Extension, loopcontrols
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from sensorium.checkpoint import read_json
 from sensorium.errors import ConfigError, RequestError
-from sensorium.tokenizer.content_format import iterates_over_parts, tells_strings_apart
-from sensorium.tokenizer.settings import named_templates, template_files
+from sensorium.tokenizer.content_format import ContentFormat, Contents, probe_contents
+from sensorium.tokenizer.meter import Meter, TemplateLimitError, TemplateLimits
+from sensorium.tokenizer.sandbox import APART, METER, ChatEnvironment
 
-if TYPE_CHECKING:
-    from sensorium.tokenizer.tokenizer import Tokenizer
-
-ContentFormat = Literal["openai", "string"]
-_PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json", "chat_template.json")
+#: Characters of a template, compiled before anything is metered.
+_LONGEST_SOURCE = 2**17
+_LONGEST_DATE = 100
+DEFAULT_LIMITS = TemplateLimits()
 
 
 class ChatTemplate:
@@ -39,12 +34,13 @@ class ChatTemplate:
         source: the template.
         specials: "bos_token" and the like → text, visible to the template.
         tools_source: used instead where a conversation has tools.
+        limits: what a run may take.
         of_processor: it belongs to a checkpoint with a processor, whose prompts begin with
             BOS whether the template writes it or not (transformers' rule: a processor adds
             it where it is missing, a tokenizer never does).
 
     Raises:
-        ConfigError: a syntax error, with its line.
+        ConfigError: a syntax error, with its line, or a template that is too long.
     """
 
     def __init__(
@@ -54,15 +50,30 @@ class ChatTemplate:
         tools_source: str | None = None,
         *,
         of_processor: bool = False,
+        limits: TemplateLimits = DEFAULT_LIMITS,
     ) -> None:
         self.source = source
         self._specials = dict(specials)
-        self._template, tree = _compile(source)
-        self._tools_template = self._template if tools_source is None else _compile(tools_source)[0]
+        self._template = _compile(source)
+        self._tools_template = self._template if tools_source is None else _compile(tools_source)
         self._of_processor = of_processor
-        self.content_format: ContentFormat = "openai" if iterates_over_parts(tree) else "string"
-        #: Whether, where it iterates over parts, it takes a plain string as well.
-        self.takes_strings = self.content_format == "string" or tells_strings_apart(tree)
+        self._limits = limits
+
+    @property
+    def content_format(self) -> ContentFormat:
+        """What it wants a message's content to be: "openai", a list of parts, or "string"."""
+        return self._contents.content_format
+
+    @property
+    def takes_strings(self) -> bool:
+        """Whether it takes a plain string, too, where it iterates over parts."""
+        return self._contents.takes_strings
+
+    @cached_property
+    def _contents(self) -> Contents:
+        return probe_contents(
+            lambda messages: self.render(messages, add_generation_prompt=True), self.source
+        )
 
     def render(
         self,
@@ -97,7 +108,7 @@ class ChatTemplate:
         values = {**self._specials, "documents": None, **variables}
         values["tools"] = list(tools) if tools else None
         values["add_generation_prompt"] = add_generation_prompt
-        text = _render(template, plain, values)
+        text = _render(template, plain, values, self._limits)
         return _cut_at(text, end_mark) if end_mark else text
 
     def needs_specials(self, rendered: str) -> bool:
@@ -106,57 +117,14 @@ class ChatTemplate:
         return self._of_processor and not (bos and rendered.startswith(bos))
 
 
-def load_template(
-    explicit: str | None, checkpoint_folder: Path, tokenizer: Tokenizer, fallback: str | None
-) -> ChatTemplate | None:
-    """Finds the engine's template.
-
-    Order: ``explicit`` (a path or a template) → the processor's → the tokenizer's →
-    ``fallback`` (the family's). None: there is none, and a conversation can't be served.
-
-    Raises:
-        ConfigError: ``explicit`` is neither a file nor a template, or a syntax error.
-    """
-    of_processor = any((checkpoint_folder / name).is_file() for name in _PROCESSOR_FILES)
-    if explicit is not None:
-        found = {"default": _read_explicit(explicit)}
-    else:
-        found = (_processor_templates(checkpoint_folder) if of_processor else {}) or dict(
-            tokenizer.chat_templates
-        )
-    source = found.get("default", fallback)
-    if source is None:
-        return None
-    return ChatTemplate(
-        source, tokenizer.special_tokens, found.get("tool_use"), of_processor=of_processor
-    )
-
-
-def _processor_templates(folder: Path) -> dict[str, str]:
-    """As the processor's files give it: in its config, in a file of its own, or as Jinja."""
-    for name in _PROCESSOR_FILES:
-        found = named_templates((read_json(folder / name) or {}).get("chat_template"))
-        if found:
-            return found
-    return template_files(folder)
-
-
-def _read_explicit(explicit: str) -> str:
-    if "\n" in explicit or "{" in explicit:
-        return explicit
-    file = Path(explicit)
-    if not file.is_file():
-        raise ConfigError(
-            f"chat_template is {explicit!r}, which is neither a file nor a Jinja template."
-        )
-    return file.read_text(encoding="utf-8")
-
-
 # --- rendering ------------------------------------------------------------------------
 
 
 def _render(
-    template: jinja2.Template, messages: list[dict[str, Any]], values: dict[str, Any]
+    template: jinja2.Template,
+    messages: list[dict[str, Any]],
+    values: dict[str, Any],
+    limits: TemplateLimits,
 ) -> str:
     """The text; where the template fails on a message without content, it gets empty text.
 
@@ -164,28 +132,37 @@ def _render(
     that join strings fail on it.
     """
     try:
-        return _run(template, messages, values)
+        return _run(template, messages, values, limits)
     except RequestError as error:
         if all("content" in message for message in messages):
             raise
         failure = error
     try:
-        return _run(template, [{"content": "", **message} for message in messages], values)
+        with_empty = [{"content": "", **message} for message in messages]
+        return _run(template, with_empty, values, limits)
     except RequestError:
         raise failure from None
 
 
-def _run(template: jinja2.Template, messages: list[dict[str, Any]], values: dict[str, Any]) -> str:
+def _run(
+    template: jinja2.Template,
+    messages: Sequence[Mapping[str, Any]],
+    values: Mapping[str, Any],
+    limits: TemplateLimits,
+) -> str:
+    token = METER.set(Meter(limits, APART))
     try:
         return template.render(messages=messages, **values)
     except _Refusal as refusal:
         raise RequestError(f"The chat template refuses this conversation: {refusal}") from None
-    except jinja2.TemplateError as error:
-        raise RequestError(f"The chat template fails on this conversation: {error}") from None
-    except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
-        raise RequestError(f"The chat template fails on this conversation: {error}") from None
+    except TemplateLimitError as error:
+        raise RequestError(f"The chat template was stopped: {error}") from None
     except RecursionError:
         raise RequestError("The chat template recurses too deeply on this conversation.") from None
+    except Exception as error:
+        raise RequestError(f"The chat template fails on this conversation: {error}") from None
+    finally:
+        METER.reset(token)
 
 
 def _with_end_mark(messages: list[dict[str, Any]], mark: str) -> list[dict[str, Any]]:
@@ -216,21 +193,11 @@ def _cut_at(text: str, mark: str) -> str:
     return text[:end] if text.startswith(mark, end) else text[:end].rstrip()
 
 
-# --- the sandbox ----------------------------------------------------------------------
+# --- the environment ------------------------------------------------------------------
 
 
 class _Refusal(jinja2.TemplateError):
     """``raise_exception`` was called in a template."""
-
-
-class _GenerationTag(Extension):
-    """``{% generation %}`` marks assistants' text for training; here it only prints its body."""
-
-    tags = frozenset({"generation"})  # type: ignore[assignment]
-
-    def parse(self, parser: Parser) -> list[nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
 def _raise_exception(message: str) -> None:
@@ -238,6 +205,8 @@ def _raise_exception(message: str) -> None:
 
 
 def _strftime_now(pattern: str) -> str:
+    if len(pattern) > _LONGEST_DATE or re.search(r"\d{3,}", pattern):
+        raise TemplateLimitError("it formats a date with a pattern that is too long.")
     return datetime.datetime.now().strftime(pattern)
 
 
@@ -259,16 +228,19 @@ def _to_json(
 
 
 @lru_cache(maxsize=32)
-def _compile(source: str) -> tuple[jinja2.Template, nodes.Template]:
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols]
+def _compile(source: str) -> jinja2.Template:
+    if len(source) > _LONGEST_SOURCE:
+        raise ConfigError(
+            f"The chat template has {len(source)} characters; allowed are {_LONGEST_SOURCE}."
+        )
+    environment = ChatEnvironment(
+        {"raise_exception": _raise_exception, "strftime_now": _strftime_now}, {"tojson": _to_json}
     )
-    environment.filters["tojson"] = _to_json
-    environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = _strftime_now
     try:
-        return environment.from_string(source), environment.parse(source)
+        return environment.from_string(source)
     except jinja2.TemplateSyntaxError as error:
         raise ConfigError(
             f"The chat template has a syntax error in line {error.lineno}: {error.message}"
         ) from None
+    except (RecursionError, SyntaxError):
+        raise ConfigError("The chat template is nested too deeply.") from None

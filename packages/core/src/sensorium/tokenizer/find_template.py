@@ -1,0 +1,59 @@
+"""Where the engine's chat template comes from; knows files and tokenizers, not what is rendered."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sensorium.checkpoint import read_json
+from sensorium.errors import ConfigError
+from sensorium.tokenizer.settings import named_templates, template_files
+from sensorium.tokenizer.template import ChatTemplate
+from sensorium.tokenizer.tokenizer import Tokenizer
+
+_PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json", "chat_template.json")
+
+
+def load_template(
+    explicit: str | None, checkpoint_folder: Path, tokenizer: Tokenizer, fallback: str | None
+) -> ChatTemplate | None:
+    """Finds the engine's template.
+
+    Order: ``explicit`` (a path or a template) → the processor's → the tokenizer's →
+    ``fallback`` (the family's). None: there is none, and a conversation can't be served.
+
+    Raises:
+        ConfigError: ``explicit`` is neither a file nor a template, or a syntax error.
+    """
+    of_processor = any((checkpoint_folder / name).is_file() for name in _PROCESSOR_FILES)
+    if explicit is not None:
+        found = {"default": _read_explicit(explicit)}
+    else:
+        found = (_processor_templates(checkpoint_folder) if of_processor else {}) or dict(
+            tokenizer.chat_templates
+        )
+    source = found.get("default", fallback)
+    if source is None:
+        return None
+    return ChatTemplate(
+        source, tokenizer.special_tokens, found.get("tool_use"), of_processor=of_processor
+    )
+
+
+def _processor_templates(folder: Path) -> dict[str, str]:
+    """As the processor's files give it: in its config, in a file of its own, or as Jinja."""
+    for name in _PROCESSOR_FILES:
+        found = named_templates((read_json(folder / name) or {}).get("chat_template"))
+        if found:
+            return found
+    return template_files(folder)
+
+
+def _read_explicit(explicit: str) -> str:
+    if "\n" in explicit or "{" in explicit:
+        return explicit
+    file = Path(explicit)
+    if not file.is_file():
+        raise ConfigError(
+            f"chat_template is {explicit!r}, which is neither a file nor a Jinja template."
+        )
+    return file.read_text(encoding="utf-8")
