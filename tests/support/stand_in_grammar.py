@@ -6,11 +6,13 @@ So what a request must answer is known without running it, whatever is computed 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from random import Random
 
 from sensorium.engine.constraints import Words
 from sensorium.errors import RequestError
+from sensorium.structured_outputs import StructuredOutputs
 from sensorium.types import EngineRequest
 
 
@@ -23,6 +25,7 @@ class Rule:
         longest: of the runs that it forces, in tokens.
         fails_at: it breaks down once the answer has so many tokens.
         ends_at: once the answer has so many tokens, only token 0 may follow.
+        completes_at: once the answer has so many tokens, nothing may follow.
     """
 
     seed: int
@@ -30,13 +33,17 @@ class Rule:
     longest: int = 5
     fails_at: int | None = None
     ends_at: int | None = None
+    completes_at: int | None = None
 
     def forced(self, answer: Sequence[int]) -> tuple[int, ...]:
         """What must follow: nothing, most often."""
         lot = self._lot("forced", answer)
         if self._is_over(answer) or lot.random() < 0.6:
             return ()
-        return tuple(lot.randrange(self.vocab_size) for _ in range(lot.randint(1, self.longest)))
+        count = lot.randint(1, self.longest)
+        if self.completes_at is not None:
+            count = min(count, self.completes_at - len(answer))
+        return tuple(lot.randrange(self.vocab_size) for _ in range(count))
 
     def allowed(self, answer: Sequence[int]) -> list[int]:
         """What may follow, one token at least."""
@@ -50,8 +57,12 @@ class Rule:
         """Whether nothing can be said any more."""
         return self.fails_at is not None and len(answer) >= self.fails_at
 
+    def completes(self, answer: Sequence[int]) -> bool:
+        """Whether the answer is complete."""
+        return self.completes_at is not None and len(answer) >= self.completes_at
+
     def _is_over(self, answer: Sequence[int]) -> bool:
-        return self.ends_at is not None and len(answer) >= self.ends_at
+        return self.completes(answer) or (self.ends_at is not None and len(answer) >= self.ends_at)
 
     def _lot(self, what: str, answer: Sequence[int]) -> Random:
         return Random(f"{self.seed} {what} {list(answer)}")
@@ -73,6 +84,15 @@ class StandInGrammars:
         self.answers: dict[str, list[int]] = {}
         self._due: dict[str, tuple[int, ...]] = {}
         self.num_forced = 0
+
+    def compile(self, form: StructuredOutputs, eos_ids: frozenset[int]) -> Future[None]:
+        """There is nothing to get ready."""
+        done: Future[None] = Future()
+        done.set_result(None)
+        return done
+
+    def close(self) -> None:
+        """Nor to end."""
 
     def start(self, request: EngineRequest) -> bool:
         """Notes it, if it has a rule."""
@@ -102,6 +122,11 @@ class StandInGrammars:
         self._due[request_id] = self.rules[request_id].forced(self.answers[request_id])
         self.num_forced += len(self._due[request_id])
         return self._due[request_id]
+
+    def is_complete(self, request_id: str) -> bool:
+        """By its rule."""
+        assert not self._due[request_id], "what was forced hasn't been told"
+        return self.rules[request_id].completes(self.answers[request_id])
 
     def fill(self, request_ids: Sequence[str], words: Words) -> Mapping[str, str]:
         """By their rules."""

@@ -174,6 +174,8 @@ def expected_answer(
             token_ids.append(token)
             if (reason := end()) is not None:
                 return token_ids[num_prompt:], reason
+        if rule is not None and rule.completes(token_ids[num_prompt:]):
+            return token_ids[num_prompt:], "stop"
         allowed = None if rule is None else rule.allowed(token_ids[num_prompt:])
         token_ids.append(choice_of(slot_values(request, token_ids)[-1], allowed))
         if (reason := end()) is not None:

@@ -45,6 +45,8 @@ class EngineConfig:
             CPU: room for ``max_num_seqs`` contexts, at most 4 GiB and a quarter of memory).
         page_size †: tokens of one KV page.
         enforce_eager: never capture device graphs; decode is then launched kernel by kernel.
+        structured_outputs_forcing †: tokens that a grammar leaves no choice of are computed
+            together, not sampled one by one.
         max_logprobs: log-probabilities at one place that a request may ask for; -1: of the whole
             vocabulary.
         enable_prefix_caching: keep finished prompts' pages for later ones.
@@ -95,6 +97,7 @@ class EngineConfig:
     page_size: int = 16
     enforce_eager: bool = False
     max_logprobs: int = 20
+    structured_outputs_forcing: bool = True
     enable_prefix_caching: bool = True
     enable_chunked_prefill: bool = True
     max_num_batched_tokens: int = 2048
@@ -208,6 +211,11 @@ class EngineConfig:
         for name in ("mm_processor_cache_gb", "mm_encoder_cache_gb"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; it must be at least 0.")
+        if not isinstance(self.structured_outputs_forcing, bool):
+            raise ConfigError(
+                f"structured_outputs_forcing is {self.structured_outputs_forcing!r}; it must be "
+                "True or False."
+            )
         if not 0 < self.gpu_memory_utilization <= 1:
             raise ConfigError(
                 f"gpu_memory_utilization is {self.gpu_memory_utilization!r}; "

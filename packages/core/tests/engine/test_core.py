@@ -154,6 +154,21 @@ def test_grammars_say_what_may_and_what_must_follow(overlaps: bool, logprobs: in
     assert several > 10, "forced tokens are told together"
 
 
+@pytest.mark.parametrize("logprobs", [None, 0])
+@pytest.mark.parametrize("overlaps", [False, True])
+def test_a_complete_answer_ends(overlaps: bool, logprobs: int | None) -> None:
+    """Whatever it ends with, and though the step behind it runs already."""
+    for seed in range(20):
+        asked = request(
+            "a", [4, 1], max_tokens=12, stop_ids=(3,), min_tokens=seed % 3 * 5, logprobs=logprobs
+        )
+        news = constrained(overlaps, asked, Rule(seed, VOCAB, completes_at=seed % 6 + 1))
+        last = [token for update in news for token in update.new_token_ids][-1]
+        assert news[-1].stop_id == (last if last == 3 else None)
+        if logprobs is not None:
+            assert all(len(update.logprobs) == len(update.new_token_ids) for update in news)
+
+
 @pytest.mark.parametrize("overlaps", [False, True])
 def test_forced_tokens_are_computed_together(overlaps: bool) -> None:
     """With overlap, the step in flight computes the first of them, and the next the rest."""

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from tiny_tokenizers import write_llama_like, write_qwen_like
 
-from sensorium.grammar import Grammars, MaskMaker, Matcher
+from sensorium import StructuredOutputs
+from sensorium.grammar import Grammar, Grammars, MaskMaker, Matcher
 from sensorium.tokenizer import Tokenizer
 
 
@@ -19,17 +20,18 @@ class Speller:
         eos = tokenizer.eos_token_id
         assert eos is not None
         self.eos_id = eos
-        self.grammars = Grammars(tokenizer, [eos], self.vocab_size)
-        self._maker: MaskMaker | None = None
+        self.grammars = Grammars(tokenizer, self.vocab_size)
+        self._maker = MaskMaker(1)
 
-    def masks(self, *matchers: Matcher | None) -> np.ndarray:
+    def compile(self, form: StructuredOutputs) -> Grammar:
+        return self.grammars.compile(form, frozenset([self.eos_id]))
+
+    def masks(self, *matchers: Matcher) -> np.ndarray:
         """(len(matchers), vocab_size) booleans."""
-        if self._maker is None:
-            self._maker = self.grammars.mask_maker(1)
-        words = self._maker.make(matchers)
-        assert words.shape == (len(matchers), -(-self.vocab_size // 32))
+        words = np.full((len(matchers), -(-self.vocab_size // 32)), 7, np.int32)
+        self._maker.fill(matchers, words)
         bits = np.unpackbits(words.view(np.uint8), axis=1, bitorder="little").astype(bool)
-        assert not bits[[m is not None for m in matchers], self.vocab_size :].any()
+        assert not bits[:, self.vocab_size :].any()
         return bits[:, : self.vocab_size]
 
     def takes(self, matcher: Matcher, text: str) -> bool:

@@ -13,6 +13,8 @@ from sensorium import StructuredOutputs
 from sensorium.errors import LimitError, RequestError, UnsupportedError
 from sensorium.grammar import Grammars, bounds
 
+EOS = frozenset([0])
+
 
 def nested(levels: int) -> dict[str, Any]:
     schema: dict[str, Any] = {}
@@ -126,7 +128,7 @@ TOO_LARGE: dict[str, tuple[StructuredOutputs, str]] = {
 def test_faults_are_named(speller, case: str) -> None:
     form, sentence = FAULTY[case]
     with pytest.raises(RequestError, match=sentence) as caught:
-        speller.grammars.compile(form)
+        speller.compile(form)
     text = str(caught.value)
     assert text[0].isupper() or text.split()[0] in ("regex", "grammar")
     assert text.endswith(".")
@@ -137,7 +139,7 @@ def test_faults_are_named(speller, case: str) -> None:
 def test_what_is_too_large_is_refused_with_its_numbers(speller, case: str) -> None:
     form, sentence = TOO_LARGE[case]
     with pytest.raises((LimitError, RequestError), match=sentence):
-        speller.grammars.compile(form)
+        speller.compile(form)
 
 
 @pytest.mark.parametrize(
@@ -175,11 +177,11 @@ def test_the_largest_that_is_allowed_compiles_on_a_small_stack(speller) -> None:
             + 'r450: "b"\n'
         ),
     ]
-    speller.grammars.vocabulary()
+    speller.grammars.vocabulary(frozenset([speller.eos_id]))
     found: list[object] = []
 
     def work() -> None:
-        found.extend(speller.grammars.compile(form) for form in deepest)
+        found.extend(speller.compile(form) for form in deepest)
 
     before = threading.stack_size(2 << 20)
     try:
@@ -192,45 +194,45 @@ def test_the_largest_that_is_allowed_compiles_on_a_small_stack(speller) -> None:
 
 
 def test_grammars_are_kept_by_their_text(speller) -> None:
-    grammars = Grammars(speller.tokenizer, [speller.eos_id], speller.vocab_size)
+    grammars = Grammars(speller.tokenizer, speller.vocab_size)
     form = StructuredOutputs(json={"type": "integer"})
-    assert grammars.find(form) is None
-    grammar = grammars.compile(form)
+    assert grammars.find(form, EOS) is None
+    grammar = grammars.compile(form, EOS)
     same = StructuredOutputs(json=json.dumps({"type": "integer"}))
-    assert grammars.compile(same) is grammar
-    assert grammars.find(same) is grammar
+    assert grammars.compile(same, EOS) is grammar
+    assert grammars.find(same, EOS) is grammar
     other = StructuredOutputs(json={"type": "integer"}, disable_any_whitespace=True)
-    assert grammars.compile(other) is not grammar
+    assert grammars.compile(other, EOS) is not grammar
 
 
 def test_the_grammars_used_last_are_kept(speller, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sensorium.grammar.grammars.MAX_GRAMMARS", 2)
-    grammars = Grammars(speller.tokenizer, [speller.eos_id], speller.vocab_size)
+    grammars = Grammars(speller.tokenizer, speller.vocab_size)
     forms = [StructuredOutputs(regex=letter) for letter in "abc"]
-    first, second = grammars.compile(forms[0]), grammars.compile(forms[1])
-    assert grammars.compile(forms[0]) is first
-    grammars.compile(forms[2])
-    assert grammars.find(forms[0]) is first
-    assert grammars.find(forms[1]) is not second
+    first, second = grammars.compile(forms[0], EOS), grammars.compile(forms[1], EOS)
+    assert grammars.compile(forms[0], EOS) is first
+    grammars.compile(forms[2], EOS)
+    assert grammars.find(forms[0], EOS) is first
+    assert grammars.find(forms[1], EOS) is not second
 
 
 def test_without_the_library(speller, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "llguidance", None)
-    grammars = Grammars(speller.tokenizer, [speller.eos_id], speller.vocab_size)
+    grammars = Grammars(speller.tokenizer, speller.vocab_size)
     with pytest.raises(UnsupportedError, match=r"pip install 'sensorium-core\[structured\]'"):
-        grammars.compile(StructuredOutputs(regex="a"))
+        grammars.compile(StructuredOutputs(regex="a"), EOS)
 
 
 def test_a_checkpoint_whose_texts_do_not_end(speller) -> None:
-    grammars = Grammars(speller.tokenizer, [speller.vocab_size + 5], speller.vocab_size)
+    grammars = Grammars(speller.tokenizer, speller.vocab_size)
     with pytest.raises(UnsupportedError, match="a token that ends a text"):
-        grammars.compile(StructuredOutputs(regex="a"))
+        grammars.compile(StructuredOutputs(regex="a"), frozenset([speller.vocab_size + 5]))
 
 
 def test_a_model_without_the_letters(speller) -> None:
-    grammars = Grammars(speller.tokenizer, [0], 5)
+    grammars = Grammars(speller.tokenizer, 5)
     with pytest.raises(RequestError, match="no answer of this model's tokens"):
-        grammars.compile(StructuredOutputs(regex="zebra"))
+        grammars.compile(StructuredOutputs(regex="zebra"), EOS)
 
 
 def test_a_tokenizer_that_the_library_does_not_read(tmp_path) -> None:
@@ -243,6 +245,6 @@ def test_a_tokenizer_that_the_library_does_not_read(tmp_path) -> None:
     )
     words.save(str(tmp_path / "tokenizer.json"))
     (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "end"}')
-    grammars = Grammars(Tokenizer.load(tmp_path), [1], 3)
+    grammars = Grammars(Tokenizer.load(tmp_path), 3)
     with pytest.raises(UnsupportedError, match="llguidance doesn't read it"):
-        grammars.compile(StructuredOutputs(regex="fox"))
+        grammars.compile(StructuredOutputs(regex="fox"), EOS)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from sensorium import StructuredOutputs
 from sensorium.errors import RequestError
-from sensorium.grammar import Grammars
+from sensorium.grammar import Grammars, MaskMaker
 from sensorium.tokenizer import Tokenizer
 
 PERSON = {
@@ -24,7 +24,7 @@ PERSON = {
 
 
 def test_a_schema(speller) -> None:
-    grammar = speller.grammars.compile(StructuredOutputs(json=PERSON))
+    grammar = speller.compile(StructuredOutputs(json=PERSON))
     for text in (
         '{"name":"a b","age":7}',
         '{"name": "", "age": -3}',
@@ -39,7 +39,7 @@ def test_whitespace_is_bounded_forbidden_or_the_callers(speller) -> None:
     schema = {"type": "array", "items": {"type": "integer"}}
     texts = ["[1,2]", "[1, 2]", "[\n 1,\n 2\n]", "[1,  2]", "[1,\t2]"]
     taken = {
-        name: [speller.takes(speller.grammars.compile(form).matcher(), text) for text in texts]
+        name: [speller.takes(speller.compile(form).matcher(), text) for text in texts]
         for name, form in {
             "usual": StructuredOutputs(json=schema),
             "none": StructuredOutputs(json=schema, disable_any_whitespace=True),
@@ -57,20 +57,20 @@ def test_other_properties_are_closed_where_asked(speller) -> None:
     schema = {"type": "object", "properties": {"a": {"type": "object", "properties": {"b": {}}}}}
     for closes in (False, True):
         form = StructuredOutputs(json=schema, disable_additional_properties=closes)
-        grammar = speller.grammars.compile(form)
+        grammar = speller.compile(form)
         assert speller.takes(grammar.matcher(), '{"a":{"b":1}}')
         assert speller.takes(grammar.matcher(), '{"c":1}') is not closes
         assert speller.takes(grammar.matcher(), '{"a":{"c":1}}') is not closes
 
 
 def test_any_object(speller) -> None:
-    grammar = speller.grammars.compile(StructuredOutputs(json_object=True))
+    grammar = speller.compile(StructuredOutputs(json_object=True))
     assert speller.takes(grammar.matcher(), '{"a":[1,{"b":null}]}')
     assert not speller.takes(grammar.matcher(), "[1]")
 
 
 def test_a_regex_matches_the_whole_answer(speller) -> None:
-    grammar = speller.grammars.compile(StructuredOutputs(regex=r"[a-z]+@(here|there)\.org"))
+    grammar = speller.compile(StructuredOutputs(regex=r"[a-z]+@(here|there)\.org"))
     assert speller.takes(grammar.matcher(), "fox@there.org")
     assert not speller.takes(grammar.matcher(), "a fox@there.org")
     assert not speller.takes(grammar.matcher(), "fox@there")
@@ -78,7 +78,7 @@ def test_a_regex_matches_the_whole_answer(speller) -> None:
 
 def test_a_grammar(speller) -> None:
     lark = 'start: sum\nsum: NUMBER | sum "+" NUMBER\nNUMBER: /[0-9]{1,3}/'
-    grammar = speller.grammars.compile(StructuredOutputs(grammar=lark))
+    grammar = speller.compile(StructuredOutputs(grammar=lark))
     assert speller.takes(grammar.matcher(), "1+23+456")
     assert not speller.takes(grammar.matcher(), "1+")
 
@@ -88,7 +88,7 @@ def test_a_grammar(speller) -> None:
 )
 @settings(max_examples=60, deadline=None)
 def test_each_choice_and_nothing_else(speller, choices: list[str]) -> None:
-    grammar = speller.grammars.compile(StructuredOutputs(choice=choices))
+    grammar = speller.compile(StructuredOutputs(choice=choices))
     for text in choices:
         assert bytes_taken(speller, grammar.matcher(), text)
         assert bytes_taken(speller, grammar.matcher(), text + "!") is (text + "!" in choices)
@@ -96,7 +96,9 @@ def test_each_choice_and_nothing_else(speller, choices: list[str]) -> None:
 
 def bytes_taken(speller, matcher, text: str) -> bool:
     """As ``Speller.takes``, in the library's own division: normalisers change rare characters."""
-    tokens = speller.grammars.vocabulary().backend.tokenize_bytes(text.encode())
+    tokens = speller.grammars.vocabulary(frozenset([speller.eos_id])).backend.tokenize_bytes(
+        text.encode()
+    )
     for token_id in tokens:
         if not speller.masks(matcher)[0, token_id]:
             return False
@@ -104,11 +106,10 @@ def bytes_taken(speller, matcher, text: str) -> bool:
     return matcher.is_accepting
 
 
-def test_rows_with_and_without_grammars(speller) -> None:
-    words = speller.grammars.compile(StructuredOutputs(regex="[a-z]+"))
-    digits = speller.grammars.compile(StructuredOutputs(regex="[0-9]+"))
-    free, word, digit = speller.masks(None, words.matcher(), digits.matcher())
-    assert free.all()
+def test_rows_of_several_grammars(speller) -> None:
+    words = speller.compile(StructuredOutputs(regex="[a-z]+"))
+    digits = speller.compile(StructuredOutputs(regex="[0-9]+"))
+    word, digit = speller.masks(words.matcher(), digits.matcher())
     assert word.any()
     assert digit.any()
     assert not (word & digit).any()
@@ -118,7 +119,7 @@ def test_rows_with_and_without_grammars(speller) -> None:
 
 
 def test_answers_of_one_grammar_go_their_own_ways(speller) -> None:
-    grammar = speller.grammars.compile(StructuredOutputs(choice=["ab", "ac"]))
+    grammar = speller.compile(StructuredOutputs(choice=["ab", "ac"]))
     first, second = grammar.matcher(), grammar.matcher()
     assert speller.takes(first, "ab")
     assert first.is_complete
@@ -127,7 +128,7 @@ def test_answers_of_one_grammar_go_their_own_ways(speller) -> None:
 
 
 def test_the_end_is_allowed_only_where_the_answer_may_end(speller) -> None:
-    grammar = speller.grammars.compile(StructuredOutputs(regex="a{1,2}"))
+    grammar = speller.compile(StructuredOutputs(regex="a{1,2}"))
     matcher = grammar.matcher()
     [a] = speller.tokenizer.encode_plain("a", continues=True)
     assert not speller.masks(matcher)[0, speller.eos_id]
@@ -141,7 +142,7 @@ def test_the_end_is_allowed_only_where_the_answer_may_end(speller) -> None:
 
 
 def test_an_end_that_is_ignored_is_not_allowed_while_the_answer_can_go_on(speller) -> None:
-    grammar = speller.grammars.compile(StructuredOutputs(regex="a{1,2}"))
+    grammar = speller.compile(StructuredOutputs(regex="a{1,2}"))
     matcher = grammar.matcher(ignore_eos=True)
     [a] = speller.tokenizer.encode_plain("a", continues=True)
     matcher.accept([a])
@@ -154,7 +155,7 @@ def test_an_end_that_is_ignored_is_not_allowed_while_the_answer_can_go_on(spelle
 
 def test_forced_tokens_are_the_tokenizers_own(speller) -> None:
     form = StructuredOutputs(regex="the quick brown (fox|dog) jumps")
-    matcher = speller.grammars.compile(form).matcher()
+    matcher = speller.compile(form).matcher()
     ids = matcher.forced(100)
     assert "the quick brown ".startswith(speller.tokenizer.decode(ids))
     assert len(ids) > 2
@@ -169,7 +170,7 @@ def test_forced_tokens_are_the_tokenizers_own(speller) -> None:
 
 
 def test_a_token_that_is_not_allowed_is_an_error_of_this_answer_alone(speller) -> None:
-    grammar = speller.grammars.compile(StructuredOutputs(regex="[a-z]+"))
+    grammar = speller.compile(StructuredOutputs(regex="[a-z]+"))
     matcher, other = grammar.matcher(), grammar.matcher()
     with pytest.raises(RequestError, match="After 0 tokens"):
         matcher.accept(speller.tokenizer.encode_plain("7", continues=True))
@@ -182,10 +183,10 @@ def test_tokens_beyond_the_logits_are_neither_allowed_nor_forced(speller) -> Non
     """A tokenizer may have more tokens than the model's output."""
     tokenizer = speller.tokenizer
     word = tokenizer.encode_plain("the quick", continues=True)
-    grammars = Grammars(tokenizer, [0], max(word))
-    matcher = grammars.compile(StructuredOutputs(regex="the quick")).matcher()
-    mask = grammars.mask_maker(1).make([matcher])
-    assert mask.shape == (1, -(-max(word) // 32))
+    grammars = Grammars(tokenizer, max(word))
+    matcher = grammars.compile(StructuredOutputs(regex="the quick"), frozenset([0])).matcher()
+    mask = np.zeros((1, -(-max(word) // 32)), np.int32)
+    MaskMaker(1).fill([matcher], mask)
     bits = np.unpackbits(mask.view(np.uint8), bitorder="little")
     assert bits.sum() > 0
     assert bits.nonzero()[0].max() < max(word)
@@ -198,7 +199,7 @@ def test_threads_share_grammars(speller) -> None:
 
     def work(form: StructuredOutputs) -> None:
         text = json.dumps(json.loads(form.json)["const"])
-        matcher = speller.grammars.compile(form).matcher()
+        matcher = speller.compile(form).matcher()
         ids = Tokenizer.encode_plain(speller.tokenizer, text, continues=True)
         matcher.accept(ids)
         found.append(matcher.is_complete)

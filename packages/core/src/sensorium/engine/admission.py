@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 from sensorium.engine.generation_config import GenerationConfig
-from sensorium.errors import LimitError, PluginError, RequestError, UnsupportedError
+from sensorium.errors import LimitError, PluginError, RequestError
 from sensorium.frontend.frontend import PreparedPrompt
 from sensorium.output import PooledState, RequestState, bad_word_ids
 from sensorium.outputs import RequestMetrics
@@ -135,8 +135,6 @@ class Admission:
         composition = prepared.composition
         self._check_prompt(prepared)
         sampling = self._complete(sampling or self.default_sampling)
-        if sampling.structured_outputs is not None:
-            raise UnsupportedError("structured_outputs is not supported yet; leave it out.")
         first = EngineRequest(
             request_id=request_id,
             token_ids=composition.token_ids,

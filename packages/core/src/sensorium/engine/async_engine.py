@@ -252,6 +252,7 @@ class AsyncEngine:
                     prepared = await work.prepare()
                     metrics = _metrics(prepared, arrival_s)
                     admitted = work.admit(request_id, engine_id, prepared, metrics)
+                    await self._compile(admitted.requests[0])
                     stream = self._streams.open(admitted.state, self._client.abort)
                 await self._hand_over(admitted.requests, stream)
                 finished = False
@@ -276,6 +277,12 @@ class AsyncEngine:
                 f"This engine was loaded to {loaded}; "
                 f'pass task="{work.task}" to load one to {work.task}.'
             )
+
+    async def _compile(self, request: EngineRequest) -> None:
+        """Waits until the engine has the request's grammar, if it has one."""
+        form = request.sampling.structured_outputs
+        if form is not None:
+            await asyncio.wrap_future(self._client.compile(form, request.eos_ids))
 
     async def _hand_over(self, requests: list[EngineRequest], stream: Stream) -> None:
         """Waits until the engine has taken the request's sequences."""

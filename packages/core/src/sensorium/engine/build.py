@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 
 from sensorium.config import GIB, EngineConfig
 from sensorium.engine.core import EngineCore
+from sensorium.engine.grammars import EngineGrammars
 from sensorium.engine.model import Model, count_of, worst_items
+from sensorium.grammar import Grammars
 from sensorium.runner import Runner
 from sensorium.scheduler import Scheduler, SchedulerConfig
 from sensorium.types import ExecutorInfo
@@ -68,7 +70,10 @@ def build_engine(config: EngineConfig, model: Model) -> tuple[EngineCore, Engine
         attention=found.attention,
         lost_kinds=dict(runner.lost_kinds),
     )
-    return EngineCore(Scheduler(scheduler_config(config, found)), runner), info
+    grammars = EngineGrammars(
+        Grammars(model.tokenizer, found.vocab_size), forces=config.structured_outputs_forcing
+    )
+    return EngineCore(Scheduler(scheduler_config(config, found)), runner, grammars), info
 
 
 def scheduler_config(config: EngineConfig, info: ExecutorInfo) -> SchedulerConfig:

@@ -18,6 +18,7 @@ from sensorium.engine.core import EngineCore
 from sensorium.engine.loop import Call, EngineLoop
 from sensorium.errors import EngineClosedError, EngineDeadError, EngineError, SensoriumError
 from sensorium.stats import CoreStats
+from sensorium.structured_outputs import StructuredOutputs
 from sensorium.types import EngineRequest, RequestUpdate
 
 logger = logging.getLogger("sensorium.engine")
@@ -42,6 +43,12 @@ class EngineClient(Protocol):
     @property
     def is_healthy(self) -> bool:
         """Whether an engine runs that takes requests now; not while its process starts again."""
+
+    def compile(self, form: StructuredOutputs, eos_ids: frozenset[int]) -> Future[None]:
+        """Gets the grammar of a form ready for requests that are added later.
+
+        The future fails with the ``SensoriumError`` that says why it can't be used.
+        """
 
     def add(self, request: EngineRequest) -> Future[None]:
         """Queues a request; the future fails with ``LimitError`` if it can never fit."""
@@ -107,6 +114,14 @@ class ThreadClient:
     @property
     def is_healthy(self) -> bool:
         return self._stopped is None and self._is_started.is_set()
+
+    def compile(self, form: StructuredOutputs, eos_ids: frozenset[int]) -> Future[None]:
+        with self._lock:
+            if self._stopped is None:
+                return self._core.compile(form, eos_ids)
+        refused: Future[None] = Future()
+        refused.set_exception(self._stopped)
+        return refused
 
     def add(self, request: EngineRequest) -> Future[None]:
         return self._call(lambda: self._core.add(request))

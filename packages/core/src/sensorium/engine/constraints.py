@@ -13,6 +13,7 @@ Knows the answers of the requests that are constrained, and nothing of any other
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -20,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sensorium.errors import SensoriumError
+from sensorium.structured_outputs import StructuredOutputs
 from sensorium.types import Batch, Chunk, EngineRequest, Masks, StepOutput
 
 Words = npt.NDArray[np.int32]
@@ -31,6 +33,16 @@ class RequestGrammars(Protocol):
     Tokens are those of the answer, in order, each told once. Where a method raises an error of
     ``sensorium.errors``, its request ends with that error's sentence, and no other does.
     """
+
+    def compile(self, form: StructuredOutputs, eos_ids: frozenset[int]) -> Future[None]:
+        """Gets a form's grammar ready where nobody waits for it, so that ``start`` finds it; from
+        any thread.
+
+        Args:
+            eos_ids: tokens that end a text.
+
+        The future fails with a ``SensoriumError`` if the grammar can't be used.
+        """
 
     def start(self, request: EngineRequest) -> bool:
         """Takes in a request before its first token; False: it has no grammar.
@@ -53,6 +65,9 @@ class RequestGrammars(Protocol):
             SensoriumError: the request can't go on.
         """
 
+    def is_complete(self, request_id: str) -> bool:
+        """Whether nothing can follow, so that the answer ends here."""
+
     def fill(self, request_ids: Sequence[str], words: Words) -> Mapping[str, str]:
         """Writes down what may follow now.
 
@@ -66,6 +81,9 @@ class RequestGrammars(Protocol):
     def forget(self, request_id: str) -> None:
         """The request has ended."""
 
+    def close(self) -> None:
+        """Gets nothing more ready."""
+
 
 @dataclass(slots=True)
 class Given:
@@ -73,10 +91,12 @@ class Given:
 
     Attributes:
         tokens: request id → tokens that must follow.
+        complete: ids of requests whose answers end behind these.
         failed: request id → a sentence, for requests that can't go on.
     """
 
     tokens: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    complete: set[str] = field(default_factory=set)
     failed: dict[str, str] = field(default_factory=dict)
 
 
@@ -101,8 +121,8 @@ class Constraints:
         self._grammars = grammars
         self._known: dict[str, _Constrained] = {}
 
-    def start(self, request: EngineRequest) -> tuple[int, ...]:
-        """Takes in a request that may be constrained; returns the tokens that must come first.
+    def start(self, request: EngineRequest) -> Given:
+        """Takes in a request that may be constrained, and finds the tokens that must come first.
 
         Raises:
             SensoriumError: its grammar can't be used.
@@ -110,11 +130,12 @@ class Constraints:
         # A word with a token that can't be sampled is never completed.
         words = [word for word in request.bad_word_ids if max(word) < self._vocab_size]
         has_grammar = self._grammars is not None and self._grammars.start(request)
-        if not has_grammar and not words:
-            return ()
-        constrained = _Constrained(request, words, has_grammar)
-        self._known[request.request_id] = constrained
-        return self._forced(constrained)
+        given = Given()
+        if has_grammar or words:
+            constrained = _Constrained(request, words, has_grammar)
+            self._known[request.request_id] = constrained
+            self._force(constrained, given)
+        return given
 
     def forget(self, request_ids: Iterable[str]) -> None:
         """Requests have ended; unknown ids are ignored."""
@@ -187,30 +208,30 @@ class Constraints:
 
     def _go_on(self, constrained: _Constrained, token_ids: tuple[int, ...], given: Given) -> None:
         """Notes new tokens, and those that its grammar forces behind them."""
-        request_id = constrained.request.request_id
         constrained.answer += token_ids
+        if not constrained.has_grammar:
+            return
+        assert self._grammars is not None
+        request_id = constrained.request.request_id
         try:
-            if constrained.has_grammar:
-                assert self._grammars is not None
-                self._grammars.accept(request_id, token_ids)
-            forced = self._forced(constrained)
+            self._grammars.accept(request_id, token_ids)
+            self._force(constrained, given)
         except SensoriumError as error:
             given.failed[request_id] = str(error)
-            return
-        if forced:
-            given.tokens[request_id] = forced
 
-    def _forced(self, constrained: _Constrained) -> tuple[int, ...]:
-        """The tokens that must follow now, noted as its own."""
+    def _force(self, constrained: _Constrained, given: Given) -> None:
+        """Notes the tokens that a grammar forces now, and whether nothing can follow them."""
         if not constrained.has_grammar:
-            return ()
+            return
         assert self._grammars is not None
         request_id = constrained.request.request_id
         forced = self._grammars.forced(request_id)
         if forced:
             self._grammars.accept(request_id, forced)
             constrained.answer += forced
-        return forced
+            given.tokens[request_id] = forced
+        if self._grammars.is_complete(request_id):
+            given.complete.add(request_id)
 
 
 class _Constrained:

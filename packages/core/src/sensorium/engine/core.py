@@ -16,15 +16,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
+from concurrent.futures import Future
 from typing import Any
 
 import torch
 
-from sensorium.engine.constraints import Constraints, RequestGrammars, Row
+from sensorium.engine.constraints import Constraints, Given, RequestGrammars, Row
 from sensorium.engine.executor import Executor, Pending
 from sensorium.errors import EngineError
 from sensorium.scheduler import Scheduler
 from sensorium.stats import Histogram
+from sensorium.structured_outputs import StructuredOutputs
 from sensorium.types import Batch, EngineRequest, RequestUpdate, StepOutput
 
 logger = logging.getLogger("sensorium.engine")
@@ -43,6 +45,7 @@ class EngineCore:
         info = executor.info
         self.scheduler = scheduler
         self.executor = executor
+        self._grammars = grammars
         self._constraints = Constraints(info.vocab_size, grammars)
         self._overlaps = info.overlaps
         self._in_flight: tuple[Batch, list[Row], Pending] | None = None
@@ -53,6 +56,11 @@ class EngineCore:
         """Whether ``step`` has anything to do."""
         return bool(self._news) or self.scheduler.has_work
 
+    def compile(self, form: StructuredOutputs, eos_ids: frozenset[int]) -> Future[None]:
+        """As ``RequestGrammars.compile``; from any thread."""
+        assert self._grammars is not None, "this engine was built without grammars"
+        return self._grammars.compile(form, eos_ids)
+
     def add(self, request: EngineRequest) -> None:
         """Lets a request wait for its turn.
 
@@ -61,14 +69,11 @@ class EngineCore:
         """
         self.scheduler.add(request)
         try:
-            forced = self._constraints.start(request)
+            given = self._constraints.start(request)
         except BaseException:
             self.abort([request.request_id])
             raise
-        if forced:
-            news = self.scheduler.give(request.request_id, forced)
-            self._forget_ended(news)
-            self._news += news
+        self._give(given, self._news)
 
     def abort(self, request_ids: Iterable[str]) -> list[RequestUpdate]:
         """Ends requests wherever they are; ids that nobody has are ignored."""
@@ -137,13 +142,18 @@ class EngineCore:
             output = _Failed(batch, error).result()
         updates = self.scheduler.process(batch, output)
         self._forget_ended(updates)
-        given = self._constraints.accept(rows, output)
-        for request_id, token_ids in given.tokens.items():
-            news = self.scheduler.give(request_id, token_ids)
+        self._give(self._constraints.accept(rows, output), updates)
+        return updates
+
+    def _give(self, given: Given, updates: list[RequestUpdate]) -> None:
+        """Has the scheduler go on with what follows from a grammar."""
+        for request_id in {**given.tokens, **dict.fromkeys(given.complete)}:
+            token_ids = given.tokens.get(request_id, ())
+            is_end = request_id in given.complete
+            news = self.scheduler.give(request_id, token_ids, is_end=is_end)
             self._forget_ended(news)
             updates += news
         self._fail(given.failed, updates)
-        return updates
 
     def _fail(self, failed: Mapping[str, str], updates: list[RequestUpdate]) -> None:
         for request_id, sentence in failed.items():
@@ -160,6 +170,8 @@ class EngineCore:
     def close(self) -> None:
         """Gives back the device's memory."""
         self._in_flight = None
+        if self._grammars is not None:
+            self._grammars.close()
         self.executor.close()
 
 

@@ -35,15 +35,16 @@ class Matcher:
 
     Attributes:
         backend: the library's matcher, for ``MaskMaker``.
+        vocabulary: the checkpoint's tokens.
         ignore_eos: as in ``Grammar.matcher``.
     """
 
-    __slots__ = ("_num_accepted", "_vocabulary", "backend", "ignore_eos")
+    __slots__ = ("_num_accepted", "backend", "ignore_eos", "vocabulary")
 
     def __init__(self, vocabulary: Vocabulary, backend: LLMatcher, *, ignore_eos: bool) -> None:
         self.backend = backend
         self.ignore_eos = ignore_eos
-        self._vocabulary = vocabulary
+        self.vocabulary = vocabulary
         self._num_accepted = 0
 
     def accept(self, token_ids: Sequence[int]) -> None:
@@ -89,7 +90,7 @@ class Matcher:
             return ()
         found: list[int] = []
         for token_id in self.backend.compute_ff_tokens()[:most]:
-            if token_id >= self._vocabulary.size:
+            if token_id >= self.vocabulary.size:
                 break
             found.append(token_id)
         return tuple(found)

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from sensorium.errors import UnsupportedError
 from sensorium.grammar.library import llguidance
 from sensorium.tokenizer import Tokenizer
@@ -28,6 +30,7 @@ class Vocabulary:
         backend: the library's tokenizer.
         eos_ids: sorted.
         num_words: 32-bit words of a mask over the logits.
+        last_word: the bits of a mask's last word that stand for tokens.
         num_backend_words: of a mask as the library writes it, never less.
 
     Raises:
@@ -44,6 +47,8 @@ class Vocabulary:
                 "structured_outputs needs a token that ends a text; the checkpoint names none."
             )
         self.num_words = -(-vocab_size // 32)
+        used = vocab_size % 32
+        self.last_word = np.int32(-1 if used == 0 else (1 << used) - 1)
         self.num_backend_words = -(-num_ids // 32)
         library = llguidance()
         try:

@@ -110,12 +110,17 @@ class Scheduler:
         found = [self._sequences[i] for i in request_ids if i in self._sequences]
         return [self._finish(s, "abort") for s in found if not s.is_finished]
 
-    def give(self, request_id: str, token_ids: Iterable[int]) -> list[RequestUpdate]:
+    def give(
+        self, request_id: str, token_ids: Iterable[int], *, is_end: bool = False
+    ) -> list[RequestUpdate]:
         """Appends tokens that must follow a request's last known one; ids that nobody has are
         ignored.
 
         They are computed together in a later step, and told with what is sampled behind them. A
         pending token is the first of them, so the step that samples it must be made to choose it.
+
+        Args:
+            is_end: the answer ends behind them; a pending token, if they are none, is dropped.
 
         Returns:
             The request's last update, if it ends with them and there is nothing left to compute.
@@ -123,7 +128,7 @@ class Scheduler:
         sequence = self._sequences.get(request_id)
         if sequence is None:
             return []
-        sequence.give(token_ids)
+        sequence.give(token_ids, is_end=is_end)
         return [] if sequence.finish_reason is None else self._tell(sequence, *sequence.tell())
 
     def fail(self, request_id: str, sentence: str) -> list[RequestUpdate]:

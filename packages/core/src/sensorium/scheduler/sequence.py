@@ -233,13 +233,19 @@ class Sequence:
                 self._append(token_id)
             place += 1
 
-    def give(self, token_ids: Iterable[int]) -> None:
-        """Appends tokens that must follow; behind one that ends it, none."""
+    def give(self, token_ids: Iterable[int], *, is_end: bool = False) -> None:
+        """Appends tokens that must follow; behind one that ends it, none.
+
+        Args:
+            is_end: the last known token ends it then, whatever token that is.
+        """
         for token_id in token_ids:
             if self.finish_reason is not None or self.request.max_tokens == 0:
                 return
             self.num_pending = max(0, self.num_pending - 1)
             self._append(token_id)
+        if is_end and self.finish_reason is None and self.request.max_tokens:
+            self._end("stop")
         if not self._gives_logprobs:
             self.num_asked = max(self.num_asked, len(self.token_ids))
 
@@ -247,10 +253,14 @@ class Sequence:
         self.token_ids.append(token_id)
         num_known = len(self.token_ids)
         if token_id in self.request.stop_ids and self._may_stop(num_known):
-            self.finish_reason = "stop"
-            self._max_computed = num_known - 1
+            self._end("stop")
         elif num_known >= self._max_len:
             self.finish_reason = "length"
+
+    def _end(self, reason: str) -> None:
+        """Ends it with its last known token, which need not be computed."""
+        self.finish_reason = reason
+        self._max_computed = max(self._num_prompt, len(self.token_ids) - 1)
 
     def _may_stop(self, num_known: int) -> bool:
         """Whether so many tokens are enough for one of them to end the answer."""
@@ -288,7 +298,8 @@ class Sequence:
         lost_item: bool = False,
     ) -> RequestUpdate:
         """What the frontend is told after a step."""
-        stopped = finish_reason == "stop" and not self.request.embeds
+        last = self.token_ids[-1]
+        stopped = finish_reason == "stop" and last in self.request.stop_ids
         return RequestUpdate(
             request_id=self.request_id,
             new_token_ids=new_token_ids,
@@ -296,7 +307,7 @@ class Sequence:
             prompt_logprobs=prompt_logprobs,
             pooled=pooled,
             finish_reason=finish_reason,
-            stop_id=self.token_ids[-1] if stopped else None,
+            stop_id=last if stopped else None,
             error=error,
             lost_item=lost_item,
             num_cached_tokens=self.num_cached_tokens,

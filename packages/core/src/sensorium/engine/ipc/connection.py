@@ -17,6 +17,7 @@ from sensorium.engine.ipc.messages import Placement
 from sensorium.engine.ipc.outbox import Outbox
 from sensorium.engine.ipc.segments import SegmentPool
 from sensorium.errors import EngineError
+from sensorium.structured_outputs import StructuredOutputs
 from sensorium.types import EngineItem, EngineRequest
 
 logger = logging.getLogger("sensorium.engine")
@@ -68,6 +69,15 @@ class Connection:
             return None
         call_id, result = new
         self.outbox.send(messages.encode("call", call_id, name))
+        return result
+
+    def compile(self, form: StructuredOutputs, eos_ids: frozenset[int]) -> Future[None] | None:
+        """As ``EngineClient.compile``; None: the connection has failed."""
+        new = self._new_call()
+        if new is None:
+            return None
+        call_id, result = new
+        self.outbox.send(messages.encode("compile", call_id, form, eos_ids))
         return result
 
     def add(self, request: EngineRequest) -> Future[None] | None:

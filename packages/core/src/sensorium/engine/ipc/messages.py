@@ -1,6 +1,6 @@
 """What crosses between the frontend's process and the engine's, as bytes and back.
 
-    to the engine     hello · setup · segment · drop · add · abort · call · close
+    to the engine     hello · setup · segment · drop · compile · add · abort · call · close
     from the engine   log · ready · failed · updates · result · released · died
 
 A message is a pickled tuple, its kind first. Unpickling runs what the sender wants, which gives

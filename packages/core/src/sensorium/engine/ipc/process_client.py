@@ -28,6 +28,7 @@ from sensorium.engine.ipc.process import EngineProcess
 from sensorium.engine.ipc.setup import Setup
 from sensorium.errors import EngineClosedError, EngineDeadError, EngineError, SensoriumError
 from sensorium.stats import CoreStats
+from sensorium.structured_outputs import StructuredOutputs
 from sensorium.types import EngineRequest
 
 logger = logging.getLogger("sensorium.engine")
@@ -93,6 +94,9 @@ class ProcessClient:
     def start(self, on_updates: OnUpdates, on_stopped: OnStopped) -> None:
         self._on_updates = on_updates
         self._on_stopped = on_stopped
+
+    def compile(self, form: StructuredOutputs, eos_ids: frozenset[int]) -> Future[None]:
+        return self._ask(lambda connection: connection.compile(form, eos_ids))
 
     def add(self, request: EngineRequest) -> Future[None]:
         return self._ask(lambda connection: connection.add(request))

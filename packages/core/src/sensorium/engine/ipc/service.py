@@ -30,6 +30,7 @@ from sensorium.engine.loop import Call, EngineLoop
 from sensorium.engine.model import open_model
 from sensorium.errors import SensoriumError
 from sensorium.plugins.discovery import discover
+from sensorium.structured_outputs import StructuredOutputs
 from sensorium.types import EngineRequest, RequestUpdate
 
 logger = logging.getLogger("sensorium.engine")
@@ -156,6 +157,8 @@ class SocketInbox:
                 self._segments.open(*rest, *descriptors)
             elif kind == "drop":
                 self._segments.drop(*rest)
+            elif kind == "compile":
+                self._compile(*rest)
             elif kind == "add":
                 return self._replying(rest[0], partial(self._add, *rest[1:]))
             elif kind == "abort":
@@ -181,6 +184,15 @@ class SocketInbox:
         if name not in methods:
             raise MessageError(f"there is no call {name!r}")
         return methods[name]
+
+    def _compile(self, call_id: int, form: StructuredOutputs, eos_ids: frozenset[int]) -> None:
+        """Has a grammar compiled in another thread, which sends the answer itself."""
+
+        def reply(result: Future[None]) -> None:
+            with suppress(ChannelClosedError):
+                self._reply(call_id, result)
+
+        self._core.compile(form, eos_ids).add_done_callback(reply)
 
     def _add(self, bare: EngineRequest, tokens: bytes, places: Sequence[Placement | None]) -> None:
         segments = [p.segment for p in places if p is not None and p.segment is not None]
