@@ -11,13 +11,12 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
-from family_helpers import NoTokenizer, open_folder
+from family_helpers import open_folder
 from safetensors.torch import save_file
 from scents import DISTRIBUTION, MODULE, SOURCE
 from tiny_checkpoints import make_qwen2
 
 from sensorium.models.load import load_encoder
-from sensorium.models.plugin import Qwen2Family
 from sensorium.plugins import (
     Encoder,
     EncoderContext,
@@ -25,9 +24,11 @@ from sensorium.plugins import (
     MediaKind,
     ModelContext,
 )
+from sensorium.testing import model_context
 from sensorium.testing.adapter import MediaAdapterContract
 from sensorium.testing.family import ModelFamilyContract
 from sensorium.testing.kind import MediaKindContract
+from sensorium.testing.serving import ServingContract
 
 PLAYS = Path(__file__).with_name("plays")
 _TEMPORARY = tempfile.TemporaryDirectory()
@@ -47,14 +48,7 @@ def weights() -> Path:
 
 
 def context() -> ModelContext:
-    checkpoint = open_folder(FOLDER)
-    return ModelContext(
-        architecture="Qwen2ForCausalLM",
-        config=checkpoint.config,
-        processor={},
-        decoder=Qwen2Family().decoder_config(checkpoint.config),
-        tokenizer=NoTokenizer(),
-    )
+    return model_context(hidden_size=64, architecture="Qwen2ForCausalLM")
 
 
 def encoders(adapter: MediaAdapter, options: Mapping[str, Any]) -> Mapping[str, Encoder]:
@@ -105,6 +99,20 @@ class TestScent(MediaKindContract):
 
     def parts(self) -> Sequence[tuple[str, Any, Any]]:
         return [("scent", scent.tolist(), scent) for scent in self.values()]
+
+
+class TestScentServed(ServingContract):
+    def prompts(self) -> Sequence[Any]:
+        one, other = (array(1, 8, seed)[0] for seed in range(2))
+        return [
+            {"prompt": "It smells of <scent>.", "multi_modal_data": {"scent": one}},
+            {"prompt": "<scent>, <scent>", "multi_modal_data": {"scent": [one, other]}},
+            "Words only.",
+        ]
+
+
+class TestScentServedByQwen(TestScentServed):
+    architecture, hidden_size = "Qwen2ForCausalLM", 32
 
 
 class TestScentAdapter(MediaAdapterContract):

@@ -144,3 +144,87 @@ def test_it_runs_as_a_module_and_tells_its_version() -> None:
     command = [sys.executable, "-m", "sensorium", "--version"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert re.fullmatch(r"sensorium \d+\.\d+\.\d+\n", done.stdout)
+
+
+KINDS = """
+from sensorium.errors import MediaError
+from sensorium.plugins import MediaKind, hookimpl
+from sensorium.types import MediaItem, ValueSource
+api = 2
+
+class Scent(MediaKind):
+    name = "scent"
+    part_types = ("scent",)
+    def split(self, value): return [MediaItem("scent", 0, (ValueSource(value[0]),))]
+    def parse_part(self, part_type, value): return MediaItem("scent", 0)
+    def probe(self, sources): raise MediaError("it is no scent.")
+    load = probe
+    def digest(self, sources): return bytes(32)
+
+@hookimpl
+def sensorium_media_kinds(): return [Scent]
+"""
+
+
+def test_a_plugin_is_checked_without_a_model(plug: Any, capsys: Any) -> None:
+    plug("noses", KINDS)
+    assert main(["plugins", "check", "Noses"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("ok      noses:main is found and brings what it may\n")
+    assert "ok      an object of no form is refused as media" in out
+    assert "FAILED" not in out
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "told"),
+    [
+        ("api = 2", "api = 9", "it states api = 9"),
+        ("return bytes(32)", "return b''", "Scent.digest of noses returned 0 bytes as a digest"),
+        ('MediaItem("scent", 0)', "None", "Scent.parse_part of noses returned None"),
+        ('raise MediaError("it is no scent.")', "return sources.size", "raised AttributeError"),
+        ("def digest", "def __init__(self, o): 1 / 0\n    def digest", "raised ZeroDivisionError"),
+    ],
+)
+def test_what_a_check_finds_is_told(
+    plug: Any, capsys: Any, right: str, wrong: str, told: str
+) -> None:
+    assert right in KINDS
+    plug("noses", KINDS.replace(right, wrong))
+    assert main(["plugins", "check", "noses"]) == 1
+    failed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("FAILED")]
+    assert any(told in line for line in failed)
+
+
+def test_a_check_needs_an_installed_distribution(plug: Any, capsys: Any) -> None:
+    plug("noses", KINDS)
+    assert main(["plugins", "check", "snouts"]) == 1
+    assert "No plugin of a distribution 'snouts' is installed (installed: noses)" in (
+        capsys.readouterr().err
+    )
+    assert main(["plugins", "check"]) == 1
+    assert "needs the name of a distribution" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "message"),
+    [
+        ("1 / 0", 1, "The command 'sniff' failed: ZeroDivisionError: division by zero."),
+        ("raise BaseException('odd')", 1, "The command 'sniff' failed: BaseException: odd."),
+        ("return None", 1, "The command 'sniff' returned None; it must be an exit status."),
+        ("raise SystemExit(7)", 7, ""),
+    ],
+)
+def test_a_command_that_fails_is_told(
+    plug: Any, capsys: Any, body: str, status: int, message: str
+) -> None:
+    source = (
+        "from sensorium.plugins import Command, hookimpl\n"
+        "api = 2\n"
+        f"def run(_):\n    {body}\n"
+        "@hookimpl\n"
+        "def sensorium_commands():\n"
+        "    return [Command('sniff', 'smells', lambda parser: None, run)]\n"
+    )
+    plug("noses", source)
+    assert main(["sniff"]) == status
+    assert message in capsys.readouterr().err

@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from functools import partial
 from importlib.metadata import version
 
+from sensorium.cli.checking import check_distribution
 from sensorium.cli.listing import list_plugins
-from sensorium.errors import PluginError, SensoriumError
+from sensorium.errors import ConfigError, PluginError, SensoriumError
 from sensorium.logger import apply_log_level, logger
 from sensorium.plugins.command import Command
 from sensorium.plugins.discovery import discover
@@ -105,14 +106,27 @@ def _parser(
 
 
 def _plugins_command(registry: Registry) -> Command:
-    def run(_: argparse.Namespace) -> int:
-        print("\n".join(list_plugins(registry)))
-        return 0
+    def add_arguments(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument(
+            "action", nargs="?", choices=["check"], help="check one of them without a model"
+        )
+        parser.add_argument("distribution", nargs="?", help="which, for check")
+
+    def run(arguments: argparse.Namespace) -> int:
+        if arguments.action is None:
+            print("\n".join(list_plugins(registry)))
+            return 0
+        if arguments.distribution is None:
+            raise ConfigError("`sensorium plugins check` needs the name of a distribution.")
+        results = list(check_distribution(registry, arguments.distribution))
+        for what, wrong in results:
+            print(f"ok      {what}" if wrong is None else f"FAILED  {what}: {wrong}")
+        return 1 if any(wrong is not None for _, wrong in results) else 0
 
     return Command(
         name="plugins",
-        help="list the installed plugins, what each brings, what failed and why",
-        add_arguments=lambda parser: None,
+        help="list the installed plugins, what each brings, what failed and why; or check one",
+        add_arguments=add_arguments,
         run=run,
     )
 

@@ -215,6 +215,21 @@ class Registry:
             claims |= {f"{noun}:{n}": str(e) for n, e in things.items() if _is_error(e)}
         return claims
 
+    def plugins_of(self, distribution: str) -> tuple[InstalledPlugin, ...]:
+        """The plugins of one distribution. Calls all hooks.
+
+        Raises:
+            PluginError: it isn't installed, or brings none.
+        """
+        wanted = canonical(distribution)
+        found = tuple(p for p in self._loaded if canonical(p.distribution) == wanted)
+        if not found:
+            raise PluginError(
+                f"No plugin of a distribution {distribution!r} is installed (installed: "
+                f"{_list({plugin.distribution for plugin in self._loaded})}). {_SEE}"
+            )
+        return found
+
     def owner_of(self, thing: object) -> str:
         """The distribution that brought a class, a family or an encoder (or an instance)."""
         owners = self._owners
