@@ -9,7 +9,7 @@ import asyncio
 import json
 import socket
 import threading
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -83,19 +83,24 @@ class Unclosed:
 
 
 @contextmanager
-def served(engine: Any, names: tuple[str, ...] = ("tiny-vl",), **options: Any) -> Iterator[Served]:
-    """Serves the engine; ``options`` are those of ``ServerOptions``."""
+def served(
+    engine: Any,
+    names: tuple[str, ...] = ("tiny-vl",),
+    run: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Iterator[Served]:
+    """Serves the engine; ``options`` are those of ``ServerOptions``, ``run`` those of its run."""
     chosen = ServerOptions(served_model_names=names, **options)
     gate = GateState()
     app = build_app(Unclosed(engine), chosen, gate=gate)  # type: ignore[arg-type]
-    server = DrainingServer(uvicorn_config(app, chosen, {}), gate)
+    server = DrainingServer(uvicorn_config(app, chosen, run or {}), gate)
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
     port = listening.getsockname()[1]
     started: list[asyncio.AbstractEventLoop] = []
     ready = threading.Event()
 
-    async def run() -> None:
+    async def serve() -> None:
         started.append(asyncio.get_running_loop())
         task = asyncio.ensure_future(server.serve(sockets=[listening]))
         while not server.started and not task.done():
@@ -103,7 +108,7 @@ def served(engine: Any, names: tuple[str, ...] = ("tiny-vl",), **options: Any) -
         ready.set()
         await task
 
-    thread = threading.Thread(target=_run, args=(run, server), daemon=True)
+    thread = threading.Thread(target=_run, args=(serve, server), daemon=True)
     thread.start()
     try:
         assert ready.wait(_PATIENCE_S)

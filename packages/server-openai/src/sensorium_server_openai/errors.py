@@ -36,6 +36,7 @@ _TYPES = {
     504: "TimeoutError",
 }
 _ADDRESS = re.compile(r"\b0x[0-9a-fA-F]{6,}\b")
+_PATH = re.compile(r"(?<![\w.])/(?:[\w.+-]+/)+[\w.+-]*")
 _RETRY_S = 1.0
 
 
@@ -96,10 +97,9 @@ def http_error(error: BaseException, request_id: str) -> HTTPError:
     if isinstance(error, TimeoutError):
         return HTTPError(504, "The request took longer than this server allows.")
     if isinstance(error, errors.PluginError):
-        logger.error("request %s: %s", request_id, error)
-        return HTTPError(
-            501, "The plugin that this request needs doesn't work; the server's log says why."
-        )
+        # What a broken plugin said of itself may name files.
+        logger.warning("request %s: %s", request_id, error)
+        return bad_request(_PATH.sub("…", str(error)))
     if isinstance(error, errors.OverloadedError):
         return overloaded(str(error), retry_s=error.retry_after_s)
     if isinstance(error, (errors.EngineClosedError, errors.EngineDeadError)):

@@ -101,6 +101,15 @@ def test_a_server_that_ends_lets_what_runs_end_and_refuses_the_rest() -> None:
     assert found[0][-2]["choices"][0]["finish_reason"] == "stop"
 
 
+async def test_what_runs_longer_than_the_end_may_take_is_cut_off() -> None:
+    engine = ScriptedEngine(["a", ENDLESS])
+    with served(engine, run={"shutdown_timeout": 0.1}) as server:
+        connection = server.send("POST", PATH, {**ASK, "stream": True})
+        await until(lambda: engine.running == 1)
+    connection.close()
+    assert engine.num_aborted == 1
+
+
 def test_a_request_has_a_name_in_answer_and_log(caplog: pytest.LogCaptureFixture) -> None:
     secret = "what nobody may read"
     with caplog.at_level(logging.INFO, "sensorium.server"), served(ScriptedEngine()) as server:

@@ -26,6 +26,7 @@ from sensorium_server_openai.command.settings import Settings
 from sensorium_server_openai.engine_port import load_engine
 from sensorium_server_openai.middleware.gate import GateState
 from sensorium_server_openai.options import ServerOptions
+from sensorium_server_openai.tools.registry import load_parser
 from sensorium_server_openai.wire import protocol_of
 
 logger = logging.getLogger("sensorium.server")
@@ -41,6 +42,7 @@ def serve(settings: Settings, *, say: Say) -> int:
     Raises:
         ConfigError, PluginError: what can't work.
     """
+    check(settings)
     listening = listen(settings.run.get("host", _HOST), settings.run.get("port", _PORT))
     try:
         engine = load_engine(settings.model, dict(settings.engine))
@@ -58,6 +60,22 @@ def serve(settings: Settings, *, say: Say) -> int:
         listening.close()
         engine.close()
     return 0
+
+
+def check(settings: Settings) -> None:
+    """Refuses what can't work before the model is loaded, which takes its time.
+
+    Raises:
+        ConfigError: a tool parser that doesn't work, TLS files that aren't there.
+    """
+    if settings.server.tool_parser is not None:
+        load_parser(settings.server.tool_parser)
+    run = settings.run
+    if bool(run.get("ssl_keyfile")) != bool(run.get("ssl_certfile")):
+        raise ConfigError("--ssl-keyfile and --ssl-certfile go together.")
+    for name in ("ssl_keyfile", "ssl_certfile", "ssl_ca_certs"):
+        if name in run and not Path(run[name]).is_file():
+            raise ConfigError(f"--{name.replace('_', '-')} {run[name]} is no file.")
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -92,11 +110,6 @@ def uvicorn_config(app: FastAPI, options: ServerOptions, run: Any) -> uvicorn.Co
     Raises:
         ConfigError: TLS files that can't be read.
     """
-    if bool(run.get("ssl_keyfile")) != bool(run.get("ssl_certfile")):
-        raise ConfigError("--ssl-keyfile and --ssl-certfile go together.")
-    for name in ("ssl_keyfile", "ssl_certfile", "ssl_ca_certs"):
-        if name in run and not Path(run[name]).is_file():
-            raise ConfigError(f"--{name.replace('_', '-')} {run[name]} is no file.")
     config = uvicorn.Config(
         app,
         http=protocol_of(options.limits),
@@ -108,7 +121,7 @@ def uvicorn_config(app: FastAPI, options: ServerOptions, run: Any) -> uvicorn.Co
         root_path=options.root_path,
         proxy_headers=False,
         timeout_keep_alive=int(options.limits.keep_alive_s),
-        timeout_graceful_shutdown=int(run.get("shutdown_timeout", _SHUTDOWN_S)),
+        timeout_graceful_shutdown=run.get("shutdown_timeout", _SHUTDOWN_S),
         ssl_keyfile=run.get("ssl_keyfile"),
         ssl_certfile=run.get("ssl_certfile"),
         ssl_ca_certs=run.get("ssl_ca_certs"),

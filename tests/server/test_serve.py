@@ -1,0 +1,160 @@
+"""`sensorium serve` as an operator runs it: a process, its banner, its answers and its end."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from sensorium.cli import main
+from sensorium_tiny_models import model_path
+
+ENDLESS: dict[str, Any] = {"ignore_eos": True, "temperature": 0, "stream": True}
+ASK: dict[str, Any] = {"messages": [{"role": "user", "content": "What shape is this?"}]}
+ROOM = ["--hf-overrides", '{"max_position_embeddings": 65536}']
+ROOM += ["--max-model-len", "65536", "--kv-cache-memory-bytes", str(2**28)]
+
+
+@dataclass
+class Running:
+    """A server process.
+
+    Attributes:
+        lines: what it has said so far.
+    """
+
+    process: subprocess.Popen[str]
+    lines: list[str] = field(default_factory=list)
+    url: str = ""
+
+    def read_banner(self) -> None:
+        """Waits for the address."""
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.lines.append(line)
+            if found := re.search(r"address: +(\S+)", line):
+                self.url = found[1]
+                return
+        pytest.fail("the server ended: " + "".join(self.lines))
+
+    def engine_pids(self) -> list[int]:
+        """The processes that it started."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        return [int(pid) for pid in children.split()]
+
+
+@contextlib.contextmanager
+def serving(*arguments: str, **environment: str) -> Iterator[Running]:
+    command = [sys.executable, "-m", "sensorium", "serve", str(model_path()), "--port", "0"]
+    process = subprocess.Popen(
+        [*command, "--served-model-name", "tiny-vl", *arguments],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+    )
+    running = Running(process)
+    try:
+        running.read_banner()
+        # Nobody may be stopped by a full pipe.
+        drain = threading.Thread(target=lambda: running.lines.extend(process.stderr or ()))
+        drain.start()
+        yield running
+    finally:
+        process.kill()
+        process.wait()
+    drain.join()
+
+
+class Stream:
+    """A stream whose first token has come, read by a thread from there on."""
+
+    def __init__(self, url: str, body: dict[str, Any], key: str = "") -> None:
+        self._client = httpx2.Client(timeout=60, headers={"Authorization": f"Bearer {key}"})
+        request = self._client.build_request("POST", url + "/v1/chat/completions", json=body)
+        self._response = self._client.send(request, stream=True)
+        self.events: list[str] = []
+        lines = self._response.iter_lines()
+        for line in lines:
+            if '"content":"' in line and '"content":""' not in line:
+                break
+        self._thread = threading.Thread(target=self._read, args=(lines,), daemon=True)
+        self._thread.start()
+
+    def _read(self, lines: Iterator[str]) -> None:
+        with contextlib.suppress(httpx2.HTTPError):
+            self.events += [line.removeprefix("data: ") for line in lines if line]
+
+    def rest(self) -> list[str]:
+        """The events behind the first token."""
+        self._thread.join()
+        self._client.close()
+        return self.events
+
+
+def test_a_server_from_its_banner_to_its_end() -> None:
+    ask = {**ENDLESS, **ASK, "max_completion_tokens": 400}
+    with serving(*ROOM, "--shutdown-timeout", "3600", SENSORIUM_API_KEY="k1,k2") as running:
+        said = "".join(running.lines)
+        for word in ("tiny-vl", "cpu", "attention", "KV cache", "image", "API keys:  2"):
+            assert word in said
+        with httpx2.Client(base_url=running.url, timeout=60) as client:
+            assert client.get("/health").status_code == 200
+            assert client.get("/v1/models").status_code == 401
+            client.headers["Authorization"] = "Bearer k2"
+            [card] = client.get("/v1/models").json()["data"]
+            assert (card["id"], card["max_model_len"]) == ("tiny-vl", 65536)
+        stream = Stream(running.url, ask, "k1")
+        running.process.send_signal(signal.SIGTERM)
+        events = stream.rest()
+        assert running.process.wait(60) == 0
+    assert events[-1] == "[DONE]"
+    assert json.loads(events[-2])["choices"][0]["finish_reason"] == "length"
+    assert not any("Traceback" in line for line in running.lines)
+
+
+@pytest.mark.slow
+def test_an_engine_that_dies_fails_its_requests_and_comes_back() -> None:
+    with serving(*ROOM) as running, httpx2.Client(base_url=running.url, timeout=60) as client:
+        for _ in range(20):
+            stream = Stream(running.url, {**ENDLESS, **ASK, "max_completion_tokens": 60000})
+            [pid] = running.engine_pids()
+            os.kill(pid, signal.SIGKILL)
+            *_, error, done = stream.rest()
+            assert json.loads(error)["error"]["code"] == 503
+            assert done == "[DONE]"
+            answer = client.post("/v1/chat/completions", json={**ASK, "max_completion_tokens": 3})
+            assert answer.status_code == 200
+            assert client.get("/health").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["--swap-space", "4"], "swapped"),
+        (["--max-model-lenght", "4"], "--max-model-len"),
+        (["--tool-call-parser", "morse"], "hermes"),
+        (["--ssl-keyfile", "key.pem"], "--ssl-certfile"),
+        (["--host", "203.0.113.1"], "can't listen"),
+        (["--dtype", "int4"], "dtype"),
+    ],
+)
+def test_what_cannot_work_is_a_sentence(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], word: str
+) -> None:
+    assert main(["serve", str(model_path()), "--port", "0", *arguments]) == 1
+    said = capsys.readouterr().err
+    assert word in said
+    assert "Traceback" not in said
