@@ -35,7 +35,8 @@ def run(name: str, *arguments: str) -> str:
 
 
 def test_every_example_is_listed_here() -> None:
-    assert {path.stem for path in EXAMPLES.glob("*.py")} == set(ANSWERS)
+    found = {path.stem for path in EXAMPLES.glob("*.py")}
+    assert {name for name in found if not name.startswith("server_")} == set(ANSWERS)
 
 
 @pytest.mark.parametrize("name", ANSWERS)
