@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sensorium_server_openai.engine_port import EnginePort
-from sensorium_tiny_models import model_path
 from served import Served, served
 from tiny_checkpoints import make_llava
 
 from sensorium import AsyncEngine
+from sensorium_server_openai.engine_port import EnginePort
+from sensorium_tiny_models import model_path
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 ANSWERS = {

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from served import Served, served
 from tiny_checkpoints import make_qwen25vl
 
-from sensorium import LLM
+from sensorium import LLM, AsyncEngine
+from sensorium_server_openai.engine_port import EnginePort
 
 
 @pytest.fixture(scope="session")
@@ -23,3 +26,12 @@ def llm(vl_folder: Path) -> Iterator[LLM]:
     with LLM(vl_folder, dtype="float32", max_model_len=1024) as engine:
         yield engine
         engine.check_integrity()
+
+
+@pytest.fixture(scope="session")
+def http(vl_folder: Path) -> Iterator[Served]:
+    """The same model over HTTP; its books must balance when its tests have ended."""
+    with AsyncEngine(str(vl_folder), dtype="float32", max_model_len=1024) as engine:
+        with served(EnginePort.of(engine, str(vl_folder))) as server:
+            yield server
+        asyncio.run(engine.check_integrity())
