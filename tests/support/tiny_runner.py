@@ -19,6 +19,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCau
 
 from sensorium.checkpoint import open_checkpoint
 from sensorium.config import EngineConfig
+from sensorium.errors import MediaError
 from sensorium.models.plugin import LlamaFamily, Qwen2Family
 from sensorium.plugins import EncoderOutput, EncoderSpec, WeightMap, WeightRule
 from sensorium.runner import Runner
@@ -57,6 +58,8 @@ class Nose(nn.Module):
         self.calls.append(len(items))
         if any("raises" in item for item in items):
             raise RuntimeError("a secret of the library")
+        if any("blames" in item for item in items):
+            raise MediaError("This item smells of nothing.")
         return [self.one(item) for item in items]
 
     def one(self, item: Features) -> EncoderOutput:

@@ -91,3 +91,33 @@ class EngineDeadError(EngineError):
 
     An engine in a process of its own is started again; one in a thread is not.
     """
+
+
+class Failure(str):
+    """A sentence that ends one request, and the class of the error that its caller gets for it.
+
+    A plain string in its place stands for an ``EngineError``.
+    """
+
+    __slots__ = ("error_class",)
+    error_class: str
+
+    def __new__(cls, sentence: str, error_class: str = EngineError.__name__) -> Failure:
+        made = super().__new__(cls, sentence)
+        made.error_class = error_class
+        return made
+
+    @classmethod
+    def of(cls, error: SensoriumError) -> Failure:
+        """What an error says, of its own class."""
+        return cls(str(error), type(error).__name__)
+
+
+def named_error(name: str, sentence: str, *, retryable: bool = False) -> SensoriumError | None:
+    """The error of a class of this module by its name, with its sentence; None: there is none."""
+    if name == CacheMissError.__name__:
+        return CacheMissError(sentence, retryable=retryable)
+    kind = globals().get(name)
+    if isinstance(kind, type) and issubclass(kind, SensoriumError):
+        return kind(sentence)
+    return None

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from sensorium.errors import PluginError
+from sensorium.errors import EngineError, PluginError
 from sensorium.pooling_params import PoolingParams
 from sensorium.sampling_params import SamplingParams
 
@@ -461,7 +461,8 @@ class StepOutput:
     Attributes:
         tokens: one entry for each chunk with ``num_rows`` that did not fail, of requests that
             generate.
-        failed: request id → a sentence, for requests whose own input made the step fail.
+        failed: request id → a sentence, for requests whose own input made the step fail; a
+            ``Failure`` where it is more than an ``EngineError``.
         prompt_logprobs: request id → (place in the prompt, of the token there), as asked for.
         pooled: request id → (hidden,) numbers, for chunks with ``num_rows`` of requests to embed.
     """
@@ -504,7 +505,8 @@ class RequestUpdate(NamedTuple):
         new_token_ids, logprobs: since the last update; logprobs only if asked for.
         finish_reason: "stop", "length", "abort", "error" or None while it runs.
         stop_id: the token that ended it, if one did.
-        error: a sentence, with finish_reason "error".
+        error, error_class: with finish_reason "error": a sentence, and the name of the class in
+            ``sensorium.errors`` by which the caller gets it.
         prompt_logprobs: of the prompt's tokens, since the last update; only if asked for.
         pooled: the prompt's vector, of a request to embed.
         lost_item: with an error: an item that came by its uuid alone has left the caches since.
@@ -522,6 +524,7 @@ class RequestUpdate(NamedTuple):
     finish_reason: str | None = None
     stop_id: int | None = None
     error: str | None = None
+    error_class: str = EngineError.__name__
     lost_item: bool = False
     num_cached_tokens: int = 0
     num_encoded_items: int = 0

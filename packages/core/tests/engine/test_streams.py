@@ -10,7 +10,15 @@ from typing import Any
 import pytest
 
 from sensorium.engine.streams import Stream, Streams
-from sensorium.errors import CacheMissError, EngineDeadError, EngineError, RequestError
+from sensorium.errors import (
+    CacheMissError,
+    EngineDeadError,
+    EngineError,
+    LimitError,
+    MediaError,
+    PluginError,
+    RequestError,
+)
 from sensorium.output import RequestState
 from sensorium.outputs import RequestMetrics, RequestOutputKind
 from sensorium.sampling_params import SamplingParams
@@ -134,3 +142,22 @@ async def test_only_the_requests_that_a_dead_engine_had_end_with_it() -> None:
         await lost.news()
     await added_since.news()
     assert added_since.state.finished
+
+
+@pytest.mark.parametrize("kind", [MediaError, LimitError, PluginError, EngineError])
+async def test_an_error_is_of_the_class_that_the_engine_names(kind: type[Exception]) -> None:
+    streams = Streams()
+    stream = opened(streams, "r")
+    update = RequestUpdate("r", finish_reason="error", error="bad", error_class=kind.__name__)
+    streams.deliver([update])
+    with pytest.raises(kind, match="bad") as caught:
+        await stream.news()
+    assert type(caught.value) is kind
+
+
+async def test_a_class_that_nobody_knows_is_an_engine_error() -> None:
+    streams = Streams()
+    stream = opened(streams, "r")
+    streams.deliver([RequestUpdate("r", finish_reason="error", error="x", error_class="KeyError")])
+    with pytest.raises(EngineError, match="x"):
+        await stream.news()

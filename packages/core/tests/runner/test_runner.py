@@ -23,6 +23,7 @@ from tiny_runner import (
 )
 from torch import Tensor
 
+from sensorium.errors import Failure, MediaError
 from sensorium.pooling_params import PoolingParams
 from sensorium.runner import Runner
 from sensorium.sampling_params import SamplingParams
@@ -389,6 +390,18 @@ def test_a_bad_embedding_fails_its_own_request(
     check_text(llama, scheduler, "more")
     assert b"good" in runner._embeddings
     assert b"bad" not in runner._embeddings
+
+
+def test_an_item_that_an_encoder_refuses_is_the_callers_fault(llama: Model) -> None:
+    ids, spans = spread(MediaSpan(0, (0, 6), 3, 6))
+    refused = item(b"refused", 6, blames=torch.ones(1))
+    scheduler = MiniScheduler(llama.runner())
+    scheduler.add(asked("r", ids, spans=spans, items=(refused,)))
+    scheduler.run(1)
+    failure = scheduler.failed["r"]
+    assert isinstance(failure, Failure)
+    assert failure.error_class == MediaError.__name__
+    assert "smells of nothing" in failure
 
 
 def test_all_requests_that_share_a_failed_item_fail(llama: Model) -> None:

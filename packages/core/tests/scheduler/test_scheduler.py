@@ -8,7 +8,8 @@ import pytest
 from item_requests import assert_answered, chunk_sizes, with_items
 from stand_in_runner import StandInEngine, item, request, scheduler_config
 
-from sensorium.errors import RequestError
+from sensorium.errors import Failure, MediaError, RequestError
+from sensorium.scheduler import Scheduler
 from sensorium.types import (
     PENDING,
     Batch,
@@ -220,3 +221,16 @@ def test_times_and_ids() -> None:
     assert first is not None
     assert engine.last("a").first_scheduled_s == first
     engine.finish()
+
+
+@pytest.mark.parametrize(
+    ("failure", "error_class"),
+    [("a sentence", "EngineError"), (Failure.of(MediaError("a sentence")), "MediaError")],
+)
+def test_a_failed_request_is_told_the_class_of_its_error(failure: str, error_class: str) -> None:
+    scheduler = Scheduler(scheduler_config())
+    scheduler.add(request("a", (1, 2, 3)))
+    [update] = scheduler.process(scheduler.schedule(), StepOutput(failed={"a": failure}))
+    assert update.finish_reason == "error"
+    assert (update.error, update.error_class) == ("a sentence", error_class)
+    assert type(update.error) is str, "it crosses to another process as plain text"

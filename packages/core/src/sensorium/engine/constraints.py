@@ -20,7 +20,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from sensorium.errors import SensoriumError
+from sensorium.errors import Failure, SensoriumError
 from sensorium.structured_outputs import StructuredOutputs
 from sensorium.types import Batch, Chunk, EngineRequest, Masks, StepOutput
 
@@ -217,7 +217,7 @@ class Constraints:
             self._grammars.accept(request_id, token_ids)
             self._force(constrained, given)
         except SensoriumError as error:
-            given.failed[request_id] = str(error)
+            given.failed[request_id] = Failure.of(error)
 
     def _force(self, constrained: _Constrained, given: Given) -> None:
         """Notes the tokens that a grammar forces now, and whether nothing can follow them."""

@@ -14,7 +14,7 @@ import threading
 import weakref
 from collections.abc import Callable, Collection, Sequence
 
-from sensorium.errors import CacheMissError, EngineError, RequestError
+from sensorium.errors import CacheMissError, EngineError, RequestError, named_error
 from sensorium.output import PooledState, RequestState
 from sensorium.types import RequestUpdate
 
@@ -71,7 +71,8 @@ class Stream:
         if event.lost_item:
             raise CacheMissError(event.error or "An item has left the caches.", retryable=True)
         if event.finish_reason == "error":
-            raise EngineError(event.error or "The engine failed this request.")
+            sentence = event.error or "The engine failed this request."
+            raise named_error(event.error_class, sentence) or EngineError(sentence)
         ended_here = self.state.apply(event)
         if ended_here:
             self._abort(ended_here)

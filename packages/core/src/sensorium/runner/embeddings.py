@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from sensorium.errors import SensoriumError
+from sensorium.errors import Failure, SensoriumError
 from sensorium.plugins import EncoderOutput, MediaAdapter
 from sensorium.plugins.guard import GuardedEncoder
 from sensorium.runner.encode_timer import EncodeTimer
@@ -146,7 +146,7 @@ class Embeddings:
             if len(items) > 1:
                 return [result for item in items for result in self._run(name, [item])]
             logger.warning("%s", error, exc_info=True)
-            return [str(error)]
+            return [Failure.of(error)]
         except torch.OutOfMemoryError:
             error_text = self._no_room(name, items[0])
         # Outside of the handler, whose exception would keep the failed call's tensors alive.

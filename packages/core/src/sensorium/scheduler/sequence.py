@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from sensorium.errors import EngineError, Failure
 from sensorium.scheduler.config import SchedulerConfig
 from sensorium.scheduler.layout import ItemUse, Layout
 from sensorium.scheduler.prefix import extend_page_keys
@@ -298,6 +299,7 @@ class Sequence:
         lost_item: bool = False,
     ) -> RequestUpdate:
         """What the frontend is told after a step."""
+        failure = error if error is None or isinstance(error, Failure) else Failure(error)
         last = self.token_ids[-1]
         stopped = finish_reason == "stop" and last in self.request.stop_ids
         return RequestUpdate(
@@ -308,7 +310,8 @@ class Sequence:
             pooled=pooled,
             finish_reason=finish_reason,
             stop_id=last if stopped else None,
-            error=error,
+            error=None if failure is None else str(failure),
+            error_class=EngineError.__name__ if failure is None else failure.error_class,
             lost_item=lost_item,
             num_cached_tokens=self.num_cached_tokens,
             num_encoded_items=self.num_encoded_items,

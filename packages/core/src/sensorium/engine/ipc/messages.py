@@ -20,9 +20,8 @@ from dataclasses import dataclass, replace
 from itertools import repeat
 from typing import Any
 
-import sensorium.errors
 from sensorium.engine.ipc.setup import Setup
-from sensorium.errors import CacheMissError, ConfigError, EngineError, SensoriumError
+from sensorium.errors import ConfigError, EngineError, named_error
 from sensorium.types import EngineItem, EngineRequest, Features, RequestUpdate
 
 Message = tuple[Any, ...]
@@ -157,11 +156,9 @@ def pack_error(error: BaseException) -> tuple[str, str, bool]:
 
 def unpack_error(name: str, sentence: str, retryable: bool) -> Exception:
     """The same error, if it is one of ours or a broken assertion; else an ``EngineError``."""
-    if name == CacheMissError.__name__:
-        return CacheMissError(sentence, retryable=retryable)
     if name == AssertionError.__name__:
         return AssertionError(sentence)
-    kind = getattr(sensorium.errors, name, None)
-    if isinstance(kind, type) and issubclass(kind, SensoriumError):
-        return kind(sentence)
+    found = named_error(name, sentence, retryable=retryable)
+    if found is not None:
+        return found
     return EngineError(f"The engine's process failed ({name}); its log has the cause.")
