@@ -29,18 +29,19 @@ def is_array(value: object) -> bool:
     return isinstance(value, (np.ndarray, torch.Tensor))
 
 
-def is_embedding(value: Array | torch.Tensor) -> bool:
+def is_embedding(value: Array | torch.Tensor, width: int | None = None) -> bool:
     """Whether a 3-D array or tensor is (items, tokens, hidden) and not a picture.
 
     Only floating-point ones can be. Their last dimension is no number of channels, and the
-    first isn't either; or it is, and the value is a tensor that can't be a picture: the
-    first dimension is 1 (one item, the usual case), or values are outside 0 … 255.
+    first isn't either; or it is, and the value is a tensor whose last dimension is ``width``, the
+    model's, and that can't be a picture: the first dimension is 1 (one item, the usual case), or
+    values are outside 0 … 255. With ``width`` None any last dimension may be the model's.
     """
     if not is_floating(value) or value.ndim != 3 or value.shape[2] in CHANNELS:
         return False
     if value.shape[0] not in CHANNELS:
         return True
-    if isinstance(value, np.ndarray):
+    if isinstance(value, np.ndarray) or (width is not None and value.shape[2] != width):
         return False
     return value.shape[0] == 1 or not _within_levels(value)
 
@@ -92,8 +93,12 @@ def to_numpy(value: Array | torch.Tensor) -> Array:
     return array
 
 
-def to_levels(array: Array) -> Uint8Array:
+def to_levels(array: Array, embedding_width: int | None = None) -> Uint8Array:
     """Any allowed numbers → uint8 levels, by the rule at the top of this file.
+
+    Args:
+        embedding_width: the model's, for the message: out of range, they may have been meant as
+            embeddings.
 
     Raises:
         MediaError: another type of numbers, or numbers out of range.
@@ -112,11 +117,20 @@ def to_levels(array: Array) -> Uint8Array:
     if not (low >= 0 and high <= 255):  # also true for NaN
         raise MediaError(
             f"the array's numbers go from {low:g} to {high:g}; allowed are integers from 0 to 255 "
-            "and floats from 0 to 1 or from 0 to 255."
+            f"and floats from 0 to 1 or from 0 to 255.{_embeddings_note(array, embedding_width)}"
         )
     if array.dtype.kind == "f":
         array = np.rint(array.astype(np.float32) * (255 if high <= 1 else 1))
     return array.astype(np.uint8)
+
+
+def _embeddings_note(array: Array, width: int | None) -> str:
+    if width is None or array.dtype.kind != "f":
+        return ""
+    return (
+        " Pixels are given as they are, not normalised; embeddings for this model are "
+        f"(items, tokens, {width})."
+    )
 
 
 def to_channels_last(array: Array) -> Array:

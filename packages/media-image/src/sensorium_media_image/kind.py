@@ -74,7 +74,10 @@ class ImageKind(MediaKind):
 
     def split(self, value: Any) -> list[MediaItem]:
         """Every form of ``sources``; see ``MediaKind.split``."""
-        return [_item(index, entry) for index, entry in enumerate(split_value(value))]
+        return [
+            _item(index, entry)
+            for index, entry in enumerate(split_value(value, self.embedding_width))
+        ]
 
     def parse_part(self, part_type: str, value: Any) -> MediaItem:
         """``image_url``, ``image_pil`` and ``image_embeds``; see ``MediaKind.parse_part``."""
@@ -107,7 +110,7 @@ class ImageKind(MediaKind):
             if isinstance(value, Image.Image):
                 rgb = decode_value(value, background)
             else:
-                rgb = _array_to_rgb(to_numpy(value), background)
+                rgb = _array_to_rgb(to_numpy(value), background, self.embedding_width)
         return Loaded(rgb, MediaShape(rgb.shape[:2]))
 
     def digest(self, sources: Sequence[Source]) -> bytes:
@@ -169,8 +172,10 @@ def _value(source: Source) -> Any:
     raise MediaError(f"it is a {type(source.value).__name__}, which is no form of an image.")
 
 
-def _array_to_rgb(array: Array, background: tuple[int, int, int]) -> Uint8Array:
-    levels = to_levels(to_channels_last(array))
+def _array_to_rgb(
+    array: Array, background: tuple[int, int, int], embedding_width: int | None
+) -> Uint8Array:
+    levels = to_levels(to_channels_last(array), embedding_width)
     channels = levels.shape[2]
     if channels == 1:
         return grey_to_rgb(levels[:, :, 0])

@@ -28,22 +28,25 @@ _FORMS = (
 )
 
 
-def split_value(value: Any) -> list[Entry]:
+def split_value(value: Any, embedding_width: int | None = None) -> list[Entry]:
     """One entry an image.
+
+    Args:
+        embedding_width: numbers in a row of embeddings; None: not known.
 
     Raises:
         MediaError: a value that is no form of an image.
     """
     if isinstance(value, (list, tuple)):
-        return [_labelled_entry(index, entry) for index, entry in enumerate(value)]
+        return [_labelled_entry(index, entry, embedding_width) for index, entry in enumerate(value)]
     if is_array(value) and value.ndim == 4:
         return _batch_sources(value)
-    if is_array(value) and is_embedding(value):
+    if is_array(value) and is_embedding(value, embedding_width):
         return list(split_rows(value))
     if isinstance(value, Mapping):
         _check_mapping(value)
         return list(split_mapping(value))
-    return [_labelled_entry(0, value)]
+    return [_labelled_entry(0, value, embedding_width)]
 
 
 def part_entry(part_type: str, value: Any) -> Entry:
@@ -104,20 +107,22 @@ def _url_source(value: Any) -> Source | None:
     return UrlSource(url)
 
 
-def _labelled_entry(index: int, value: Any) -> Entry:
+def _labelled_entry(index: int, value: Any, embedding_width: int | None) -> Entry:
     try:
-        return _entry(value)
+        return _entry(value, embedding_width)
     except UnsupportedError as error:
         raise UnsupportedError(f"image {index}: {error}") from None
     except RequestError as error:
         raise MediaError(f"image {index}: {error}") from None
 
 
-def _entry(value: Any) -> Entry:
+def _entry(value: Any, embedding_width: int | None) -> Entry:
     if isinstance(value, Mapping):
         return _part_embeds(value)
     # In a list, (tokens, hidden) is an item's embeddings; alone, (items, tokens, hidden) is.
-    if is_array(value) and ((value.ndim == 2 and is_floating(value)) or is_embedding(value)):
+    if is_array(value) and (
+        (value.ndim == 2 and is_floating(value)) or is_embedding(value, embedding_width)
+    ):
         return GivenEmbeds(value)
     return _source(value)
 

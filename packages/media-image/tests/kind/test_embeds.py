@@ -133,3 +133,30 @@ def test_parts() -> None:
     assert item.embeds == GivenEmbeds("AAAA", {"image_grid_thw": "BBBB"})
     with pytest.raises(MediaError, match="holds 3 images; it must hold one"):
         KIND.parse_part("image_embeds", {"image_embeds": ROWS})
+
+
+@pytest.mark.parametrize(
+    ("shape", "scale", "is_embedding"),
+    [
+        ((1, 56, 64), 1, True),  # one item of the model's width
+        ((3, 56, 64), 2, True),  # three, whose numbers are no picture's
+        ((3, 56, 64), 1, False),  # a picture that is as wide as the model
+        ((1, 56, 40), 1, False),  # grey, 0 to 1
+        ((1, 56, 40), 2, False),
+        ((3, 56, 40), 2, False),  # normalised
+        ((5, 56, 40), 1, True),  # no picture, whatever the width
+    ],
+)
+@pytest.mark.parametrize("in_a_list", [False, True])
+def test_the_models_width_tells_embeddings_from_pictures(
+    shape: tuple[int, ...], scale: int, is_embedding: bool, in_a_list: bool
+) -> None:
+    kind = ImageKind({})
+    kind.expect_embeddings(64)
+    tensor = torch.rand(shape) if scale == 1 else torch.rand(shape) * 2 - 1
+    items = kind.split([tensor] if in_a_list else tensor)
+    assert all((item.embeds is not None) == is_embedding for item in items)
+    assert len(items) == (shape[0] if is_embedding and not in_a_list else 1)
+    if not is_embedding and scale == 2:
+        with pytest.raises(MediaError, match=r"not normalised; .*\(items, tokens, 64\)"):
+            kind.load(items[0].sources)

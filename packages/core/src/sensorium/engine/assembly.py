@@ -164,6 +164,12 @@ def build_pipeline(
     """
     architecture = model.checkpoint.architecture
     dtype: torch.dtype = getattr(torch, info.dtype)
+    embed_widths = {
+        kind: num_bytes // dtype.itemsize for kind, num_bytes in info.embed_row_bytes.items()
+    }
+    for kind, width in embed_widths.items():
+        if kind in model.kinds:
+            model.kinds[kind].expect_embeddings(width)
     return MediaPipeline(
         model.kinds,
         model.adapters,
@@ -174,9 +180,7 @@ def build_pipeline(
         uuids_ignored=config.mm_processor_cache_gb == 0 and not config.enable_prefix_caching,
         architecture=architecture,
         find_kind=model.find_kind,
-        embed_widths={
-            kind: num_bytes // dtype.itemsize for kind, num_bytes in info.embed_row_bytes.items()
-        },
+        embed_widths=embed_widths,
         dtype=dtype,
     )
 

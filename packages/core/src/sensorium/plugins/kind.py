@@ -43,6 +43,9 @@ class MediaKind(ABC):
     size_names: ClassVar[tuple[str, ...]] = ()
     fact_names: ClassVar[tuple[str, ...]] = ()
     default_limit: ClassVar[int | None] = None
+    #: Numbers in a row of pre-computed embeddings, for ``split`` to tell embeddings from other
+    #: tensors by; None: not known, or the model takes none.
+    embedding_width: int | None = None
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         """Takes the kind's entry of ``media_io_kwargs``.
@@ -55,6 +58,10 @@ class MediaKind(ABC):
                 f"media_io_kwargs[{self.name!r}] has {', '.join(map(repr, options))}; "
                 f"the kind {self.name} has no options."
             )
+
+    def expect_embeddings(self, width: int) -> None:
+        """Called once the model that is served is known: its ``embedding_width``."""
+        self.embedding_width = width
 
     def options_key(self) -> Mapping[str, str | int | float | bool | None]:
         """The options that change what ``load`` returns, those left out filled in.

@@ -43,6 +43,12 @@ class GuardedKind(MediaKind):
         guarded.options_key()
         return guarded
 
+    def expect_embeddings(self, width: int) -> None:
+        """As ``MediaKind.expect_embeddings``."""
+        tell = self.inner.expect_embeddings
+        self.door.begin("expect_embeddings", tell, width, check=checks.anything)
+        self.embedding_width = width
+
     def options_key(self) -> Mapping[str, str | int | float | bool | None]:
         """As ``MediaKind.options_key``."""
         return self.door.call("options_key", self.inner.options_key, check=checks.plain_options)
