@@ -60,9 +60,13 @@ def test_what_is_held_while_waiting_comes_back_when_it_is_aborted() -> None:
     engine.finish()
 
 
-def test_two_that_each_hold_what_the_other_lacks_room_for_both_end() -> None:
-    """Each needs 40 bytes more beside the 40 it holds: 160 of 100, were both to wait for it."""
-    engine = StandInEngine(scheduler_config(prefix_caching=False))
+@pytest.mark.parametrize(("num_bytes", "is_lost"), [(100, True), (120, False)])
+def test_two_that_each_hold_what_the_other_lacks_room_for_both_end(
+    num_bytes: int, is_lost: bool
+) -> None:
+    """Each needs 40 bytes more beside the 40 it holds: 160, were both to wait for it. What the
+    second held makes room for the first, where there is none beside it."""
+    engine = StandInEngine(scheduler_config(prefix_caching=False, encoder_cache_bytes=num_bytes))
     engine.add(with_items("a", b"cat", b"dog", num_bytes=40))
     engine.finish()
     both = []
@@ -71,11 +75,13 @@ def test_two_that_each_hold_what_the_other_lacks_room_for_both_end() -> None:
         items = (replace(asked.items[0], features={}), asked.items[1])
         both.append(replace(asked, items=items))
     engine.add(*both)
-    assert engine.scheduler.stats.encoder_pinned_bytes == 40, "the second waits holding none"
+    held_bytes = 40 if is_lost else 80
+    assert engine.scheduler.stats.encoder_pinned_bytes == held_bytes, "without room, only the first"
     engine.finish()
-    assert engine.last("b").finish_reason == "length"
-    assert engine.last("c").finish_reason in ("length", "error")
-    assert engine.last("c").lost_item == (engine.last("c").finish_reason == "error")
+    assert_answered(engine, both[:1] if is_lost else both)
+    if is_lost:
+        assert engine.answer("c") == ([], "error")
+        assert engine.last("c").lost_item
     assert engine.scheduler.stats.encoder_pinned_bytes == 0
 
 

@@ -15,9 +15,19 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from stand_in_runner import StandInEngine, expected_answer, item, request, scheduler_config
+from stand_in_grammar import Rule
+from stand_in_runner import (
+    VOCAB,
+    StandInEngine,
+    expected_answer,
+    item,
+    logprobs_of,
+    request,
+    scheduler_config,
+    slot_values,
+)
 
-from sensorium.errors import LimitError
+from sensorium.errors import LimitError, RequestError
 from sensorium.scheduler import SchedulerConfig, encoder_book, prefix
 from sensorium.scheduler import pins as pins_module
 from sensorium.scheduler.layout import Layout
@@ -119,12 +129,13 @@ def prompts(draw: st.DrawFn) -> EngineRequest:
         max_tokens=max_tokens,
         min_tokens=min(max_tokens, draw(st.sampled_from([0, 0, 3]))),
         stop_ids=draw(st.sampled_from([(), (0,)])),
+        logprobs=draw(st.sampled_from([None, None, 0])),
         items=tuple(draft.items),
         spans=tuple(draft.spans),
         positions=positions,
         position_delta=delta,
         salt=draw(st.sampled_from(["", "", "other"])),
-        bad_word_ids=draw(st.sampled_from([(), (), ((7, 8),)])),
+        bad_word_ids=draw(st.sampled_from([(), (), ((VOCAB, 1), (1, VOCAB + 40))])),
     )
 
 
@@ -137,6 +148,7 @@ class Arrival:
         fails_at: which of its chunks fails.
         aborted_after: in which step after its arrival it is aborted.
         meanwhile: between that step's two halves instead of before it.
+        rule: its grammar.
     """
 
     request: EngineRequest
@@ -145,6 +157,21 @@ class Arrival:
     fails_at: int | None
     aborted_after: int | None
     meanwhile: bool
+    rule: Rule | None
+
+
+@st.composite
+def rules(draw: st.DrawFn) -> Rule | None:
+    """Grammars that force runs, that break down, and that end early."""
+    if draw(st.booleans()):
+        return None
+    return Rule(
+        seed=draw(st.integers(0, 3)),
+        vocab_size=VOCAB,
+        longest=draw(st.sampled_from([1, 5, 20])),
+        fails_at=draw(st.sampled_from([None, None, None, 3])),
+        ends_at=draw(st.sampled_from([None, 0, 4])),
+    )
 
 
 @st.composite
@@ -168,6 +195,7 @@ def histories(draw: st.DrawFn) -> list[Arrival]:
                 fails_at=draw(st.sampled_from([None, None, None, 0, 1])),
                 aborted_after=draw(st.sampled_from([None, None, None, 0, 2, 5])),
                 meanwhile=draw(st.booleans()),
+                rule=draw(rules()),
             )
         )
     return arrivals
@@ -206,7 +234,8 @@ def play(config: SchedulerConfig, arrivals: list[Arrival], depth: int) -> StandI
     """Runs a history to its end, which must come within a bounded number of steps."""
     failures = {(a.request.request_id, a.fails_at) for a in arrivals if a.fails_at is not None}
     named = frozenset((i, at) for i, at in failures if at is not None)
-    engine = StandInEngine(config, named, depth)
+    rules = {a.request.request_id: a.rule for a in arrivals if a.rule is not None}
+    engine = StandInEngine(config, named, depth, rules)
     abort_at: dict[int, list[Arrival]] = {}
     for arrival in arrivals:
         for _ in range(arrival.wait):
@@ -214,13 +243,24 @@ def play(config: SchedulerConfig, arrivals: list[Arrival], depth: int) -> StandI
         if arrival.aborted_after is not None:
             step = len(engine.batches) + arrival.aborted_after
             abort_at.setdefault(step, []).append(arrival)
-        _add(engine, arrival)
+        if is_refused(arrival):
+            with pytest.raises(RequestError, match="broke down"):
+                _add(engine, arrival)
+        else:
+            _add(engine, arrival)
     bound = sum(len(a.request.token_ids) + a.request.max_tokens + 2 for a in arrivals)
     for _ in range(bound * (len(arrivals) + 1) * (depth + 1)):
         _step(engine, abort_at)
     engine.finish(max_steps=0)
     check_batches(engine)
     return engine
+
+
+def is_refused(arrival: Arrival) -> bool:
+    """Whether its grammar breaks down before the first token is sampled."""
+    rule = arrival.rule
+    first = () if rule is None else rule.forced(())
+    return rule is not None and bool(first) and rule.breaks(first)
 
 
 def check_batches(engine: StandInEngine) -> None:
@@ -254,8 +294,12 @@ def check_answers(engine: StandInEngine, arrivals: list[Arrival]) -> None:
     may_break = any(a.fails_at is not None for a in arrivals)
     for arrival in arrivals:
         request_id = arrival.request.request_id
+        if is_refused(arrival):
+            assert request_id not in engine.updates
+            continue
         tokens, reason = engine.answer(request_id)
-        expected = expected_answer(arrival.request, engine.runner.config)
+        expected = expected_answer(arrival.request, engine.runner.config, arrival.rule)
+        check_logprobs(engine, arrival.request, tokens)
         if reason in ("stop", "length"):
             assert (tokens, reason) == expected
             continue
@@ -264,7 +308,19 @@ def check_answers(engine: StandInEngine, arrivals: list[Arrival]) -> None:
             assert arrival.aborted_after is not None
         else:
             assert reason == "error"
-            assert may_break or arrival.by_key
+            breaks = arrival.rule is not None and arrival.rule.fails_at is not None
+            assert may_break or arrival.by_key or breaks
+
+
+def check_logprobs(engine: StandInEngine, asked: EngineRequest, tokens: list[int]) -> None:
+    """Each token comes with its own, given ones too, or none does."""
+    found = [one for update in engine.updates[asked.request_id] for one in update.logprobs]
+    if asked.sampling.logprobs is None:
+        assert not found
+        return
+    start = len(asked.token_ids) - 1
+    values = slot_values(asked, [*asked.token_ids, *tokens])[start:-1] if tokens else []
+    assert found == list(map(logprobs_of, values, tokens))
 
 
 @CHECKED
@@ -283,7 +339,16 @@ def test_without_failures_and_aborts_everyone_comes_to_its_end(
     scene: tuple[SchedulerConfig, list[Arrival]], depth: int
 ) -> None:
     config, arrivals = scene
-    calm = [replace(a, by_key=False, fails_at=None, aborted_after=None) for a in arrivals]
+    calm = [
+        replace(
+            a,
+            by_key=False,
+            fails_at=None,
+            aborted_after=None,
+            rule=None if a.rule is None else replace(a.rule, fails_at=None),
+        )
+        for a in arrivals
+    ]
     engine = play(config, calm, depth)
     check_answers(engine, calm)
     assert {engine.answer(a.request.request_id)[1] for a in calm} <= {"stop", "length"}

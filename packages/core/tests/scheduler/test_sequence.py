@@ -7,12 +7,16 @@ from stand_in_runner import item, request, scheduler_config
 
 from sensorium.scheduler.layout import Layout
 from sensorium.scheduler.sequence import Sequence
-from sensorium.types import PENDING, EngineRequest, MediaSpan
+from sensorium.types import PENDING, Chunk, EngineRequest, MediaSpan, SampledTokens
 
 
 def sequence(asked: EngineRequest) -> Sequence:
     config = scheduler_config()
     return Sequence(asked, 0, Layout(asked, chunked=True), config)
+
+
+def taken(seq: Sequence, chunk: Chunk, *token_ids: int) -> None:
+    seq.take(chunk, SampledTokens(chunk.request_id, token_ids))
 
 
 def test_a_chunk_samples_only_at_the_end() -> None:
@@ -32,7 +36,7 @@ def test_a_pending_token_can_be_computed_before_it_is_known() -> None:
     assert not seq.must_wait
     chunk = seq.advance(4)
     assert (chunk.token_ids, chunk.num_rows) == ((PENDING,), 1)
-    seq.take(chunk._replace(start=2, token_ids=(2,)), (7,))
+    taken(seq, chunk._replace(start=2, token_ids=(2,)), 7)
     assert (seq.token_ids, seq.num_pending) == ([0, 1, 2, 7], 1)
     seq.advance(5)
     assert seq.must_wait, "the third and last token is on its way"
@@ -41,7 +45,7 @@ def test_a_pending_token_can_be_computed_before_it_is_known() -> None:
 def test_decoding_is_having_one_sampled_token_to_compute() -> None:
     seq = sequence(request("a", [1]))
     states = [seq.is_prefilling]
-    seq.take(seq.advance(1), (5,))
+    taken(seq, seq.advance(1), 5)
     states.append(seq.is_prefilling)
     seq.num_computed, seq.prefill_end = 0, seq.num_tokens
     states.append(seq.is_prefilling)
@@ -60,7 +64,7 @@ def test_keys_of_pages_with_generated_tokens() -> None:
     seq = sequence(request("a", range(6)))
     assert len(seq.page_keys(1)) == 1
     for token in (6, 7):
-        seq.take(seq.advance(token), (token,))
+        taken(seq, seq.advance(token), token)
     assert seq.page_keys(2) == sequence(request("b", range(8))).page_keys(2)
 
 
@@ -83,5 +87,5 @@ def test_atomic_ranges_are_not_entered(num_found: int, reusable: int) -> None:
 def test_generated_tokens_are_not_taken_from_the_cache() -> None:
     seq = sequence(request("a", range(6), max_tokens=20))
     for token in range(10):
-        seq.take(seq.advance(6 + token), (token,))
+        taken(seq, seq.advance(6 + token), token)
     assert seq.num_reusable_pages(3) == 1

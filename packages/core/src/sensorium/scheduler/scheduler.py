@@ -129,7 +129,7 @@ class Scheduler:
         if sequence is None:
             return []
         sequence.give(token_ids, is_end=is_end)
-        return [] if sequence.finish_reason is None else self._tell(sequence, *sequence.tell())
+        return [] if sequence.finish_reason is None else self._tell(sequence, sequence.tell())
 
     def fail(self, request_id: str, sentence: str) -> list[RequestUpdate]:
         """Ends a request with an error; ids that nobody has are ignored."""
@@ -241,14 +241,17 @@ class Scheduler:
                 self._settle(sequence, chunk)
             if found := output.prompt_logprobs.get(chunk.request_id):
                 self._news.append(sequence.update(prompt_logprobs=found))
-            if chunk.num_rows and sequence.request.embeds:
+            if chunk.num_rows and sequence.embeds:
                 pooled = output.pooled[chunk.request_id]
                 self._news.append(self._finish(sequence, "stop", pooled=pooled))
             elif chunk.num_rows:
                 assert chunk.request_id in tokens, "the runner left a token out"
                 sampled = tokens[chunk.request_id]
-                sequence.take(chunk, sampled.token_ids)
-                self._news += self._tell(sequence, *sequence.tell(chunk, sampled))
+                new, logprobs = sequence.take(chunk, sampled)
+                if sequence.finish_reason is not None:
+                    self._news += self._tell(sequence, new, logprobs)
+                elif new:
+                    self._news.append(sequence.update(new_token_ids=new, logprobs=logprobs))
             elif sequence.has_enough(chunk):
                 self._news.append(self._finish(sequence, "length"))
         news, self._news = self._news, []
@@ -486,9 +489,9 @@ class Scheduler:
         self,
         sequence: Sequence,
         token_ids: tuple[int, ...],
-        logprobs: tuple[TokenLogprobs, ...],
+        logprobs: tuple[TokenLogprobs, ...] = (),
     ) -> list[RequestUpdate]:
-        """Reports new tokens, with the end if the last of them is told."""
+        """Reports the new tokens of a sequence that ends, and its end if the last one is told."""
         reason = sequence.finish_reason
         if reason is not None and sequence.num_told == len(sequence.token_ids):
             return [self._finish(sequence, reason, token_ids=token_ids, logprobs=logprobs)]

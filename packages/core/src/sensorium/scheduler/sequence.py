@@ -52,6 +52,7 @@ class Sequence:
         pins: indices of the items whose embeddings it holds.
         num_lives: how often it got its first page.
         prefill_end: how many tokens it must have computed since it got its first page to decode.
+        embeds: no answer is wanted, but the prompt as a vector.
         finish_reason: why its last known token ends it, "stop" or "length"; None: it goes on.
         is_running: it holds pages and may be scheduled.
         was_admitted: it is running or was preempted.
@@ -68,6 +69,7 @@ class Sequence:
         "_page_keys",
         "_page_size",
         "arrival",
+        "embeds",
         "finish_reason",
         "first_scheduled_s",
         "is_finished",
@@ -121,6 +123,7 @@ class Sequence:
         self.num_told = self.prefill_end = self._num_prompt
         # Of a request for no token at all, no row is ever wanted.
         self.num_asked = self._num_prompt + (request.max_tokens == 0)
+        self.embeds = request.embeds
         self.finish_reason: str | None = None
         self._gives_logprobs = request.sampling.logprobs is not None
         # The last token is sampled but never computed, so it needs no place in a page.
@@ -151,7 +154,8 @@ class Sequence:
     @property
     def end(self) -> int:
         """How many of its tokens can be computed now; the last one of all never is."""
-        return min(len(self.token_ids) + self.num_pending, self._max_computed)
+        end = len(self.token_ids) + self.num_pending
+        return end if end < self._max_computed else self._max_computed
 
     @property
     def must_wait(self) -> bool:
@@ -197,7 +201,7 @@ class Sequence:
         known = tuple(self.token_ids[self.num_computed : stop])
         num_pending = stop - self.num_computed - len(known)
         # The row of the token before ``stop`` tells of the token at ``stop``.
-        num_rows = max(0, stop + 1 - self.num_asked)
+        num_rows = stop + 1 - self.num_asked if stop >= self.num_asked else 0
         chunk = Chunk(
             request_id=self.request.request_id,
             start=self.num_computed,
@@ -206,8 +210,8 @@ class Sequence:
             num_rows=num_rows,
         )
         self.num_computed = stop
-        if num_rows and not self.request.embeds:
-            self.num_pending += stop == self.num_tokens
+        if num_rows and not self.embeds:
+            self.num_pending += stop == len(self.token_ids) + self.num_pending
             self.num_asked = stop + 1
         return chunk
 
@@ -222,10 +226,24 @@ class Sequence:
         """Whether no token is wanted and the chunk was the last of its prompt."""
         return self.request.max_tokens == 0 and chunk.stop == self._num_prompt
 
-    def take(self, chunk: Chunk, token_ids: tuple[int, ...]) -> None:
-        """Takes the tokens behind a chunk's rows; behind one that ends it, no more."""
+    def take(
+        self, chunk: Chunk, sampled: SampledTokens
+    ) -> tuple[tuple[int, ...], tuple[TokenLogprobs, ...]]:
+        """Takes the tokens behind a chunk's rows; behind one that ends it, no more.
+
+        Returns:
+            The tokens that the frontend is to be told now, and their log-probabilities.
+        """
+        if chunk.stop == self.num_told == len(self.token_ids):
+            # One token, the next, as most often.
+            [token_id] = sampled.token_ids
+            assert self.num_pending > 0, "a token came that nobody had asked for"
+            self.num_pending -= 1
+            self.num_told += 1
+            self._append(token_id)
+            return sampled.token_ids, sampled.logprobs
         place = chunk.stop + 1 - chunk.num_rows
-        for token_id in token_ids:
+        for token_id in sampled.token_ids:
             if place < len(self.token_ids):
                 assert self.token_ids[place] == token_id, "another token came than was given"
             elif self.finish_reason is None:
@@ -233,6 +251,20 @@ class Sequence:
                 self.num_pending -= 1
                 self._append(token_id)
             place += 1
+        # Where log-probabilities are asked for, no token is told without its own.
+        known = len(self.token_ids)
+        return self._tell(min(known, chunk.stop + 1) if self._gives_logprobs else known, sampled)
+
+    def tell(self) -> tuple[int, ...]:
+        """The tokens that the frontend is to be told, if none of them is still to be computed."""
+        return self._tell(self.num_told if self._gives_logprobs else len(self.token_ids))[0]
+
+    def _tell(
+        self, stop: int, sampled: SampledTokens | None = None
+    ) -> tuple[tuple[int, ...], tuple[TokenLogprobs, ...]]:
+        new = tuple(self.token_ids[self.num_told : stop])
+        self.num_told = stop
+        return new, () if sampled is None else sampled.logprobs[: len(new)]
 
     def give(self, token_ids: Iterable[int], *, is_end: bool = False) -> None:
         """Appends tokens that must follow; behind one that ends it, none.
@@ -267,26 +299,6 @@ class Sequence:
         """Whether so many tokens are enough for one of them to end the answer."""
         return num_known - self._num_prompt > self.request.sampling.min_tokens
 
-    def tell(
-        self, chunk: Chunk | None = None, sampled: SampledTokens | None = None
-    ) -> tuple[tuple[int, ...], tuple[TokenLogprobs, ...]]:
-        """The tokens that the frontend is to be told now, and their log-probabilities.
-
-        Args:
-            chunk, sampled: whose tokens have just been taken, and what came of it. Where
-                log-probabilities are asked for, no token is told without its own.
-        """
-        stop = len(self.token_ids)
-        if self._gives_logprobs:
-            stop = min(stop, self.num_told if chunk is None else chunk.stop + 1)
-        count = stop - self.num_told
-        if sampled is not None and count == len(sampled.token_ids):
-            self.num_told = stop
-            return sampled.token_ids, sampled.logprobs
-        new = tuple(self.token_ids[self.num_told : stop])
-        self.num_told = stop
-        return new, () if sampled is None else sampled.logprobs[:count]
-
     def update(
         self,
         *,
@@ -301,7 +313,7 @@ class Sequence:
         """What the frontend is told after a step."""
         failure = error if error is None or isinstance(error, Failure) else Failure(error)
         last = self.token_ids[-1]
-        stopped = finish_reason == "stop" and last in self.request.stop_ids
+        stopped = finish_reason == "stop" and last in self.request.stop_ids and not self.embeds
         return RequestUpdate(
             request_id=self.request_id,
             new_token_ids=new_token_ids,
