@@ -71,14 +71,37 @@ def test_answers_are_the_same_and_steps_overlap(overlaps: bool) -> None:
     assert runner.most_open == 1 + overlaps
 
 
-def test_a_step_that_encodes_is_taken_in_at_once() -> None:
-    core, runner = made(overlaps=True)
-    span = (MediaSpan(0, (0, 4), 0, 4),)
-    core.add(request("a", [1] * 5, items=(item(b"cat", 4),), spans=span))
+def test_a_step_that_encodes_overlaps_but_for_those_who_wait_for_its_outcome() -> None:
+    core, runner = made(overlaps=True, prefix_caching=False)
+    cat = {"items": (item(b"cat", 4),), "spans": (MediaSpan(0, (0, 4), 1, 4),)}
+    batches: list[Batch] = []
+    runner.on_launch = batches.append
+    core.add(request("first", [1] * 6, **cat))
     core.step()
-    assert not runner.open
+    core.add(request("same", [2] * 6, **cat))
+    core.add(request("other", [3]))
     core.step()
-    assert len(runner.open) == 1
+    assert len(runner.open) == 1, "the step that encodes has been taken in only now"
+    run(core, runner)
+    sizes = [{c.request_id: len(c.token_ids) for c in batch.chunks} for batch in batches]
+    assert sizes[:3] == [
+        {"first": 6},
+        {"first": 1, "same": 1, "other": 1},
+        {"first": 1, "same": 5, "other": 1},
+    ]
+    assert runner.num_encodes == {b"cat": 1}
+    assert runner.most_open == 2
+
+
+def test_who_waited_for_an_item_that_could_not_be_encoded_encodes_it_anew() -> None:
+    core, runner = made(overlaps=True, failures=frozenset({("first", 0)}))
+    cat = {"items": (item(b"cat", 4),), "spans": (MediaSpan(0, (0, 4), 1, 4),)}
+    core.add(request("first", [1] * 6, **cat))
+    core.step()
+    core.add(asked := request("same", [2] * 6, **cat))
+    updates = run(core, runner)
+    assert updates["first"][-1].finish_reason == "error"
+    assert answer(updates["same"]) == expected_answer(asked, runner.config)
 
 
 @pytest.mark.parametrize("half", ["_launch", "sample"])

@@ -171,6 +171,7 @@ def rules(draw: st.DrawFn) -> Rule | None:
         longest=draw(st.sampled_from([1, 5, 20])),
         fails_at=draw(st.sampled_from([None, None, None, 3])),
         ends_at=draw(st.sampled_from([None, 0, 4])),
+        completes_at=draw(st.sampled_from([None, None, 3])),
     )
 
 

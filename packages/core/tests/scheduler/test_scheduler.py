@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 from item_requests import assert_answered, chunk_sizes, with_items
-from stand_in_runner import StandInEngine, item, request, scheduler_config
+from stand_in_runner import StandInEngine, request, scheduler_config
 
 from sensorium.errors import Failure, MediaError, RequestError
 from sensorium.scheduler import Scheduler
@@ -14,7 +14,6 @@ from sensorium.types import (
     PENDING,
     Batch,
     EngineRequest,
-    MediaSpan,
     SampledTokens,
     StepOutput,
     TokenLogprobs,
@@ -167,17 +166,10 @@ def test_without_chunks_items_wait_until_all_have_room() -> None:
 # --- steps ahead of what is known -------------------------------------------------------
 
 
-def test_a_step_that_encodes_is_processed_before_the_next_is_planned() -> None:
+def test_nothing_is_processed_that_was_not_scheduled() -> None:
     engine = StandInEngine(scheduler_config())
-    span = MediaSpan(0, (0, 2), 0, 2)
-    engine.add(request("a", [1, 1, 1], items=(item(b"cat", 2),), spans=(span,)))
-    batch = engine.scheduler.schedule()
-    assert batch.encode
-    with pytest.raises(AssertionError, match="items are being encoded"):
-        engine.scheduler.schedule()
-    engine.scheduler.process(batch, engine.runner.step(batch))
     with pytest.raises(AssertionError, match="before schedule"):
-        engine.scheduler.process(batch, StepOutput())
+        engine.scheduler.process(Batch(), StepOutput())
 
 
 def test_a_step_is_planned_while_the_one_before_runs() -> None:

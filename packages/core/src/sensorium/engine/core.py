@@ -6,8 +6,8 @@
 On an accelerator the next step is planned and launched while the device still works on the one
 before it, so that it never waits for the host. A step that needs nothing of the host is sampled as
 soon as it is launched; where masks are needed, they are made of the tokens that have just arrived,
-while the device computes the rows that they are for. Where a step's outcome decides what may come
-next (an item was encoded), and where the device is the CPU itself, each step is taken in at once.
+while the device computes the rows that they are for. Where the device is the CPU itself, each step
+is taken in at once.
 
 Knows nothing of threads, prompts or text. One object, used from one thread.
 """
@@ -97,7 +97,7 @@ class EngineCore:
         if pending is None:
             pending = self._sample_masked(batch, launched, rows, updates)
         self._in_flight = batch, rows, pending
-        if not self._overlaps or batch.encode or not batch.chunks:
+        if not self._overlaps or not batch.chunks:
             updates += self._take_in()
         if is_stuck and not updates:
             raise EngineError("The scheduler has work but scheduled none of it.")

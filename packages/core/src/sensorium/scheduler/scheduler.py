@@ -67,7 +67,7 @@ class Scheduler:
         self._num_arrivals = 0
         self._first_in_turn: Sequence | None = None
         self._in_flight: deque[dict[str, tuple[Sequence, int]]] = deque()
-        self._encodes = False
+        self._encoding: dict[bytes, tuple[Sequence, int]] = {}
         self._ended: list[str] = []
         self._news: list[RequestUpdate] = []
         self._num_prefix_queries = 0
@@ -190,6 +190,7 @@ class Scheduler:
         self._pool.check_integrity(s.pages for s in alive)
         self._book.check_integrity(s.request.items[i].key for s in alive for i in s.pins)
         assert not any(s.num_pending for s in alive) or self._in_flight, "a token is never to come"
+        assert not self._encoding or self._in_flight, "an embedding is never to come"
         if not alive:
             assert self._pool.num_used == 0, "pages are held with nothing running"
             assert self._book.pinned_bytes == 0, "embeddings are held with nothing running"
@@ -199,8 +200,8 @@ class Scheduler:
     def schedule(self) -> Batch:
         """Decides the next step.
 
-        With items to encode in it, ``process`` must follow before the next call: whether they
-        could be encoded decides who may use them.
+        Until it is known whether an item could be encoded, only the sequence that had it encoded
+        goes on with it, which would fail with it; and those that use it in the same step.
 
         The runner carries a batch out in this order: drop what is in ``ended`` and
         ``evict`` (either may name what it doesn't know), take in ``started``, encode, then
@@ -208,7 +209,6 @@ class Scheduler:
         request that started again hold its generated tokens too: those at positions from
         ``len(request.token_ids)`` on, whether the runner has seen them before or not.
         """
-        assert not self._encodes, "items are being encoded; process that step first"
         step = Step(self._config.max_num_batched_tokens)
         for sequence in self._in_turn():
             self._advance(sequence, step)
@@ -225,7 +225,8 @@ class Scheduler:
         """
         assert self._in_flight, "process was called before schedule"
         sequences = self._in_flight.popleft()
-        self._encodes = False
+        for task in batch.encode:
+            self._encoding.pop(task.key, None)
         tokens = {sampled.request_id: sampled for sampled in output.tokens}
         for task in batch.encode:
             if task.request_id in output.failed:
@@ -283,6 +284,10 @@ class Scheduler:
             step.admits = False
             return
         if sequence.num_computed < sequence.layout.end:
+            if self._encoding:
+                stop = self._stop_before_unknown(sequence, stop)
+                if stop == sequence.num_computed:
+                    return
             stop = self._pins.stop_in_room(sequence, stop)
             if stop == sequence.num_computed:
                 step.lacks_room.append(sequence)
@@ -291,6 +296,15 @@ class Scheduler:
             for use in self._pins.pin_chunk(sequence, stop):
                 step.add_encode(sequence, use)
         step.add_chunk(sequence, stop)
+
+    def _stop_before_unknown(self, sequence: Sequence, stop: int) -> int:
+        """How far a chunk gets without an item that another's step is still encoding."""
+        start, own = sequence.num_computed, (sequence, sequence.num_lives)
+        for use in sequence.layout.needed(start, stop):
+            if self._encoding.get(use.key, own) != own:
+                chunked = self._config.chunked_prefill
+                return max(start, sequence.layout.cut_before(use.start)) if chunked else start
+        return stop
 
     def _grow(self, sequence: Sequence, step: Step) -> bool:
         """Gives the sequence the pages it lacks, preempting later ones if need be."""
@@ -463,7 +477,8 @@ class Scheduler:
                 sequence.first_scheduled_s = now_s
         ended, self._ended = self._ended, []
         self._in_flight.append(step.sequences)
-        self._encodes = bool(step.encode)
+        for task in step.encode:
+            self._encoding[task.key] = step.sequences[task.request_id]
         return Batch(
             started=tuple(sequence.request for sequence in started),
             encode=tuple(step.encode),
