@@ -45,7 +45,7 @@ from transformers import AutoImageProcessor
 from sensorium.config import EngineConfig
 from sensorium.engine.model import open_model
 from sensorium.media.pipeline import MediaPipeline
-from sensorium.media.process import DecodeBudget, content_digest, load, process
+from sensorium.media.process import DecodeBudget, check_probe, content_digest, load, probe, process
 from sensorium.plugins.discovery import discover
 from sensorium.types import BytesSource, Loaded, MediaItem
 from sensorium_media_image.patches import PatchShape, normalised_patches
@@ -145,7 +145,10 @@ class Engine:
 
     def load(self, data: bytes) -> Loaded:
         """Header, limits, decoding."""
-        return load(self.kind, (BytesSource(data),), DecodeBudget(BUDGET_BYTES))
+        sources = (BytesSource(data),)
+        told = probe(self.kind, sources)
+        check_probe(self.kind, told, DecodeBudget(BUDGET_BYTES))
+        return load(self.kind, sources, told)
 
     def resize(self, loaded: Loaded) -> torch.Tensor:
         """Plan and features."""
@@ -254,10 +257,13 @@ def pool_rate(pool: ThreadPoolExecutor, work: Callable[[], object], count: int) 
 def pipeline_rate(engine: Engine, pipeline: MediaPipeline, data: bytes, count: int) -> float:
     """Images a second to the features alone, each a request of its own."""
 
-    async def prepare() -> None:
-        items = [MediaItem("image", 0, (BytesSource(data),)) for _ in range(count)]
+    async def prepare_one(index: int) -> None:
+        item = MediaItem("image", 0, (BytesSource(data),))
         # Salted, or equal items would share one's work.
-        await asyncio.gather(*(pipeline.prepare([x], salt=str(i)) for i, x in enumerate(items)))
+        (await pipeline.prepare([item], salt=str(index))).release()
+
+    async def prepare() -> None:
+        await asyncio.gather(*map(prepare_one, range(count)))
 
     return count / seconds(lambda: asyncio.run(prepare()))
 

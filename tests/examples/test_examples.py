@@ -14,6 +14,7 @@ ANSWERS = {
     "single_and_batch": 3,
     "rgba_background": 3,
     "chat_parts": 1,
+    "chat_urls": 4,
     "image_embeddings": 1,
     "stable_uuids": 3,
     "frames_as_images": 1,
@@ -47,7 +48,14 @@ def test_on_the_embedded_model(name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["single_and_batch", "rgba_background", "chat_parts", "image_embeddings", "stable_uuids"],
+    [
+        "single_and_batch",
+        "rgba_background",
+        "chat_parts",
+        "chat_urls",
+        "image_embeddings",
+        "stable_uuids",
+    ],
 )
 def test_on_llava(name: str, llava: Path) -> None:
     """The family that the examples were written for, here with random weights."""

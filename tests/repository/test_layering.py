@@ -19,7 +19,7 @@ LEVELS = [
         *("outputs", "stats"),
         *("decoder_config", "logger"),
     ],
-    ["plugins", "media", "tokenizer", "checkpoint", "assets"],
+    ["plugins", "media", "multimodal", "inputs", "tokenizer", "checkpoint", "assets"],
     ["grammar"],
     ["frontend", "scheduler", "output"],
     ["ops"],

@@ -8,7 +8,8 @@ where the checkpoint is read, not here.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -63,7 +64,19 @@ class EngineConfig:
         media_io_kwargs: kind → how its media are read.
         mm_processor_kwargs: laid over the checkpoint's processor options.
         media_threads †: threads that prepare media; None: by cores.
-        allowed_local_media_path, allowed_media_domains: refused until fetching is built.
+        allowed_local_media_path: the absolute path of a folder; ``file:`` URLs, and absolute paths
+            in a URL's place, may name files below it. None: no local files by URL.
+        allowed_media_domains: the only hosts that ``http(s)`` URLs may name; ``*.example.org``
+            stands for every host below example.org. None: every host.
+        allow_private_media_hosts †: which addresses that aren't public may be fetched from: True
+            for all, or a list of hosts ("media.internal", "*.internal") and networks
+            ("10.1.0.0/16").
+        media_url_allow_redirects †: whether redirects are followed (each hop is checked); None:
+            ``SENSORIUM_MEDIA_URL_ALLOW_REDIRECTS``, or yes.
+        media_url_use_proxies †: fetch through the proxies that the environment names. A proxy
+            resolves names itself: that they are public can't be checked then.
+        media_memory_gb †: host memory (GiB) for media being fetched and decoded and for the
+            features of unfinished requests; None: a quarter of the machine's, at least 1.
         interleave_mm_strings: chat text may carry placeholders by hand.
         chat_template: a path or a template; chat_template_content_format: "auto", "openai"
             or "string".
@@ -110,7 +123,11 @@ class EngineConfig:
     mm_processor_kwargs: Mapping[str, Any] = field(default_factory=dict)
     media_threads: int | None = None
     allowed_local_media_path: str | None = None
-    allowed_media_domains: tuple[str, ...] | None = None
+    allowed_media_domains: Sequence[str] | None = None
+    allow_private_media_hosts: bool | Sequence[str] = False
+    media_url_allow_redirects: bool | None = None
+    media_url_use_proxies: bool = False
+    media_memory_gb: float | None = None
     interleave_mm_strings: bool = False
     chat_template: str | None = None
     chat_template_content_format: str = "auto"
@@ -153,6 +170,7 @@ class EngineConfig:
     def __post_init__(self) -> None:
         self._check_choices()
         self._check_numbers()
+        self._check_fetching()
         self._check_unbuilt()
         for name in (
             "hf_overrides",
@@ -222,17 +240,35 @@ class EngineConfig:
                 "it must be above 0 and at most 1."
             )
 
+    def _check_fetching(self) -> None:
+        for name in ("media_url_allow_redirects", "media_url_use_proxies"):
+            if getattr(self, name) not in (None, True, False):
+                raise ConfigError(f"{name} is {getattr(self, name)!r}; allowed are True and False.")
+        private, domains = self.allow_private_media_hosts, self.allowed_media_domains
+        if not isinstance(private, (bool, list, tuple)):
+            raise ConfigError(
+                f"allow_private_media_hosts is {private!r}; allowed are True, False and a list of "
+                "hosts and networks."
+            )
+        if domains is not None and not isinstance(domains, (list, tuple)):
+            raise ConfigError(
+                f"allowed_media_domains is {domains!r}; it must be a list of hosts, such as "
+                '["media.example.org", "*.example.com"].'
+            )
+        path = self.allowed_local_media_path
+        if path is not None:
+            if not isinstance(path, (str, os.PathLike)):
+                raise ConfigError(f"allowed_local_media_path is {path!r}; it must be a path.")
+            object.__setattr__(self, "allowed_local_media_path", os.fspath(path) or None)
+        memory = self.media_memory_gb
+        if memory is not None and (not isinstance(memory, (int, float)) or not memory > 0):
+            raise ConfigError(f"media_memory_gb is {memory!r}; it must be a number above 0.")
+
     def _check_unbuilt(self) -> None:
         if self.tensor_parallel_size != 1:
             raise ConfigError(
                 f"tensor_parallel_size is {self.tensor_parallel_size}; only 1 is built so far."
             )
-        for name in ("allowed_local_media_path", "allowed_media_domains"):
-            if getattr(self, name):
-                raise ConfigError(
-                    f"{name} was given, but fetching media from URLs and local files isn't "
-                    "built yet; pass the media themselves or data: URLs."
-                )
 
 
 def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:

@@ -52,7 +52,7 @@ class NoteKind(MediaKind):
         ]
 
     def _source(self, value: Any) -> Source:
-        return UrlSource(value) if value.startswith("data:") else ValueSource(value)
+        return UrlSource(value) if value.startswith(("data:", "http:")) else ValueSource(value)
 
     def parse_part(self, part_type: str, value: Any) -> MediaItem:
         raise NotImplementedError

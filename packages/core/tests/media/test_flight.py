@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
@@ -16,23 +15,25 @@ from sensorium.media.flight import SingleFlight, run_in
 
 @pytest.fixture
 def executor() -> Iterator[ThreadPoolExecutor]:
-    """One thread, so that the second piece of work has to wait."""
-    with ThreadPoolExecutor(1) as pool:
+    """Two threads, so that two may be at the same work."""
+    with ThreadPoolExecutor(2) as pool:
         yield pool
 
 
 class Work:
-    """Counts its runs; holds each until ``gate`` is set."""
+    """Counts its runs; says when each has begun, and holds it until ``gate`` is set."""
 
     def __init__(self, *, failures: int = 0) -> None:
         self.runs = 0
         self.failures = failures
+        self.begun = threading.Semaphore(0)
         self.gate = threading.Event()
         self.stored: str | None = None
 
     def __call__(self) -> str:
         self.runs += 1
-        assert self.gate.wait(10)
+        self.begun.release()
+        assert self.gate.wait(30)
         if self.runs <= self.failures:
             raise ValueError("broken")
         self.stored = "made"
@@ -42,167 +43,112 @@ class Work:
         return self.stored
 
 
-async def settle() -> None:
-    for _ in range(5):
-        await asyncio.sleep(0.005)
+class Bench:
+    """Flights, and one piece of work that has begun in a thread."""
+
+    def __init__(self, executor: ThreadPoolExecutor, *, failures: int = 0) -> None:
+        self.flights: SingleFlight[str] = SingleFlight()
+        self.work = Work(failures=failures)
+        self.running: Future[tuple[str | None, bool]] = executor.submit(self.run_here)
+        assert self.work.begun.acquire(timeout=30)
+
+    def run_here(self) -> tuple[str | None, bool]:
+        return self.flights.run_here(b"k", self.work.find, self.work)
+
+    def join(self) -> asyncio.Task[str | None]:
+        return asyncio.ensure_future(self.flights.join(b"k", self.work.find))
 
 
-async def test_many_waiters_one_run(executor: ThreadPoolExecutor) -> None:
-    flights: SingleFlight[str] = SingleFlight(executor)
-    work = Work()
-    tasks = [asyncio.create_task(flights.run(b"k", work.find, work)) for _ in range(5)]
-    await settle()
-    work.gate.set()
-    results = await asyncio.gather(*tasks)
-    assert work.runs == 1
-    assert sorted(results) == [("made", False)] + [("made", True)] * 4
-    assert await flights.run(b"k", work.find, work) == ("made", True)
-    assert work.runs == 1
-    assert flights._flights == {}
+async def joined(task: asyncio.Task[str | None]) -> None:
+    """Lets the task get to where it waits: one turn of the loop starts it."""
+    await asyncio.sleep(0)
+    assert not task.done()
+
+
+async def test_work_runs_once_and_all_get_its_result(executor: ThreadPoolExecutor) -> None:
+    bench = Bench(executor)
+    assert await run_in(executor, bench.run_here) == (None, False), "another thread is at it"
+    waiters = [bench.join() for _ in range(3)]
+    for waiter in waiters:
+        await joined(waiter)
+    bench.work.gate.set()
+    assert await asyncio.gather(*waiters) == ["made"] * 3
+    assert bench.running.result(30) == ("made", False)
+    assert await run_in(executor, bench.run_here) == ("made", True)
+    assert await bench.join() == "made"
+    assert bench.work.runs == 1
+    assert bench.flights._flights == {}
 
 
 async def test_waiters_on_several_loops_share(executor: ThreadPoolExecutor) -> None:
-    flights: SingleFlight[str] = SingleFlight(executor)
-    work = Work()
-    results: list[tuple[str | None, bool]] = []
-
-    def on_own_loop() -> None:
-        results.append(asyncio.run(flights.run(b"k", work.find, work)))
-
-    threads = [threading.Thread(target=on_own_loop) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    await asyncio.sleep(0.05)
-    work.gate.set()
-    for thread in threads:
-        thread.join(10)
-    assert work.runs == 1
-    assert len(results) == 3
+    bench = Bench(executor)
+    here = bench.join()
+    await joined(here)
+    there = threading.Thread(target=lambda: asyncio.run(self_join(bench)))
+    there.start()
+    bench.work.gate.set()
+    assert await here == "made"
+    await asyncio.to_thread(there.join, 30)
+    assert bench.work.runs == 1
 
 
-async def test_a_cancelled_owner_leaves_the_others(executor: ThreadPoolExecutor) -> None:
-    flights: SingleFlight[str] = SingleFlight(executor)
-    work = Work()
-    owner = asyncio.create_task(flights.run(b"k", work.find, work))
-    await settle()
-    other = asyncio.create_task(flights.run(b"k", work.find, work))
-    await settle()
-    owner.cancel()
+async def self_join(bench: Bench) -> None:
+    assert await bench.flights.join(b"k", bench.work.find) == "made"
+
+
+async def test_a_cancelled_waiter_leaves_the_others(executor: ThreadPoolExecutor) -> None:
+    bench = Bench(executor)
+    first, second = bench.join(), bench.join()
+    await joined(first)
+    first.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await owner
-    work.gate.set()
-    assert await other == ("made", True)
-    assert work.runs == 1
+        await first
+    bench.work.gate.set()
+    assert await second == "made"
 
 
-async def test_work_that_nobody_waits_for_is_dropped(executor: ThreadPoolExecutor) -> None:
-    flights: SingleFlight[str] = SingleFlight(executor)
-    first, second = Work(), Work()
-    busy = asyncio.create_task(flights.run(b"1", first.find, first))
-    await settle()
-    waiting = asyncio.create_task(flights.run(b"2", second.find, second))
-    await settle()
-    waiting.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await waiting
-    assert list(flights._flights) == [b"1"], "the cancelled flight must not be left behind"
-    again = asyncio.create_task(flights.run(b"2", second.find, second))
-    first.gate.set()
-    second.gate.set()
-    assert await busy == ("made", False)
-    assert await again == ("made", False)
-    assert second.runs == 1
-
-
-async def test_a_failure_is_the_owners_alone(executor: ThreadPoolExecutor) -> None:
-    flights: SingleFlight[str] = SingleFlight(executor)
-    work = Work(failures=1)
-    owner = asyncio.create_task(flights.run(b"k", work.find, work))
-    await settle()
-    other = asyncio.create_task(flights.run(b"k", work.find, work))
-    finder = asyncio.create_task(flights.run(b"k", work.find, None))
-    await settle()
-    work.gate.set()
+async def test_a_failure_is_not_shared(executor: ThreadPoolExecutor) -> None:
+    bench = Bench(executor, failures=1)
+    waiter = bench.join()
+    await joined(waiter)
+    bench.work.gate.set()
     with pytest.raises(ValueError, match="broken"):
-        await owner
-    assert (await other)[0] == "made"
-    assert work.runs == 2
-    assert (await finder)[0] in (None, "made"), "whether it came before or after the second run"
-    assert flights._flights == {}
+        bench.running.result(30)
+    assert await waiter is None
+    assert await bench.join() is None, "there is nothing to find"
+    assert await run_in(executor, bench.run_here) == ("made", False)
 
 
-async def test_only_finding(executor: ThreadPoolExecutor) -> None:
-    flights: SingleFlight[str] = SingleFlight(executor)
-    assert await flights.run(b"k", lambda: None, None) == (None, True)
-    assert await flights.run(b"k", lambda: "old", None) == ("old", True)
+async def test_other_keys_do_not_wait(executor: ThreadPoolExecutor) -> None:
+    bench = Bench(executor)
+    assert await bench.flights.join(b"other", lambda: None) is None
+    assert bench.flights.run_here(b"other", lambda: None, lambda: "other") == ("other", False)
+    bench.work.gate.set()
 
 
-async def test_shutdown_ends_waiting(executor: ThreadPoolExecutor) -> None:
-    flights: SingleFlight[str] = SingleFlight(executor)
-    first, second = Work(), Work()
-    busy = asyncio.create_task(flights.run(b"1", first.find, first))
-    await settle()
-    waiting = asyncio.create_task(flights.run(b"2", second.find, second))
-    direct = asyncio.create_task(run_in(executor, second))
-    await settle()
-    executor.shutdown(wait=False, cancel_futures=True)
+async def test_work_of_a_cancelled_caller_never_begins() -> None:
+    gate, begun = threading.Event(), threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        blocker = pool.submit(gate.wait, 30)
+        task = asyncio.ensure_future(run_in(pool, begun.set))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        gate.set()
+        assert blocker.result(30)
+    assert not begun.is_set()
+
+
+async def test_closing() -> None:
+    gate = threading.Event()
+    pool = ThreadPoolExecutor(1)
+    pool.submit(gate.wait, 30)
+    task = asyncio.ensure_future(run_in(pool, lambda: None))
+    await asyncio.sleep(0)
+    pool.shutdown(wait=False, cancel_futures=True)
+    gate.set()
     with pytest.raises(EngineClosedError):
-        await waiting
+        await task
     with pytest.raises(EngineClosedError):
-        await direct
-    first.gate.set()
-    assert await busy == ("made", False)
-    with pytest.raises(EngineClosedError):
-        await run_in(executor, first)
-    with pytest.raises(EngineClosedError):
-        await flights.run(b"3", second.find, second)
-
-
-async def test_run_in_drops_work_that_has_not_begun(executor: ThreadPoolExecutor) -> None:
-    first, second = Work(), Work()
-    busy = asyncio.create_task(run_in(executor, first))
-    await settle()
-    waiting = asyncio.create_task(run_in(executor, second))
-    await settle()
-    waiting.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await waiting
-    first.gate.set()
-    second.gate.set()
-    await busy
-    await run_in(executor, time.monotonic)
-    assert (first.runs, second.runs) == (1, 0)
-
-
-async def test_work_done_on_ones_own_thread_is_shared_too(executor: ThreadPoolExecutor) -> None:
-    flights: SingleFlight[str] = SingleFlight(executor)
-    work = Work()
-    here = asyncio.create_task(run_in(executor, lambda: flights.try_here(b"k", work.find, work)))
-    await settle()
-    assert flights.try_here(b"k", work.find, work) == (None, False), "another is at it"
-    waiting = asyncio.create_task(flights.run(b"k", work.find, work))
-    cancelled = asyncio.create_task(flights.run(b"k", work.find, work))
-    await settle()
-    cancelled.cancel()
-    await settle()
-    work.gate.set()
-    assert await here == ("made", False)
-    assert await waiting == ("made", True)
-    assert flights.try_here(b"k", work.find, work) == ("made", True)
-    assert work.runs == 1
-    assert flights._flights == {}
-
-
-async def test_failures_on_ones_own_thread_are_not_shared(executor: ThreadPoolExecutor) -> None:
-    flights: SingleFlight[str] = SingleFlight(executor)
-    work = Work(failures=1)
-    here = asyncio.create_task(run_in(executor, lambda: flights.try_here(b"k", work.find, work)))
-    await settle()
-    waiting = asyncio.create_task(flights.run(b"k", work.find, work))
-    await settle()
-    work.gate.set()
-    with pytest.raises(ValueError, match="broken"):
-        await here
-    assert await waiting == ("made", False)
-    assert work.runs == 2
-    assert flights._flights == {}
+        await run_in(pool, lambda: None)

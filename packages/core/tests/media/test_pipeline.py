@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from hostile_server import HostileServer, Request, answer
 
 from sensorium.errors import (
     CacheMissError,
@@ -21,6 +22,8 @@ from sensorium.errors import (
     PluginError,
     RequestError,
 )
+from sensorium.media.fetch.policy import FetchPolicy
+from sensorium.media.memory import MemoryBudget
 from sensorium.media.pipeline import MediaPipeline, PreparedMedia
 from sensorium.types import MediaItem, PreparedItem, ValueSource
 
@@ -276,7 +279,8 @@ async def test_one_bad_item_does_not_hang_the_request(bench: Make) -> None:
     one.kind.gate.set()
     with pytest.raises(MediaError, match="note 0"):
         await asyncio.wait_for(task, 10)
-    assert one.pipeline._flights._flights == {}
+    one.pipeline._executor.submit(lambda: None).result(30)  # the thread has ended what it began
+    assert one.pipeline._maker.flights._flights == {}
 
 
 # --- caches and concurrency ------------------------------------------------------------
@@ -342,7 +346,7 @@ async def test_concurrent_requests_share_the_work(bench: Make, uuids: Any) -> No
     assert isinstance(done[0], asyncio.CancelledError)
     assert all(isinstance(media, PreparedMedia) for media in done[1:])
     assert one.kind.calls["load"] == one.adapter.calls["process"] == 1
-    assert one.pipeline._flights._flights == {}
+    assert one.pipeline._maker.flights._flights == {}
 
 
 async def test_a_uuid_alone_finds_what_is_just_being_made(bench: Make) -> None:
@@ -458,3 +462,148 @@ async def test_derived_items_of_kinds_the_model_does_not_take_are_left_out(bench
     one = bench()
     media = await one.pipeline.prepare(one.items("ab~"))
     assert [item.kind for item in media.items] == ["note"]
+
+
+async def test_a_uuid_used_again_for_another_size_is_another_item_to_the_engine(
+    bench: Make,
+) -> None:
+    one = bench(cache_bytes=0)  # nothing is found: each is made
+    keys = []
+    for text in ("abc", "abd", "abcd"):
+        media = await one.pipeline.prepare(one.items(text, uuids=["u"]))
+        keys.append(media.items[0].key)
+    assert keys[0] == keys[1], "a stale answer is what the name promises"
+    assert keys[2] != keys[0], "its rows must not be cut from the other's"
+    (alone,) = (await one.pipeline.prepare(one.items(None, uuids=["u"]))).items
+    assert (alone.key, alone.plan.num_tokens, alone.features) == (keys[2], 4, {})
+
+
+# --- memory ----------------------------------------------------------------------------
+
+
+async def test_features_are_counted_until_the_request_ends(bench: Make) -> None:
+    one = bench(memory=MemoryBudget(1000))
+    memory = one.pipeline.memory
+    first = await one.pipeline.prepare(one.items("abc", "abc", note_url("de")))
+    assert memory.stats.used_bytes == 4 * 3 + 4 * 2, "int32 features, equal ones once"
+    again = await one.pipeline.prepare(one.items("abc", "fg"))
+    assert memory.stats.used_bytes == 4 * (3 + 2 + 2)
+    first.release()
+    assert memory.stats.used_bytes == 4 * (3 + 2), "the second request still holds abc"
+    again.release()
+    assert memory.stats.used_bytes == 0
+    memory.check_integrity()
+
+
+async def test_failures_give_everything_back(bench: Make) -> None:
+    one = bench(memory=MemoryBudget(1000))
+    for texts in (("ab", "c!"), ("ab", "c?"), ("x" * 101,), ("a", None)):
+        with pytest.raises((RequestError, PluginError)):
+            await one.pipeline.prepare(one.items(*texts))
+    one.kind.gate.clear()
+    task = asyncio.create_task(one.pipeline.prepare(one.items("abcd")))
+    await asyncio.to_thread(one.kind.started.acquire)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    one.kind.gate.set()
+    one.pipeline._executor.submit(lambda: None).result(30)
+    one.pipeline.close()  # waits for the thread that still decodes
+    assert one.pipeline.memory.stats.used_bytes == 0
+
+
+async def test_a_request_that_never_fits_is_refused_with_the_numbers(bench: Make) -> None:
+    one = bench(memory=MemoryBudget(100))
+    with pytest.raises(LimitError, match=r"note 0: .* need 110 bytes .* allows 100"):
+        await one.pipeline.prepare(one.items("x" * 11))
+    assert one.kind.calls["load"] == 0
+    assert (await one.pipeline.prepare(one.items("x" * 10))).items
+
+
+async def test_requests_that_do_not_fit_together_take_turns(bench: Make) -> None:
+    one = bench(memory=MemoryBudget(100), limits={"note": None})
+    items = [one.items(f"{index:04}", f"{index:05}") for index in range(20)]
+
+    async def whole_request(given: list[MediaItem]) -> int:
+        media = await one.pipeline.prepare(given)
+        await asyncio.sleep(0)
+        media.release()
+        return len(media.items)
+
+    assert await asyncio.gather(*map(whole_request, items)) == [2] * 20
+    assert one.pipeline.memory.stats.used_bytes == 0
+    one.pipeline.memory.check_integrity()
+
+
+async def test_closing_ends_requests_that_wait_for_memory(bench: Make) -> None:
+    one = bench(memory=MemoryBudget(100))
+    held = await one.pipeline.prepare(one.items("x" * 10))
+    waiting = asyncio.create_task(one.pipeline.prepare(one.items("z" * 10)))
+    while one.pipeline.memory.stats.num_waiting == 0:
+        await asyncio.sleep(0.001)
+    await asyncio.to_thread(one.pipeline.close)
+    with pytest.raises(EngineClosedError):
+        await waiting
+    held.release()
+
+
+# --- fetching --------------------------------------------------------------------------
+
+
+async def test_what_is_fetched_and_what_is_decoded(bench: Make) -> None:
+    """With a uuid the lookup comes before the fetch; without one behind it, before the decode."""
+    with HostileServer() as server:
+        server.scripts["/a"] = answer(b"abc")
+        server.scripts["/same"] = answer(b"abc")
+        url, same = server.url("/a"), server.url("/same")
+        one = bench(fetch_policy=FetchPolicy(private=True))
+
+        async def counts(*given: str | None, uuids: Any = None, salt: str = "") -> tuple[int, int]:
+            media = await one.pipeline.prepare(one.items(*given, uuids=uuids), salt=salt)
+            assert [codes(item) for item in media.items] == ["abc"] * len(given)
+            media.release()
+            return len(server.requests), one.kind.calls["load"]
+
+        assert await counts(url) == (1, 1)
+        assert await counts(url) == (2, 1), "without a uuid it is fetched, and known by its content"
+        assert await counts(same) == (3, 1), "whatever its URL"
+        assert await counts(url, uuids=["u"]) == (4, 2)
+        assert await counts(url, uuids=["u"]) == (4, 2), "with one it is known before it is fetched"
+        assert await counts(None, uuids=["u"]) == (4, 2)
+        assert await counts(url, uuids=["u"], salt="other") == (5, 3)
+        assert one.pipeline.memory.stats.used_bytes == 0
+
+
+async def test_failed_fetches_name_the_item(bench: Make) -> None:
+    with HostileServer() as server:
+        one = bench(fetch_policy=FetchPolicy(private=True))
+        server.scripts["/long"] = answer(b"x" * 65)
+        with pytest.raises(MediaError, match=r"note 1: http://.* answered with status 404"):
+            await one.pipeline.prepare(one.items("a", server.url("/none")))
+        with pytest.raises(LimitError, match=r"note 0: its 65 bytes are more than the 64 allowed"):
+            await one.pipeline.prepare(one.items(server.url("/long")))
+        assert one.pipeline.memory.stats.used_bytes == 0
+
+
+async def test_slow_origins_delay_nobodys_decoding(bench: Make) -> None:
+    """More origins than media threads hold their answers back; other media are prepared."""
+    released = threading.Event()
+    with HostileServer() as server:
+
+        def hold(request: Request, connection: Any) -> None:
+            assert released.wait(60)
+            answer(b"late")(request, connection)
+
+        targets = [f"/{index}" for index in range(8)]
+        server.scripts.update(dict.fromkeys(targets, hold))
+        one = bench(num_threads=2, limits={"note": None}, fetch_policy=FetchPolicy(private=True))
+        slow = [
+            asyncio.create_task(one.pipeline.prepare(one.items(server.url(target))))
+            for target in targets
+        ]
+        while len(server.requests) < len(targets):
+            await asyncio.sleep(0.001)
+        assert codes((await one.pipeline.prepare(one.items("quick"))).items[0]) == "quick"
+        assert not any(task.done() for task in slow)
+        released.set()
+        assert [codes((await task).items[0]) for task in slow] == ["late"] * len(targets)

@@ -179,7 +179,7 @@ def test_long_base64_is_refused_unread() -> None:
         decode_tensor_base64("@" * 5000, max_bytes=100)
 
 
-@pytest.mark.parametrize("text", ["@@@@", "AAA", "AA=A", "AAA A", "ÄÖÜß", "AAAA=", "A\tAA"])
+@pytest.mark.parametrize("text", ["@@@@", "A", "AA=A", "AAA A A", "ÄÖÜß", "AAAA=", "A\x0bAA"])
 def test_no_base64(text: str) -> None:
     with pytest.raises(MediaError, match="isn't base64"):
         decode_tensor_base64(text, max_bytes=100)

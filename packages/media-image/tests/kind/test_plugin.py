@@ -9,7 +9,7 @@ import sys
 def test_importing_it_imports_neither_torch_nor_pillow() -> None:
     code = (
         "import sys, sensorium_media_image.plugin as plugin\n"
-        "assert plugin.api == 1\n"
+        "assert plugin.api == 2\n"
         "assert not {'torch', 'PIL'} & set(sys.modules), 'discovery must stay light'"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

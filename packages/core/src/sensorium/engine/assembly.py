@@ -36,6 +36,9 @@ from sensorium.engine.model import Model, item_limits, open_model
 from sensorium.errors import ConfigError
 from sensorium.frontend.chat import ChatRenderer
 from sensorium.frontend.frontend import Frontend
+from sensorium.media.fetch.local import LocalRoot
+from sensorium.media.fetch.policy import FetchPolicy
+from sensorium.media.memory import MemoryBudget, default_budget_bytes
 from sensorium.media.pipeline import MediaPipeline
 from sensorium.plugins.discovery import discover
 from sensorium.plugins.registry import Registry
@@ -77,6 +80,7 @@ def assemble(config: EngineConfig) -> Assembly:
         task = config.task_of(model.family.task)
         if task == "embed":
             check_modules(model.checkpoint)
+        policy = build_fetch_policy(config, model)
         if process is not None:
             process.load(Setup(config, plugins_of(registry)))
         client = process or ThreadClient(lambda: build_engine(config, model))
@@ -86,7 +90,9 @@ def assemble(config: EngineConfig) -> Assembly:
         for kind, cause in model.unavailable.items():
             logger.warning("items of the kind %s aren't served: %s", kind, cause)
         return Assembly(
-            frontend=build_frontend(model, chat, build_pipeline(config, model, limits, info)),
+            frontend=build_frontend(
+                model, chat, build_pipeline(config, model, limits, info, policy)
+            ),
             admission=build_admission(config, model, generation, info),
             client=client,
             tokenizer=model.tokenizer,
@@ -154,14 +160,38 @@ def build_chat(config: EngineConfig, model: Model) -> ChatRenderer:
     )
 
 
+def build_fetch_policy(config: EngineConfig, model: Model) -> FetchPolicy:
+    """Where media may be fetched from.
+
+    Raises:
+        ConfigError: a folder, host, network or environment variable that can't be used.
+    """
+    policy = FetchPolicy.from_options(
+        local_path=config.allowed_local_media_path,
+        domains=config.allowed_media_domains,
+        private_hosts=config.allow_private_media_hosts,
+        redirects=config.media_url_allow_redirects,
+        use_proxies=config.media_url_use_proxies,
+        kinds=model.kinds,
+    )
+    if policy.local_path is not None:
+        LocalRoot(policy.local_path)
+    return policy
+
+
 def build_pipeline(
-    config: EngineConfig, model: Model, limits: dict[str, int | None], info: EngineInfo
+    config: EngineConfig,
+    model: Model,
+    limits: dict[str, int | None],
+    info: EngineInfo,
+    policy: FetchPolicy,
 ) -> MediaPipeline:
     """How media become items.
 
     Args:
         limits: as ``item_limits`` has them.
     """
+    memory_gb = config.media_memory_gb
     architecture = model.checkpoint.architecture
     dtype: torch.dtype = getattr(torch, info.dtype)
     embed_widths = {
@@ -182,6 +212,12 @@ def build_pipeline(
         find_kind=model.find_kind,
         embed_widths=embed_widths,
         dtype=dtype,
+        fetch_policy=policy,
+        memory=MemoryBudget(
+            default_budget_bytes() if memory_gb is None else int(memory_gb * GIB),
+            # The process of an engine that runs apart gets a copy of what it computes from.
+            copies=2 if runs_apart(config) else 1,
+        ),
     )
 
 

@@ -218,6 +218,7 @@ class AsyncEngine:
         self._owner.check_process()
         with self._places, self._preparations.begin(f"tokens {next(self._ids)}"):
             prepared = await self._parts.frontend.prepare_chat(messages, **chat_options)
+        prepared.release()
         return prepared.composition.token_ids
 
     async def _pool(
@@ -245,6 +246,7 @@ class AsyncEngine:
         serial = next(self._ids)
         engine_id = f"{request_id}~{serial}" if request_id else f"request-{serial}"
         request_id = request_id or engine_id
+        prepared: PreparedPrompt | None = None
         stream: Stream | None = None
         with self._places:
             try:
@@ -268,6 +270,8 @@ class AsyncEngine:
                     self._streams.close(stream)
                     if not stream.state.finished:
                         self._client.abort(stream.state.child_ids)
+                if prepared is not None:
+                    prepared.release()
 
     def _check(self, work: _Work) -> None:
         self._owner.check_process()

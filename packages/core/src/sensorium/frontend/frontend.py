@@ -14,7 +14,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,7 +23,7 @@ from sensorium.frontend.chat import ChatRenderer, Conversation, RenderedChat
 from sensorium.frontend.placeholders import tokenize_prompt, tokenize_segments
 from sensorium.frontend.prompt_ids import ExpandedPrompt, tokenized_ids
 from sensorium.frontend.prompts import ParsedPrompt
-from sensorium.media.pipeline import MediaPipeline
+from sensorium.media.pipeline import MediaPipeline, PreparedMedia
 from sensorium.plugins import MediaAdapter, ModelContext, ModelFamily, TokenizedPrompt
 from sensorium.tokenizer import ChatTemplate, Tokenizer, load_template
 from sensorium.types import Composition, MediaItem, PreparedItem
@@ -38,6 +38,7 @@ class PreparedPrompt:
     Attributes:
         text: as given, or as the chat template rendered it; None for token ids.
         num_hits: items found in the processor cache.
+        media: what holds the items' memory.
     """
 
     text: str | None
@@ -45,6 +46,11 @@ class PreparedPrompt:
     items: tuple[PreparedItem, ...]
     salt: str
     num_hits: int
+    media: PreparedMedia = field(default_factory=PreparedMedia)
+
+    def release(self) -> None:
+        """Returns the media's memory; to be called when the request has ended, however it did."""
+        self.media.release()
 
 
 class Frontend:
@@ -160,8 +166,12 @@ class Frontend:
                 prompt = prompt.placed(media.items)
             return self._family.compose(prompt, media.items, self._adapters, self._context)
 
-        composition = await self._in_text_pool(compose)
-        return PreparedPrompt(text, composition, media.items, salt, media.num_hits)
+        try:
+            composition = await self._in_text_pool(compose)
+        except BaseException:
+            media.release()
+            raise
+        return PreparedPrompt(text, composition, media.items, salt, media.num_hits, media)
 
     async def _in_text_pool(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._text_pool, work)

@@ -99,12 +99,7 @@ class Processed:
     @property
     def num_bytes(self) -> int:
         """Host memory it holds: the tensors' storages, each counted once, and the plan."""
-        storages: dict[int, int] = {}
-        for tensors in self.features.values():
-            for tensor in tensors.values():
-                storage = tensor.untyped_storage()
-                storages[storage.data_ptr()] = storage.nbytes()
-        return sum(storages.values()) + _plan_bytes(self.plan)
+        return feature_bytes(self.features) + _plan_bytes(self.plan)
 
 
 class ProcessorCache:
@@ -140,6 +135,16 @@ class ProcessorCache:
     def stats(self) -> CacheStats:
         """Counts of the features' part."""
         return self._items.stats
+
+
+def feature_bytes(features: Mapping[str, Features]) -> int:
+    """Host memory that an item's features hold: the tensors' storages, each counted once."""
+    storages: dict[int, int] = {}
+    for tensors in features.values():
+        for tensor in tensors.values():
+            storage = tensor.untyped_storage()
+            storages[storage.data_ptr()] = storage.nbytes()
+    return sum(storages.values())
 
 
 def _plan_bytes(plan: MediaPlan) -> int:

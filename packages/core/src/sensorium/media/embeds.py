@@ -94,6 +94,18 @@ def check_embeds(
     return Embeds(rows, fields)
 
 
+def given_bytes(given: GivenEmbeds) -> int:
+    """What reading them will allocate, about: base64 is decoded, other values may be copied."""
+    rows = given.rows
+    if isinstance(rows, str):
+        return 3 * len(rows) // 4
+    return rows.nbytes if isinstance(rows, (np.ndarray, Tensor)) and not _is_hollow(rows) else 0
+
+
+def _is_hollow(rows: Any) -> bool:
+    return isinstance(rows, Tensor) and rows.layout != torch.strided
+
+
 def _rows(rows: Tensor, width: int) -> Tensor:
     if not rows.is_floating_point():
         raise MediaError(

@@ -12,6 +12,7 @@ from typing import Any
 from sensorium.media.digest import Digest
 from sensorium.plugins.adapter import MediaAdapter
 from sensorium.plugins.guard import class_of
+from sensorium.types import MediaPlan
 
 
 def item_key(
@@ -42,6 +43,16 @@ def item_key(
     _add_adapter(digest, adapter, processor_options)
     digest.add(io_options).add("embeds" if embeds else "raw")
     return digest.add(uuid).add(content).digest()
+
+
+def planned_key(key: bytes, plan: MediaPlan) -> bytes:
+    """The key under which the engine knows an item that is named by a uuid.
+
+    A name that is used again for other content of another size would meet embeddings and pages that
+    were computed from the first: what an item looks like to the model is therefore part of its key.
+    """
+    digest = Digest("sensorium planned item").add(key).add(plan.num_tokens).add(plan.grid)
+    return digest.add(len(plan.token_ids)).add(plan.is_embed).digest()
 
 
 def derived_key(

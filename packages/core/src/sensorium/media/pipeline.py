@@ -1,20 +1,24 @@
 """``MediaPipeline``: media as callers gave them → items that an engine takes.
 
     limits → key by uuid → look up          hit: nothing is fetched or decoded
-           → fetch → digest → look up       hit: nothing is decoded
-           → probe → load → plan → process → store
-    embeddings: check → digest → look up → plan → store
+           → fetch                          bytes are taken from the budget as they come
+           → digest → key → look up         hit: nothing is decoded
+           → probe → take memory → load → plan → process → store
+    embeddings: check → digest → key → look up → plan → store
 
-Work runs in a pool of threads, all of it for one item in one go; the event loop only waits, looks
-up and hashes options. It knows no kind and no model: it asks ``MediaKind`` and ``MediaAdapter``.
+There is one path: ``_find_or_make``. Fetching runs on a loop of its own (``fetch/``); the rest of
+the work on one item runs in one thread in one go (``maker.py``), unless it has to wait for memory.
+The caller's event loop only waits, looks up and hashes options. It knows no kind and no model: it
+asks ``MediaKind`` and ``MediaAdapter``.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -30,18 +34,21 @@ from sensorium.errors import (
     cache_miss,
 )
 from sensorium.media.blame import labelled, plugin_errors
-from sensorium.media.cache import CacheStats, Processed, ProcessorCache
-from sensorium.media.embeds import Embeds, check_embeds
-from sensorium.media.flight import SingleFlight, run_in
-from sensorium.media.keys import derived_key, item_key
-from sensorium.media.options import ProcessorOptions, ResolvedOptions
-from sensorium.media.process import DecodeBudget, content_digest, fetch, load, process
+from sensorium.media.cache import CacheStats, ProcessorCache, feature_bytes
+from sensorium.media.fetch.fetcher import Fetcher, FetchLimits
+from sensorium.media.fetch.policy import FetchPolicy
+from sensorium.media.flight import run_in
+from sensorium.media.keys import planned_key
+from sensorium.media.maker import ItemMaker, Making, NeedsMemory, Parts, RequestContext
+from sensorium.media.memory import Claim, Lease, MemoryBudget, default_budget_bytes
+from sensorium.media.options import ProcessorOptions
+from sensorium.media.process import DecodeBudget
 from sensorium.media.threads import lone_workers
 from sensorium.media.uuids import attach_uuids
 from sensorium.plugins.adapter import MediaAdapter
 from sensorium.plugins.kind import MediaKind
 from sensorium.stats import MediaRecorder
-from sensorium.types import PRECOMPUTED, GivenEmbeds, MediaItem, PreparedItem, Source
+from sensorium.types import MediaItem, PreparedItem, Source, UrlSource
 
 #: what all media of one request may take once decoded, unless the pipeline is told otherwise
 MAX_REQUEST_DECODED_BYTES = 8 * 2**30
@@ -57,38 +64,22 @@ class PreparedMedia:
         num_hits: items for which no work of this request's own was needed: found in the
             processor cache, or made at the same time for another. Items of which only the
             plan was found don't count.
+        lease: the memory that the items hold, to be released when the request has ended; None
+            without items.
     """
 
     items: tuple[PreparedItem, ...] = ()
     num_hits: int = 0
+    lease: Lease | None = None
 
-
-@dataclass(frozen=True, slots=True)
-class _Request:
-    """What the items of one request share."""
-
-    salt: str
-    options: ResolvedOptions
-    budget: DecodeBudget
-
-
-@dataclass(frozen=True, slots=True)
-class _Task:
-    """What there is to do for an item once it is known which one it is.
-
-    Attributes:
-        flight: the same for equal work.
-        find: looks into the cache.
-        make: the work.
-    """
-
-    flight: bytes
-    find: Callable[[], tuple[PreparedItem, ...] | None]
-    make: Callable[[], tuple[PreparedItem, ...]]
+    def release(self) -> None:
+        """The request has ended; calling it again does nothing."""
+        if self.lease is not None:
+            self.lease.release()
 
 
 #: An item and its derived ones, and whether they were there without work of one's own.
-_Found = tuple[tuple[PreparedItem, ...], bool]
+_Found = tuple[Parts, bool]
 
 
 def _no_such_kind(name: str) -> object:
@@ -117,6 +108,8 @@ class MediaPipeline:
         embed_widths: kind → numbers in a row of its embeddings; kinds that aren't named take
             no pre-computed ones.
         dtype: the engine's, which pre-computed embeddings are brought to.
+        fetch_policy: what URLs may be fetched; None: any public host's, and no local file's.
+        memory: the engine's budget; None: one of the default size.
 
     Raises:
         ConfigError: ``processor_kwargs`` that the adapters refuse.
@@ -137,6 +130,8 @@ class MediaPipeline:
         max_request_bytes: int = MAX_REQUEST_DECODED_BYTES,
         embed_widths: Mapping[str, int] | None = None,
         dtype: torch.dtype = torch.float32,
+        fetch_policy: FetchPolicy | None = None,
+        memory: MemoryBudget | None = None,
     ) -> None:
         self._kinds = {name: kind for name, kind in kinds.items() if name in adapters}
         self._adapters = dict(adapters)
@@ -149,11 +144,21 @@ class MediaPipeline:
         self._find_kind = find_kind
         self._max_request_bytes = max_request_bytes
         self._embed_widths = dict(embed_widths or {})
-        self._dtype = dtype
         self._cache = ProcessorCache(cache_bytes)
         self.recorder = MediaRecorder()
         self._executor = lone_workers(_num_threads(num_threads), "sensorium-media")
-        self._flights: SingleFlight[tuple[PreparedItem, ...]] = SingleFlight(self._executor)
+        self._maker = ItemMaker(
+            self._kinds, self._adapters, self._cache, self._embed_widths, dtype, self.recorder
+        )
+        self.memory = memory or MemoryBudget(default_budget_bytes())
+        policy = fetch_policy or FetchPolicy()
+        self._fetcher = Fetcher(policy)
+        self._fetch_limits = {
+            name: FetchLimits(
+                kind.max_fetch_bytes, policy.timeouts_s.get(name, kind.fetch_timeout_s)
+            )
+            for name, kind in self._kinds.items()
+        }
 
     @property
     def stats(self) -> CacheStats:
@@ -204,11 +209,21 @@ class MediaPipeline:
         for item in items:
             self._check_item(item)
         options = self._options.resolve(processor_kwargs or {})
-        request = _Request(salt, options, DecodeBudget(self._max_request_bytes))
-        results = await _all(self._prepare_item(item, request) for item in items)
+        if not items:
+            return PreparedMedia()
+        lease = self.memory.lease()
+
+        async def attempt() -> list[_Found]:
+            request = RequestContext(salt, options, DecodeBudget(self._max_request_bytes))
+            if lease.alone:
+                return [await self._prepare_item(item, request, lease) for item in items]
+            return await _all(self._prepare_item(item, request, lease) for item in items)
+
+        results = await lease.attempt(attempt)
         return PreparedMedia(
             items=tuple(part for parts, _ in results for part in parts),
-            num_hits=sum(len(parts) for parts, hit in results if hit),
+            num_hits=sum(len(parts) for parts, was_there in results if was_there),
+            lease=lease,
         )
 
     def reset(self) -> None:
@@ -217,6 +232,8 @@ class MediaPipeline:
 
     def close(self) -> None:
         """Ends the threads; work that hasn't begun fails with ``EngineClosedError``."""
+        self.memory.close()
+        self._fetcher.close()
         self._executor.shutdown(wait=True, cancel_futures=True)
         self._cache.clear()
 
@@ -254,187 +271,118 @@ class MediaPipeline:
 
     # --- one item ----------------------------------------------------------------------
 
-    async def _prepare_item(self, item: MediaItem, request: _Request) -> _Found:
+    async def _prepare_item(self, item: MediaItem, request: RequestContext, lease: Lease) -> _Found:
         uuid = None if self._uuids_ignored else item.uuid
         try:
-            if item.has_data:
-                parts, hit = await self._find_or_make(item, uuid, request)
-            else:
-                assert uuid is not None, "an item without data and uuid was let through"
-                parts, hit = await self._find_by_uuid(item, uuid, request)
+            parts, was_there = await self._find_or_make(item, uuid, request, lease)
         except CacheMissError:
             raise
         except RequestError as error:
             raise labelled(item.label, error) from error
-        return tuple(replace(part, index=item.index, uuid=uuid) for part in parts), hit
+        return _named(parts, item.index, uuid), was_there
 
-    async def _find_or_make(self, item: MediaItem, uuid: str | None, request: _Request) -> _Found:
+    async def _find_or_make(
+        self, item: MediaItem, uuid: str | None, request: RequestContext, lease: Lease
+    ) -> _Found:
+        claim = lease.claim()
         if uuid is not None:
-            task = self._task(item, uuid, request)
-        else:
-            task, parts, hit = await run_in(
-                self._executor, partial(self._identify_and_try, item, request)
-            )
-            if parts is not None:
-                return parts, hit
-        parts, hit = await self._flights.run(task.flight, task.find, task.make)
-        assert parts is not None, "work was given, and nothing came of it"
-        return parts, hit
-
-    def _identify_and_try(
-        self, item: MediaItem, request: _Request
-    ) -> tuple[_Task, tuple[PreparedItem, ...] | None, bool]:
-        """Runs in a thread. Who has read an item to know it makes it as well, at once: were that
-        other work, all items would be read before the first one is ready.
-
-        Returns:
-            The task, and what came of it: None, if another is at it.
-        """
-        task = self._task(item, None, request)
-        return task, *self._flights.try_here(task.flight, task.find, task.make)
-
-    def _task(self, item: MediaItem, uuid: str | None, request: _Request) -> _Task:
-        """What there is to do for an item; without a uuid it is read here and now, to know it."""
-        make: Callable[[], tuple[PreparedItem, ...]]
-        content: bytes | None = None
-        if item.embeds is not None:
-            checked: Embeds | None = None
-            if uuid is None:
-                checked, content = self._identify_embeds(item.kind, item.embeds, request)
-            key = self._key(item.kind, request, embeds=True, uuid=uuid, content=content)
-            make = partial(self._take_embeds, item.kind, key, item.embeds, checked, request)
-        else:
-            kind, sources = self._kinds[item.kind], item.sources
-            if uuid is None:
-                sources, content = _identify(kind, sources)
-            key = self._key(item.kind, request, embeds=False, uuid=uuid, content=content)
-            make = partial(self._make, kind, key, sources, request)
-        # The other kinds' options count too: derived items are made along with theirs.
-        flight = key + request.options.fingerprint
-        return _Task(flight, partial(self._find, item.kind, key, request.options), make)
-
-    async def _find_by_uuid(self, item: MediaItem, uuid: str, request: _Request) -> _Found:
-        """What is known under a uuid that came alone.
-
-        Where the features are gone, the plan is enough: whether the embedding is still there,
-        the engine knows.
-        """
-        options = request.options
-        keys = [
-            self._key(item.kind, request, embeds=embeds, uuid=uuid)
-            for embeds in ((True,) if item.embeds is not None else (False, True))
-        ]
-        for key in keys:
-            find = partial(self._find, item.kind, key, options)
-            found, hit = await self._flights.run(key + options.fingerprint, find, None)
+            found = await self._find_by_uuid(item, uuid, request)
             if found is not None:
-                return found, hit
-        for key in keys:
-            known = self._find(item.kind, key, options, plans_only=True)
+                await _hold(found, claim)
+                return found, True
+            if not item.has_data:
+                return self._find_plan(item, uuid, request), False
+        while True:
+            begun_s = time.perf_counter()
+            sources = await self._fetch(item, request, claim)
+            fetch_s = time.perf_counter() - begun_s
+            making = Making(self._maker, item, request, claim, sources, fetch_s)
+            if uuid is not None:
+                embeds = item.embeds is not None
+                making.key = self._maker.key(item.kind, request, embeds=embeds, uuid=uuid)
+            parts = await self._run(making)
+            claim.give_back()
+            if parts is None:  # another request is making the same item
+                parts = await self._maker.flights.join(making.flight, making.find)
+                making.was_found = True
+            if parts is not None:
+                await _hold(parts, claim)
+                return parts, making.was_found
+
+    async def _fetch(
+        self, item: MediaItem, request: RequestContext, claim: Claim
+    ) -> tuple[Source, ...]:
+        """The item's sources; those that have to be waited for have their bytes."""
+        limits = self._fetch_limits[item.kind]
+        return tuple(
+            [
+                await self._fetcher.fetch(source, limits, salt=request.salt, claim=claim)
+                if isinstance(source, UrlSource) and self._fetcher.must_fetch(source)
+                else source
+                for source in item.sources
+            ]
+        )
+
+    async def _run(self, making: Making) -> Parts | None:
+        """The work in a thread; between two parts of it, it may wait for memory."""
+        while True:
+            try:
+                return await run_in(self._executor, making.run)
+            except NeedsMemory as need:
+                await making.claim.take(need.num_bytes)
+                making.paid()
+
+    async def _find_by_uuid(
+        self, item: MediaItem, uuid: str, request: RequestContext
+    ) -> Parts | None:
+        """What is known under a uuid, or is just being made."""
+        for key in self._named_keys(item, uuid, request):
+            find = partial(self._maker.find, item.kind, key, request)
+            found = await self._maker.flights.join(key + request.options.fingerprint, find)
+            if found is not None:
+                return found
+        return None
+
+    def _find_plan(self, item: MediaItem, uuid: str, request: RequestContext) -> Parts:
+        """Where the features are gone, the plan is enough: whether the embedding is still there,
+        the engine knows."""
+        for key in self._named_keys(item, uuid, request):
+            known = self._maker.find(item.kind, key, request, plans_only=True)
             if known is not None:
-                return known, False
+                return known
         raise cache_miss(item.kind, item.index, uuid)
 
-    def _key(
-        self,
-        kind: str,
-        request: _Request,
-        *,
-        embeds: bool,
-        uuid: str | None = None,
-        content: bytes | None = None,
-    ) -> bytes:
-        adapter = self._adapters[kind]
-        with plugin_errors(adapter, "making a key of its options"):
-            return item_key(
-                salt=request.salt,
-                adapter=adapter,
-                io_options=self._kinds[kind].options_key(),
-                processor_options=request.options.by_kind[kind],
-                embeds=embeds,
-                uuid=uuid,
-                content=content,
-            )
+    def _named_keys(self, item: MediaItem, uuid: str, request: RequestContext) -> Iterator[bytes]:
+        """The keys that a uuid may stand for: without data, media or embeddings."""
+        for embeds in (False, True):
+            if embeds == (item.embeds is not None) or (item.embeds is None and not item.has_data):
+                yield self._maker.key(item.kind, request, embeds=embeds, uuid=uuid)
 
-    def _find(
-        self, kind: str, key: bytes, options: ResolvedOptions, *, plans_only: bool = False
-    ) -> tuple[PreparedItem, ...] | None:
-        """The item with its derived ones, if the cache holds all of them (or all their plans)."""
-        get = self._cache.get_plan if plans_only else self._cache.get
-        found = get(key)
-        if found is None:
-            return None
-        parts = [PreparedItem(kind, 0, key, found.plan, found.features)]
-        for derived_kind, name in found.derived:
-            part_key = self._derived_key(key, derived_kind, name, options)
-            part = get(part_key)
-            if part is None:
-                return None
-            parts.append(PreparedItem(derived_kind, 0, part_key, part.plan, part.features, key))
-        return tuple(parts)
 
-    def _make(
-        self, kind: MediaKind, key: bytes, sources: Sequence[Source], request: _Request
-    ) -> tuple[PreparedItem, ...]:
-        """Runs in a thread; what it makes is in the cache when it returns."""
-        loaded = load(kind, fetch(kind, sources), request.budget)
-        own, *derived = process(kind.name, loaded, self._adapters, request.options.by_kind)
-        items = [PreparedItem(kind.name, 0, key, own.plan, own.features)]
-        names = []
-        for part in derived:
-            assert part.name is not None
-            names.append((part.kind, part.name))
-            part_key = self._derived_key(key, part.kind, part.name, request.options)
-            items.append(PreparedItem(part.kind, 0, part_key, part.plan, part.features, key))
-            self._cache.put(part_key, Processed(part.plan, part.features))
-        self._cache.put(key, Processed(own.plan, own.features, tuple(names)))
-        return tuple(items)
-
-    def _identify_embeds(
-        self, kind: str, given: GivenEmbeds, request: _Request
-    ) -> tuple[Embeds, bytes]:
-        embeds = self._check_embeds(kind, given, request)
-        return embeds, embeds.digest()
-
-    def _check_embeds(self, kind: str, given: GivenEmbeds, request: _Request) -> Embeds:
-        embeds = check_embeds(
-            given,
-            width=self._embed_widths[kind],
-            field_names=self._adapters[kind].embeds_fields,
-            max_bytes=self._kinds[kind].max_decoded_bytes,
+def _named(parts: Parts, index: int, uuid: str | None) -> Parts:
+    """The parts as the engine is to know them."""
+    if uuid is None:
+        return tuple(replace(part, index=index) for part in parts)
+    keys = {part.key: planned_key(part.key, part.plan) for part in parts}
+    return tuple(
+        replace(
+            part,
+            index=index,
+            uuid=uuid,
+            key=keys[part.key],
+            parent=None if part.parent is None else keys[part.parent],
         )
-        request.budget.take(embeds.num_bytes)
-        return embeds
-
-    def _take_embeds(
-        self,
-        kind: str,
-        key: bytes,
-        given: GivenEmbeds,
-        checked: Embeds | None,
-        request: _Request,
-    ) -> tuple[PreparedItem, ...]:
-        """Runs in a thread, as ``_make``; what it returns needs no encoder."""
-        embeds = checked or self._check_embeds(kind, given, request)
-        adapter, options = self._adapters[kind], request.options.by_kind[kind]
-        with plugin_errors(adapter, "plan_embeds"):
-            plan = adapter.plan_embeds(len(embeds.rows), embeds.fields, options)
-        if plan.num_tokens != len(embeds.rows):
-            raise PluginError(
-                f"{type(adapter).__qualname__} planned {plan.num_tokens} tokens for "
-                f"{len(embeds.rows)} embedding rows."
-            )
-        features = {PRECOMPUTED: {"rows": embeds.as_dtype(self._dtype)}}
-        self._cache.put(key, Processed(plan, features))
-        return (PreparedItem(kind, 0, key, plan, features),)
-
-    def _derived_key(self, parent: bytes, kind: str, name: str, options: ResolvedOptions) -> bytes:
-        return derived_key(parent, name, self._adapters[kind], options.by_kind[kind])
+        for part in parts
+    )
 
 
-def _identify(kind: MediaKind, sources: Sequence[Source]) -> tuple[tuple[Source, ...], bytes]:
-    fetched = fetch(kind, sources)
-    return fetched, content_digest(kind, fetched)
+async def _hold(parts: Parts, claim: Claim) -> None:
+    """Keeps the features counted until the request ends."""
+    for part in parts:
+        num_bytes = feature_bytes(part.features)
+        if not claim.lease.try_hold(part.features, num_bytes):
+            await claim.take(num_bytes)
+            claim.settle(part.features, num_bytes)
 
 
 async def _all(

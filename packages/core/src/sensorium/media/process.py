@@ -1,4 +1,4 @@
-"""The work on one item, in one thread: fetch, probe, load, plan, process.
+"""The work on one item, in one thread: read, probe, load, plan, process.
 
 It knows nothing of requests that wait for it, of keys or of caches.
 """
@@ -18,7 +18,7 @@ from sensorium.media.fetch import resolve
 from sensorium.plugins.adapter import MediaAdapter
 from sensorium.plugins.kind import MediaKind
 from sensorium.plugins.reader import close_readers
-from sensorium.types import Features, Loaded, MediaPlan, MediaShape, Source
+from sensorium.types import Features, Loaded, MediaPlan, MediaShape, Probe, Source
 
 OptionsByKind = Mapping[str, Mapping[str, Any]]
 
@@ -56,7 +56,7 @@ class Part:
     features: Mapping[str, Features]
 
 
-def fetch(kind: MediaKind, sources: Sequence[Source]) -> tuple[Source, ...]:
+def resolve_all(kind: MediaKind, sources: Sequence[Source]) -> tuple[Source, ...]:
     """The sources with their bytes; sources that have them already are returned as they are."""
     return tuple(resolve(source, max_bytes=kind.max_fetch_bytes) for source in sources)
 
@@ -67,25 +67,43 @@ def content_digest(kind: MediaKind, sources: Sequence[Source]) -> bytes:
         return kind.digest(sources)
 
 
-def load(kind: MediaKind, sources: Sequence[Source], budget: DecodeBudget) -> Loaded:
-    """Decodes fetched sources, if their headers say that the result fits.
+def probe(kind: MediaKind, sources: Sequence[Source]) -> Probe:
+    """What the headers of fetched sources say.
 
     Raises:
-        LimitError: it doesn't.
-        MediaError: it can't be read.
+        MediaError, LimitError: as ``MediaKind.probe``.
     """
     with kind_errors(kind, "probe"):
-        probe = kind.probe(sources)
-    if probe.decoded_bytes > kind.max_decoded_bytes:
+        return kind.probe(sources)
+
+
+def check_probe(kind: MediaKind, found: Probe, budget: DecodeBudget) -> None:
+    """Counts an item that is about to be decoded.
+
+    Raises:
+        LimitError: it is larger than its kind allows, or the request's items are together.
+    """
+    if found.decoded_bytes > kind.max_decoded_bytes:
         raise LimitError(
-            f"it takes {probe.decoded_bytes} bytes once decoded; at most "
+            f"it takes {found.decoded_bytes} bytes once decoded; at most "
             f"{kind.max_decoded_bytes} are allowed."
         )
-    budget.take(probe.decoded_bytes)
+    budget.take(found.decoded_bytes)
+
+
+def load(kind: MediaKind, sources: Sequence[Source], told: Probe) -> Loaded:
+    """Decodes fetched sources.
+
+    Args:
+        told: what their headers said.
+
+    Raises:
+        MediaError: they can't be read, or are not what the headers said.
+    """
     with kind_errors(kind, "load"):
         loaded = kind.load(sources)
     try:
-        _check_told(probe.shape, loaded.shape)
+        _check_told(told.shape, loaded.shape)
     except MediaError:
         close_readers(loaded)
         raise

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from sensorium.errors import LimitError, MediaError
 from sensorium.media.archive import MAX_DIMENSIONS, TORCH_LEGACY_MAGIC, ZIP_MAGIC, read_archive
-from sensorium.media.fetch import decode_base64
+from sensorium.media.fetch.data_url import decode_base64
 
 #: Longest header of a .npy file or a safetensors file; a tensor's takes about 100 bytes.
 MAX_HEADER_BYTES = 4096

@@ -166,9 +166,11 @@ class _Parts:
         from sensorium.frontend.prompts import parse_prompt
 
         try:
-            return asyncio.run(self.frontend.prepare(parse_prompt(prompt)))
+            prepared = asyncio.run(self.frontend.prepare(parse_prompt(prompt)))
         except PluginError as error:
             raise AssertionError(str(error)) from error
+        prepared.release()
+        return prepared
 
 
 def _weight_names(folder: Path) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import pytest
 
 from sensorium.errors import ConfigError, RequestError
-from sensorium.media.process import fetch
+from sensorium.media.process import resolve_all
 from sensorium.plugins.kind import MediaKind
 from sensorium.plugins.reader import MediaReader, close_readers
 from sensorium.plugins.returns import check_kinds
@@ -112,7 +112,7 @@ class MediaKindContract:
             assert part_type in kind.part_types, f"{part_type} is none of the kind's part_types"
             item = kind.parse_part(part_type, part)
             assert (item.kind, item.index) == (kind.name, 0), "a part's item has a wrong name"
-            digest = kind.digest(fetch(kind, item.sources))
+            digest = kind.digest(resolve_all(kind, item.sources))
             assert digest == kind.digest(sources_of(kind, value)), (
                 f"the part {part_type} gives another item than the same value in split"
             )

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import pytest
 
 from sensorium.errors import RequestError
-from sensorium.media.process import fetch
+from sensorium.media.process import resolve_all
 from sensorium.plugins.kind import MediaKind
 from sensorium.plugins.reader import MediaReader
 from sensorium.types import DerivedItem, Loaded, Source
@@ -32,7 +32,7 @@ def sources_of(kind: MediaKind, value: Any) -> tuple[Source, ...]:
     """The fetched sources of one value, as ``multi_modal_data`` takes it."""
     items = kind.split(value)
     assert len(items) == 1, f"split made {len(items)} items of one value"
-    return fetch(kind, items[0].sources)
+    return resolve_all(kind, items[0].sources)
 
 
 def load(kind: MediaKind, value: Any) -> Loaded:

@@ -1,0 +1,86 @@
+"""``data:`` URLs and base64, read as browsers read them.
+
+Sources: WHATWG Fetch, "data: URL processor"; WHATWG Infra, "forgiving-base64 decode". ASCII white
+space counts for nothing and padding may be left out; any other character outside the alphabet is an
+error. The URL-safe alphabet (``-`` and ``_``) is another encoding and is refused.
+"""
+
+from __future__ import annotations
+
+import binascii
+import re
+from urllib.parse import unquote_to_bytes
+
+from sensorium.errors import LimitError, MediaError
+from sensorium.types import BytesSource
+
+_WHITE_SPACE = b"\t\n\x0c\r "
+_ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+_TOKEN = r"[A-Za-z0-9!#$%&'*+.^_`|~-]+"
+_MEDIA_TYPE = re.compile(rf"{_TOKEN}/{_TOKEN}")
+_BASE64_MARK = re.compile(r"; *base64 *$", re.IGNORECASE)
+_REMOVED_FROM_URLS = {ord("\t"): None, ord("\n"): None, ord("\r"): None}
+
+
+def decode_data_url(url: str, max_bytes: int) -> BytesSource:
+    """The URL's bytes, and the media type that it claims.
+
+    Raises:
+        MediaError: there is no comma, or the payload isn't base64 though it says so.
+        LimitError: more than ``max_bytes``.
+    """
+    head, comma, payload = url.partition(",")
+    if not comma:
+        raise MediaError("the data: URL has no comma; its form is data:TYPE/SUBTYPE;base64,DATA.")
+    # A fragment is no part of the resource, and may stand in the head as well.
+    if "#" in head:
+        raise MediaError("the data: URL has no comma before its fragment (#).")
+    payload = payload.partition("#")[0]
+    head = head.translate(_REMOVED_FROM_URLS).lstrip().partition(":")[2]
+    mark = _BASE64_MARK.search(head)
+    if mark is not None:
+        data = decode_base64(payload, max_bytes)
+    else:
+        payload = payload.translate(_REMOVED_FROM_URLS).rstrip("".join(map(chr, range(33))))
+        _check_size(len(payload) - 2 * payload.count("%"), max_bytes)
+        data = unquote_to_bytes(payload)
+        _check_size(len(data), max_bytes)
+    claimed = (head[: mark.start()] if mark is not None else head).partition(";")[0].strip()
+    return BytesSource(data, claimed.lower() if _MEDIA_TYPE.fullmatch(claimed) else None)
+
+
+def decode_base64(payload: str, max_bytes: int) -> bytes:
+    """Base64 by the forgiving decode, with or without the escapes of a URL.
+
+    Raises:
+        MediaError: it is no base64.
+        LimitError: more than ``max_bytes``, found before anything is decoded.
+    """
+    if "%" not in payload:  # before anything is copied; padding is at most two characters
+        num_characters = len(payload) - sum(map(payload.count, _WHITE_SPACE.decode()))
+        _check_size(3 * (num_characters - 2) // 4, max_bytes)
+    data = unquote_to_bytes(payload) if "%" in payload else payload.encode("utf-8", "replace")
+    data = data.translate(None, _WHITE_SPACE)
+    if len(data) % 4 == 0:
+        data = data.removesuffix(b"=").removesuffix(b"=")
+    if len(data) % 4 == 1 or data.translate(None, _ALPHABET):
+        raise MediaError(
+            "the payload isn't base64 (letters, digits, + and /; white space and missing padding "
+            "are allowed)."
+        )
+    _check_size(3 * len(data) // 4, max_bytes)
+    return binascii.a2b_base64(data + b"=" * (-len(data) % 4))
+
+
+def max_decoded_bytes(url: str) -> int:
+    """What decoding the URL can give at most; white space and escapes only make it less."""
+    comma = url.find(",")
+    num_characters = len(url) - comma - 1
+    if _BASE64_MARK.search(url[:comma].partition(":")[2]):
+        return 3 * num_characters // 4
+    return num_characters if url.isascii() else 4 * num_characters
+
+
+def _check_size(num_bytes: int, max_bytes: int) -> None:
+    if num_bytes > max_bytes:
+        raise LimitError(f"its {num_bytes} bytes are more than the {max_bytes} allowed.")

@@ -1,0 +1,495 @@
+"""``MemoryBudget``: one sum of bytes for all media of an engine that are on their way.
+
+    Lease     a request's share, from its first fetch until it ends in the engine
+      Claim   what one of its items takes while it is made: file, decoded values
+      shared  features, counted once however many requests hold them
+
+A request that must wait gives up all that it took and starts again when its turn comes, so that
+whoever waits holds nothing. Turns go by arrival: to the oldest request still being prepared at
+once, to another as soon as what it is known to need is free, and to none behind one that still
+waits. The oldest one then prepares its items one by one, waits where it stands, and holds only what
+it needs: every byte that it waits for is held by requests in the engine, which end by themselves,
+or by younger ones that are working, which come to their end or give up. So it always gets there, or
+is refused because even alone it wouldn't fit.
+
+It counts and wakes; it allocates nothing, and knows nothing of media. All methods may be called
+from any thread and any event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from sensorium.errors import EngineClosedError, LimitError
+
+Result = TypeVar("Result")
+GIB = 2**30
+#: of the machine's memory, where ``media_memory_gb`` isn't given
+DEFAULT_FRACTION = 4
+MIN_DEFAULT_BYTES = GIB
+
+
+class MustWait(Exception):
+    """The request has to give up what it holds and wait for its turn."""
+
+
+class Dropped(Exception):
+    """Work was to begin for a claim that its request has given up meanwhile."""
+
+
+def default_budget_bytes() -> int:
+    """A quarter of the machine's memory (or of what a control group leaves), at least 1 GiB."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        with open("/sys/fs/cgroup/memory.max", encoding="ascii") as file:
+            memory = min(memory, int(file.read()))
+    except (OSError, ValueError):  # no such group, or "max"
+        pass
+    return max(MIN_DEFAULT_BYTES, memory // DEFAULT_FRACTION)
+
+
+@dataclass(slots=True)
+class _Shared:
+    value: object  # keeps the id from being another's
+    num_bytes: int
+    num_leases: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryStats:
+    """The budget at one moment.
+
+    Attributes:
+        used_bytes: taken or promised.
+        num_preparing: leases whose requests are being prepared, those that wait included.
+        num_waiting: those of them that wait for a turn or for bytes.
+    """
+
+    total_bytes: int
+    used_bytes: int
+    num_preparing: int
+    num_waiting: int
+
+
+class MemoryBudget:
+    """One per engine.
+
+    Args:
+        total_bytes: what may be taken at once.
+        copies: how often features lie in memory: twice where the engine is a process of its own.
+    """
+
+    def __init__(self, total_bytes: int, *, copies: int = 1) -> None:
+        self.total_bytes = total_bytes
+        self._copies = copies
+        self._used = 0
+        self._orphaned = 0  # of it: by work that goes on though its request has given up
+        self._is_closed = False
+        self._lock = threading.RLock()
+        self._num_leases = 0
+        self._preparing: dict[int, Lease] = {}  # by arrival, the oldest first
+        self._shared: dict[int, _Shared] = {}
+
+    def lease(self) -> Lease:
+        """A share for a request that arrives now; nothing is taken yet."""
+        with self._lock:
+            self._num_leases += 1
+            lease = Lease(self, self._num_leases)
+            self._preparing[lease.number] = lease
+            return lease
+
+    def close(self) -> None:
+        """Fails all that wait, now and later, with ``EngineClosedError``."""
+        with self._lock:
+            self._is_closed = True
+            for lease in self._preparing.values():
+                lease._fail_waiting()
+
+    @property
+    def stats(self) -> MemoryStats:
+        """The counts at this moment."""
+        with self._lock:
+            leases = self._preparing.values()
+            return MemoryStats(
+                total_bytes=self.total_bytes,
+                used_bytes=self._used,
+                num_preparing=len(leases),
+                num_waiting=sum(lease._turn is not None or lease._wants > 0 for lease in leases),
+            )
+
+    def check_integrity(self) -> None:
+        """For tests: compares the sum with what leases, claims and features say.
+
+        Raises:
+            AssertionError: they differ.
+        """
+        with self._lock:
+            leases = list(self._preparing.values())
+            claims = sum(max(lease._held, lease._reserved) for lease in leases)
+            features = sum(shared.num_bytes for shared in self._shared.values())
+            assert self._used == claims + features + self._orphaned, "the budget's sum is wrong"
+            for lease in leases:
+                assert lease._held == sum(claim.num_bytes for claim in lease._claims)
+
+    # --- the rest is called by leases and claims, with the lock -------------------------
+
+    def _is_oldest(self, lease: Lease) -> bool:
+        return next(iter(self._preparing), None) == lease.number
+
+    def _fits(self, num_bytes: int) -> bool:
+        return self._used + num_bytes <= self.total_bytes
+
+    def _oldest_wants(self) -> bool:
+        oldest = next(iter(self._preparing.values()), None)
+        return oldest is not None and oldest._wants > 0
+
+    def _dispatch(self) -> None:
+        """Gives turns and bytes to those that wait, by arrival, to the first that can't go on."""
+        while self._advance_first():
+            pass
+
+    def _advance_first(self) -> bool:
+        for lease in self._preparing.values():
+            if lease._wants:
+                return lease._grant_wanted()
+            if lease._turn is not None:
+                return lease._grant_turn()
+        return False
+
+
+@dataclass(eq=False, slots=True)
+class Claim:
+    """What one item takes while it is made."""
+
+    lease: Lease
+    num_bytes: int = 0
+    is_working: bool = False
+    is_dropped: bool = False
+
+    def try_take(self, num_bytes: int) -> bool:
+        """Takes bytes if they are there.
+
+        Raises:
+            LimitError: the request could not be served even alone.
+            Dropped: the request has given up.
+        """
+        return self.lease._try_take(self, num_bytes)
+
+    async def take(self, num_bytes: int) -> None:
+        """Takes bytes, waiting for them if this request is the one that may.
+
+        Raises:
+            MustWait: it isn't; the request must give up and begin again.
+            LimitError, Dropped: as ``try_take``.
+        """
+        if self.try_take(num_bytes):
+            return
+        granted = self.lease._want(self, num_bytes)
+        try:
+            await asyncio.wrap_future(granted)
+        finally:
+            self.lease._stop_wanting(granted)
+
+    def give_back(self, num_bytes: int | None = None) -> None:
+        """Returns some of its bytes; None: all."""
+        self.lease._give_back(self, num_bytes)
+
+    def settle(self, features: object, num_bytes: int) -> None:
+        """Exchanges all its bytes for features that are there now, at once, whatever they take."""
+        self.lease._settle(self, features, num_bytes)
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Around work that can't be interrupted: its bytes return when it has ended.
+
+        Raises:
+            Dropped: the request has given up before the work began.
+        """
+        self.lease._begin_work(self)
+        try:
+            yield
+        finally:
+            self.lease._end_work(self)
+
+
+@dataclass(eq=False, slots=True)
+class Lease:
+    """One request's share. Made by ``MemoryBudget.lease``.
+
+    Attributes:
+        alone: its items are to be prepared one by one, since it may wait where it stands.
+    """
+
+    budget: MemoryBudget
+    number: int
+    alone: bool = False
+    _held: int = 0  # by claims
+    _reserved: int = 0  # promised with its turn; claims take from it first
+    _need: int = 0  # what it was seen to need at once, the last time
+    _claims: list[Claim] = field(default_factory=list)
+    _features: dict[int, int] = field(default_factory=dict)  # id → bytes
+    _turn: Future[None] | None = None
+    _wants: int = 0
+    _wanting: tuple[Claim, Future[None]] | None = None
+
+    async def attempt(self, prepare: Callable[[], Awaitable[Result]]) -> Result:
+        """Prepares the request as often as it takes; afterwards it holds features only.
+
+        Args:
+            prepare: begins anew each time; raises ``MustWait`` where a claim did.
+
+        Raises:
+            whatever ``prepare`` raises, and EngineClosedError; everything has been returned then.
+        """
+        try:
+            while True:
+                await self.begin()
+                try:
+                    result = await prepare()
+                    break
+                except MustWait:
+                    self.give_up()
+        except BaseException:
+            self.release()
+            raise
+        self.finish()
+        return result
+
+    async def begin(self) -> None:
+        """Waits for its turn; it holds nothing meanwhile.
+
+        Raises:
+            EngineClosedError: the budget was closed.
+        """
+        with self.budget._lock:
+            turn: Future[None] = Future()
+            self._turn = turn
+            if self.budget._is_closed:
+                self._fail_waiting()
+            self.budget._dispatch()
+        await asyncio.wrap_future(turn)
+
+    def claim(self) -> Claim:
+        """A claim for one item."""
+        claim = Claim(self)
+        with self.budget._lock:
+            self._claims.append(claim)
+        return claim
+
+    def give_up(self) -> None:
+        """Returns everything; ``begin`` follows."""
+        with self.budget._lock:
+            self._drop_all()
+            self.budget._dispatch()
+
+    def finish(self) -> None:
+        """Preparing is over: what remains are features, until ``release``."""
+        with self.budget._lock:
+            self._drop_claims()
+            self._leave()
+            self.budget._dispatch()
+
+    def release(self) -> None:
+        """Returns everything; the request has ended. Calling it again does nothing."""
+        with self.budget._lock:
+            self._drop_all()
+            self._leave()
+            self.budget._dispatch()
+
+    def try_hold(self, features: object, num_bytes: int) -> bool:
+        """Holds features that were found, if there is room for them.
+
+        Raises:
+            LimitError: as ``Claim.try_take``.
+        """
+        with self.budget._lock:
+            cost = self._cost(features, num_bytes)
+            if not self._may_take(cost):
+                return False
+            self._add_features(features, num_bytes)
+            return True
+
+    # --- under the lock, for claims ------------------------------------------------------
+
+    def _try_take(self, claim: Claim, num_bytes: int) -> bool:
+        with self.budget._lock:
+            if claim.is_dropped:
+                raise Dropped
+            if not self._may_take(num_bytes):
+                return False
+            claim.num_bytes += num_bytes
+            self._charge(num_bytes)
+            return True
+
+    def _may_take(self, num_bytes: int) -> bool:
+        self._check_ever_fits(num_bytes)
+        extra = max(self._held + num_bytes, self._reserved) - max(self._held, self._reserved)
+        if extra == 0:
+            return True
+        budget = self.budget
+        if budget._fits(extra) and not (budget._oldest_wants() and not budget._is_oldest(self)):
+            return True
+        own = self._held + sum(self._features.values())
+        self._need = min(budget.total_bytes, max(self._need, own + num_bytes))
+        return False
+
+    def _check_ever_fits(self, num_bytes: int) -> None:
+        # Beside its other items a request may need more at once than when they are made in turn.
+        kept = sum(self._features.values()) + self._held if self.alone else 0
+        if kept + num_bytes > self.budget.total_bytes:
+            raise LimitError(
+                f"the request's media need {kept + num_bytes} bytes of memory at once; "
+                f"media_memory_gb allows {self.budget.total_bytes} for all requests together."
+            )
+
+    def _want(self, claim: Claim, num_bytes: int) -> Future[None]:
+        with self.budget._lock:
+            if not (self.alone and self.budget._is_oldest(self)) or self._wanting is not None:
+                raise MustWait
+            granted: Future[None] = Future()
+            self._wants, self._wanting = num_bytes, (claim, granted)
+            if self.budget._is_closed:
+                self._fail_waiting()
+            self.budget._dispatch()
+            return granted
+
+    def _stop_wanting(self, granted: Future[None]) -> None:
+        with self.budget._lock:
+            if self._wanting is not None and self._wanting[1] is granted:
+                self._wants, self._wanting = 0, None
+                self.budget._dispatch()
+
+    def _give_back(self, claim: Claim, num_bytes: int | None) -> None:
+        with self.budget._lock:
+            num_bytes = claim.num_bytes if num_bytes is None else min(num_bytes, claim.num_bytes)
+            self._return(claim, num_bytes)
+            self.budget._dispatch()
+
+    def _return(self, claim: Claim, num_bytes: int) -> None:
+        claim.num_bytes -= num_bytes
+        if claim.is_dropped:
+            self.budget._used -= num_bytes
+            self.budget._orphaned -= num_bytes
+        else:
+            self._charge(-num_bytes)
+
+    def _settle(self, claim: Claim, features: object, num_bytes: int) -> None:
+        with self.budget._lock:
+            # Returned first, so that features are charged to what was promised; nobody else can
+            # take it in between.
+            self._return(claim, claim.num_bytes)
+            if not claim.is_dropped:
+                self._add_features(features, num_bytes)
+            self.budget._dispatch()
+
+    def _begin_work(self, claim: Claim) -> None:
+        with self.budget._lock:
+            if claim.is_dropped:
+                raise Dropped
+            claim.is_working = True
+
+    def _end_work(self, claim: Claim) -> None:
+        with self.budget._lock:
+            claim.is_working = False
+            if claim.is_dropped:
+                self._give_back(claim, None)
+
+    # --- under the lock, for the budget -----------------------------------------------------
+
+    def _grant_wanted(self) -> bool:
+        assert self._wanting is not None
+        claim, granted = self._wanting
+        extra = max(self._held + self._wants, self._reserved) - max(self._held, self._reserved)
+        if not self.budget._fits(extra):
+            return False
+        if granted.set_running_or_notify_cancel():
+            claim.num_bytes += self._wants
+            self._charge(self._wants)
+            granted.set_result(None)
+        self._wants, self._wanting = 0, None
+        return True
+
+    def _grant_turn(self) -> bool:
+        assert self._turn is not None
+        is_oldest = self.budget._is_oldest(self)
+        if not is_oldest and not self.budget._fits(self._need):
+            return False
+        turn, self._turn = self._turn, None
+        if turn.set_running_or_notify_cancel():
+            # A first attempt prepares all items at once, also of the oldest: most fit.
+            self.alone = is_oldest and self._need > 0
+            free = max(0, self.budget.total_bytes - self.budget._used)
+            self._reserved = min(self._need, free)
+            self.budget._used += self._reserved
+            turn.set_result(None)
+        return True
+
+    def _fail_waiting(self) -> None:
+        waiting = [self._turn, self._wanting[1] if self._wanting else None]
+        self._turn, self._wants, self._wanting = None, 0, None
+        for future in waiting:
+            if future is not None and future.set_running_or_notify_cancel():
+                future.set_exception(EngineClosedError("The engine was closed."))
+
+    def _charge(self, num_bytes: int) -> None:
+        before = max(self._held, self._reserved)
+        self._held += num_bytes
+        self.budget._used += max(self._held, self._reserved) - before
+
+    def _cost(self, features: object, num_bytes: int) -> int:
+        """What holding features adds, over what others and this request hold of them."""
+        known = self.budget._shared.get(id(features))
+        return 0 if known is not None else num_bytes * self.budget._copies
+
+    def _add_features(self, features: object, num_bytes: int) -> None:
+        num_bytes *= self.budget._copies
+        key = id(features)
+        if key in self._features:
+            return
+        shared = self.budget._shared.get(key)
+        if shared is None:
+            shared = self.budget._shared[key] = _Shared(features, num_bytes)
+            self._consume(num_bytes)
+        shared.num_leases += 1
+        self._features[key] = shared.num_bytes
+
+    def _consume(self, num_bytes: int) -> None:
+        """Features are charged to the budget itself, out of what was promised to the lease."""
+        promised = min(num_bytes, max(0, self._reserved - self._held))
+        self._reserved -= promised
+        self.budget._used += num_bytes - promised
+
+    def _drop_all(self) -> None:
+        self._drop_claims()
+        for key in self._features:
+            shared = self.budget._shared[key]
+            shared.num_leases -= 1
+            if shared.num_leases == 0:
+                del self.budget._shared[key]
+                self.budget._used -= shared.num_bytes
+        self._features.clear()
+
+    def _drop_claims(self) -> None:
+        """Returns what claims hold and what was promised; what is being worked on returns later."""
+        self.budget._used -= max(self._held, self._reserved)
+        self._held = self._reserved = 0
+        for claim in self._claims:
+            claim.is_dropped = True
+            if claim.is_working:
+                self.budget._used += claim.num_bytes
+                self.budget._orphaned += claim.num_bytes
+            else:
+                claim.num_bytes = 0
+        self._claims.clear()
+        self._wants, self._wanting = 0, None
+
+    def _leave(self) -> None:
+        self.budget._preparing.pop(self.number, None)
+        self._turn = None

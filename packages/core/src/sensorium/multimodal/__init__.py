@@ -1,0 +1,1 @@
+"""Types of media in prompts, under the names that vLLM's users know."""
