@@ -22,7 +22,9 @@ from http_threats import CHAT, asking, assert_refused, data_url, picture, png
 from scripted_engine import ScriptedEngine, until
 from served import Served, served
 
+from sensorium import AsyncEngine
 from sensorium_server_openai import ServerOptions, build_app
+from sensorium_server_openai.engine_port import EnginePort
 from sensorium_server_openai.middleware import auth
 
 # --- 1 to 5: where media come from ----------------------------------------------------
@@ -248,6 +250,25 @@ def test_row_19_a_template_of_a_request_needs_the_operator(http: Served) -> None
     loop = "{% for i in range(10 ** 9) %}{% endfor %}"
     assert_refused(http, asking(chat_template=loop), word="--trust-request-chat-template")
     assert_refused(http, asking(chat_template_kwargs={"messages": []}), word="messages")
+
+
+@pytest.mark.parametrize(
+    "loop",
+    [
+        "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+        "{{ ('x' * 9999999) * 9999999 }}",
+        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+    ],
+)
+def test_row_19_a_template_of_a_request_that_is_trusted_ends(vl_folder: Path, loop: str) -> None:
+    with (
+        AsyncEngine(str(vl_folder), dtype="float32", max_model_len=1024) as engine,
+        served(EnginePort.of(engine, str(vl_folder)), trust_chat_template=True) as server,
+    ):
+        response = server.post(CHAT, asking(chat_template=loop))
+        assert response.status_code == 400, response.text
+        assert "template" in response.json()["error"]["message"]
+        assert server.post(CHAT, asking()).status_code == 200
 
 
 # --- 20 and 21: keys, sizes -----------------------------------------------------------

@@ -236,11 +236,19 @@ def test_a_model_does_what_it_was_loaded_for(embedder: Served, server: Served) -
         assert "loaded to" in response.json()["error"]["message"]
 
 
-def test_figures_are_told(server: Served) -> None:
-    server.post("/v1/chat/completions", {"messages": about("Hi"), "max_tokens": 3})
+def test_figures_are_told(server: Served, stop_sign: str) -> None:
+    for _ in range(2):  # the second finds what the first has prepared
+        ask = {"messages": about("Hi", picture(stop_sign)), "max_tokens": 3, "ignore_eos": True}
+        assert server.post("/v1/chat/completions", ask).status_code == 200
     with server.client() as client:
         text = client.get("/metrics").text
     lines = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
     for name in ("time_to_first_token_seconds", "e2e_request_latency_seconds"):
         assert float(lines[f'sensorium:{name}_count{{model_name="tiny-vl"}}']) >= 1
+    of_model, of_kind = '{model_name="tiny-vl"}', '{model_name="tiny-vl",kind="image"}'
+    assert float(lines["sensorium:num_requests_running" + of_model]) == 0
+    assert float(lines["sensorium:mm_cache_hits_total" + of_model]) >= 1
+    assert float(lines["sensorium:step_seconds_count" + of_model]) >= 3
+    for stage in ("fetch", "decode", "process", "encode"):
+        assert float(lines[f"sensorium:media_{stage}_seconds_count{of_kind}"]) >= 1, stage
     assert float(lines['sensorium:generation_tokens_total{model_name="tiny-vl"}']) >= 3

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -116,9 +116,9 @@ class ScriptedEngine:
         """See ``Engine.decode``."""
         return self.tokenizer.decode(token_ids)
 
-    async def figures(self) -> Mapping[str, Any]:
-        """None."""
-        return {}
+    async def stats(self) -> None:
+        """None: it counts nothing."""
+        return
 
     def close(self) -> None:
         """See ``Engine.close``."""

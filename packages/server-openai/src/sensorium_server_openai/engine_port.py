@@ -17,6 +17,7 @@ from sensorium.outputs import EmbeddingRequestOutput, RequestOutputKind
 
 if TYPE_CHECKING:
     from sensorium import AsyncEngine
+    from sensorium.stats import EngineStats
     from sensorium.tokenizer import Tokenizer
 
 
@@ -100,8 +101,8 @@ class Engine(Protocol):
         """For single tokens; whole texts go through ``tokenize`` and ``decode``."""
         ...
 
-    async def figures(self) -> Mapping[str, Any]:
-        """The engine's counters, for ``/metrics``."""
+    async def stats(self) -> EngineStats | None:
+        """The engine's figures, for ``/metrics``."""
         ...
 
     @property
@@ -182,9 +183,9 @@ class EnginePort:
         """See ``Engine.tokenizer``."""
         return self._engine.get_tokenizer()
 
-    async def figures(self) -> Mapping[str, Any]:
-        """See ``Engine.figures``; this engine keeps none yet."""
-        return {}
+    async def stats(self) -> EngineStats | None:
+        """See ``Engine.stats``."""
+        return await self._engine.stats()
 
     @property
     def is_healthy(self) -> bool:

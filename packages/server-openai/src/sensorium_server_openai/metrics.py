@@ -7,12 +7,16 @@ own, so that two in one process don't mix.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import Metric
+from prometheus_client.registry import Collector
 
 from sensorium import RequestOutput
+from sensorium.stats import EngineStats
+from sensorium_server_openai.engine_figures import PREFIX, engine_families
 
-PREFIX = "sensorium:"
 _TTFT_S: tuple[float, ...] = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75)
 _TTFT_S += (1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0, 160.0, 640.0, 2560.0)
 _ITL_S: tuple[float, ...] = (
@@ -105,9 +109,9 @@ class Metrics:
         """The label of the model."""
         return self._model
 
-    def text(self) -> bytes:
-        """As Prometheus reads it."""
-        return generate_latest(self.registry)
+    def text(self, stats: EngineStats | None) -> bytes:
+        """As Prometheus reads it, with the engine's own figures if they are at hand."""
+        return generate_latest(_Together(self, stats))
 
     def _labelled(self, name: str, text: str, label: str) -> Counter:
         return Counter(PREFIX + name, text, (label,), registry=self.registry)
@@ -121,6 +125,20 @@ class Metrics:
             PREFIX + name, text, ("model_name",), buckets=buckets, registry=self.registry
         )
         return histogram.labels(self._model)
+
+
+class _Together(Collector):
+    """The server's figures and the engine's."""
+
+    def __init__(self, metrics: Metrics, stats: EngineStats | None) -> None:
+        self._metrics = metrics
+        self._stats = stats
+
+    def collect(self) -> Iterator[Metric]:
+        """All families."""
+        yield from self._metrics.registry.collect()
+        if self._stats is not None:
+            yield from engine_families(self._stats, self._metrics.model_name)
 
 
 class Observation:

@@ -61,7 +61,7 @@ def operations(service: Service) -> APIRouter:
     async def metrics() -> Response:
         """Figures, as Prometheus reads them."""
         service.metrics.in_flight.set(service.gate.running)
-        text = service.metrics.text()
+        text = service.metrics.text(await service.engine.stats())
         return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     return router
