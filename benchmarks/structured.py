@@ -32,7 +32,7 @@ from sensorium.grammar import Grammars, MaskMaker
 from sensorium.tokenizer import Tokenizer
 
 NUM_SEQUENCES = 16
-NUM_RECORDS = 4
+NUM_RECORDS = 3
 RECORD = {
     "type": "object",
     "properties": {
@@ -65,18 +65,18 @@ class Line:
 def turn(folder: Path, name: str, seed: int, new_tokens: int) -> tuple[float, int]:
     """Seconds, and how many tokens came, of one engine's turn."""
     form = None if name == "free" else FORM
-    sampling = SamplingParams(
-        temperature=0.0,
-        max_tokens=new_tokens if form is None else 1024,
-        ignore_eos=form is None,
-        structured_outputs=form,
-    )
+
+    def sampling(most: int) -> SamplingParams:
+        return SamplingParams(
+            temperature=0.0, max_tokens=most, ignore_eos=form is None, structured_outputs=form
+        )
+
     options = {"structured_outputs_forcing": name == "forced"}
     with LLM(str(folder), device="cpu", dtype="bfloat16", **options) as llm:
-        for part in ("warm", "timed"):
+        for part, most in (("warm", 8), ("timed", new_tokens if form is None else 1024)):
             prompts = [f"{part} {seed} {i}. {PROMPT}" for i in range(NUM_SEQUENCES)]
             start = time.perf_counter()
-            outputs = llm.generate(prompts, sampling, use_tqdm=False)
+            outputs = llm.generate(prompts, sampling(most), use_tqdm=False)
             seconds = time.perf_counter() - start
         came = sum(len(output.outputs[0].token_ids) for output in outputs)
         if form is not None:

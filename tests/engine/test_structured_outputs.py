@@ -257,6 +257,25 @@ def test_without_the_library(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
         llm.generate(PROMPT, asked(StructuredOutputs(regex="never seen")), use_tqdm=False)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("engine_process", [True, False])
+def test_on_a_gpu(text_model: Path, engine_process: bool) -> None:
+    """Steps are planned and launched ahead there, so that forced runs enter one step late."""
+    schemas = drawn(20)
+    params: list[SamplingParams] = []
+    for seed, schema in enumerate(schemas):
+        params += [asked(StructuredOutputs(json=schema), seed=seed), asked(None, max_tokens=9)]
+    options: dict[str, Any] = {"max_model_len": 1024, "gpu_memory_utilization": 0.2}
+    with LLM(
+        text_model, dtype="float32", device="cuda", engine_process=engine_process, **options
+    ) as llm:
+        outputs = llm.generate([PROMPT] * len(params), params, use_tqdm=False)
+        check(outputs[::2], schemas)
+        [alone] = llm.generate(PROMPT, params[1], use_tqdm=False)
+        assert {text_of(output) for output in outputs[1::2]} == {text_of(alone)}
+        llm.check_integrity()
+
+
 def test_in_a_process_of_its_own(text_model: Path) -> None:
     with LLM(text_model, dtype="float32", engine_process=True, max_model_len=256) as llm:
         params = [asked(StructuredOutputs(json=PERSON), seed=seed) for seed in range(8)]
