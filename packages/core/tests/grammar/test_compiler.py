@@ -216,8 +216,16 @@ def test_the_grammars_used_last_are_kept(speller, monkeypatch: pytest.MonkeyPatc
     assert grammars.find(forms[1], EOS) is not second
 
 
+def test_a_vocabulary_that_was_read_before(speller, monkeypatch: pytest.MonkeyPatch) -> None:
+    grammars = Grammars(speller.tokenizer, speller.vocab_size)
+    grammars.load(EOS)
+    monkeypatch.setattr("sensorium.grammar.grammars.Vocabulary", None)
+    assert grammars.compile(StructuredOutputs(regex="a"), EOS).vocabulary.eos_ids == (0,)
+
+
 def test_without_the_library(speller, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "llguidance", None)
+    Grammars(speller.tokenizer, speller.vocab_size).load(EOS)
     grammars = Grammars(speller.tokenizer, speller.vocab_size)
     with pytest.raises(UnsupportedError, match=r"pip install 'sensorium-core\[structured\]'"):
         grammars.compile(StructuredOutputs(regex="a"), EOS)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from sensorium.config import GIB, EngineConfig
 from sensorium.engine.core import EngineCore
+from sensorium.engine.generation_config import find_eos_ids
 from sensorium.engine.grammars import EngineGrammars
 from sensorium.engine.model import Model, count_of, worst_items
 from sensorium.grammar import Grammars
@@ -41,8 +42,14 @@ class EngineInfo:
     lost_kinds: Mapping[str, str] = field(default_factory=dict)
 
 
-def build_engine(config: EngineConfig, model: Model) -> tuple[EngineCore, EngineInfo]:
+def build_engine(
+    config: EngineConfig, model: Model, *, reads_vocabulary: bool = False
+) -> tuple[EngineCore, EngineInfo]:
     """Loads the weights and finds out how much fits beside them.
+
+    Args:
+        reads_vocabulary: grammars get the tokenizer's vocabulary now, not when the first is asked
+            for, when requests would wait for it.
 
     Raises:
         ConfigError: the checkpoint doesn't load, or there is no room.
@@ -70,10 +77,22 @@ def build_engine(config: EngineConfig, model: Model) -> tuple[EngineCore, Engine
         attention=found.attention,
         lost_kinds=dict(runner.lost_kinds),
     )
-    grammars = EngineGrammars(
-        Grammars(model.tokenizer, found.vocab_size), forces=config.structured_outputs_forcing
+    grammars = Grammars(model.tokenizer, found.vocab_size)
+    if reads_vocabulary:
+        grammars.load(_eos_ids(model))
+    of_requests = EngineGrammars(grammars, forces=config.structured_outputs_forcing)
+    return EngineCore(Scheduler(scheduler_config(config, found)), runner, of_requests), info
+
+
+def _eos_ids(model: Model) -> frozenset[int]:
+    checkpoint = model.checkpoint
+    return find_eos_ids(
+        checkpoint.name,
+        checkpoint.generation,
+        checkpoint.config,
+        model.tokenizer,
+        model.context.decoder.vocab_size,
     )
-    return EngineCore(Scheduler(scheduler_config(config, found)), runner, grammars), info
 
 
 def scheduler_config(config: EngineConfig, info: ExecutorInfo) -> SchedulerConfig:

@@ -61,7 +61,7 @@ def read_generation_config(
     """
     found = _defaults(name, generation)
     return GenerationConfig(
-        eos_ids=_eos_ids(name, generation, config, tokenizer, vocab_size),
+        eos_ids=find_eos_ids(name, generation, config, tokenizer, vocab_size, warns=True),
         max_tokens=found.pop("max_tokens", SamplingParams().max_tokens),
         defaults=found,
     )
@@ -86,20 +86,26 @@ def _defaults(name: str, generation: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _eos_ids(
+def find_eos_ids(
     name: str,
     generation: Mapping[str, Any],
     config: Mapping[str, Any],
     tokenizer: Tokenizer,
     vocab_size: int,
+    *,
+    warns: bool = False,
 ) -> frozenset[int]:
     """End-of-text ids: the generation config's, else ``config.json``'s, else the tokenizer's.
 
     Ids that the vocabulary lacks can never be drawn; where a file has no others, the next is asked.
+    Arguments and errors are those of ``read_generation_config``.
+
+    Args:
+        warns: say which ids are left out.
     """
     for file, ids in _places(name, generation, config, tokenizer):
         kept = frozenset(i for i in ids if 0 <= i < vocab_size)
-        if dropped := sorted(set(ids) - kept):
+        if warns and (dropped := sorted(set(ids) - kept)):
             logger.warning(
                 "%s of %s names the end-of-text ids %s, which the model's vocabulary of %d lacks; "
                 "they are left out",

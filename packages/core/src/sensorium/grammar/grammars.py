@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from contextlib import suppress
 
+from sensorium.errors import UnsupportedError
 from sensorium.grammar.compiler import compile_form
 from sensorium.grammar.matcher import Grammar
 from sensorium.grammar.vocabulary import Vocabulary
@@ -64,6 +66,14 @@ class Grammars:
             if (form, eos_ids) in self._grammars:
                 self._grammars.move_to_end((form, eos_ids))
             return self._grammars.get((form, eos_ids))
+
+    def load(self, eos_ids: frozenset[int]) -> None:
+        """Reads the checkpoint's tokens before a form needs them, if they can be read at all.
+
+        The library holds the interpreter's lock meanwhile, for half a second or more.
+        """
+        with suppress(UnsupportedError):  # said to whoever asks for a form
+            self.vocabulary(eos_ids)
 
     def vocabulary(self, eos_ids: frozenset[int]) -> Vocabulary:
         """The checkpoint's tokens; arguments and errors as ``compile``."""

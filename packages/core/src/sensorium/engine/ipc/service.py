@@ -89,7 +89,7 @@ def _build(payload: bytes, ours: logging.Logger) -> tuple[EngineCore, EngineInfo
     ours.setLevel(level)
     registry = discover(choices=setup.config.plugin_choices, disabled=setup.config.disabled_plugins)
     check_plugins(setup.plugins, registry)
-    built = build_engine(setup.config, open_model(setup.config, registry))
+    built = build_engine(setup.config, open_model(setup.config, registry), reads_vocabulary=True)
     # What is there now stays, and the collector need not look through it between steps.
     gc.collect()
     gc.freeze()
