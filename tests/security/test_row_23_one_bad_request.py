@@ -33,14 +33,14 @@ BAD: list[Any] = [
     with_image(png((64, 64))[:60]),
     with_image(png((8, 4000))),  # beyond the family's aspect ratio
     with_image(np.zeros((5, 5), dtype=np.complex64)),
-    with_image("https://example.org/a.png"),
+    with_image("https://127.0.0.1/a.png"),  # not public; tests connect to nothing else
     with_image("file:///etc/passwd"),
     with_image("/etc/passwd"),
     with_image("data:image/png;base64,@@@"),
     with_image(Path("/no/such/file.png")),
     with_image([None]),
     with_image([GOOD, GOOD], prompt="<image> one placeholder too few"),
-    with_image(torch.zeros(1, 4, 8)),  # pre-computed embeddings
+    with_image({"image_embeds": torch.zeros(1, 4, 8)}),  # of another width, without a grid
     {
         "prompt": "x",
         "multi_modal_data": {"image": GOOD},
