@@ -22,7 +22,13 @@ NEUTRAL: Mapping[str, float] = {
     "min_p": 0.0,
     "repetition_penalty": 1.0,
 }
-_FLAGS = ("ignore_eos", "skip_special_tokens", "include_stop_str_in_output", "detokenize")
+_FLAGS = (
+    "ignore_eos",
+    "skip_special_tokens",
+    "spaces_between_special_tokens",
+    "include_stop_str_in_output",
+    "detokenize",
+)
 #: With factors up to this, and down to its inverse, float32 logits stay finite.
 _LARGEST = 1e30
 #: Options of other engines that cannot be built here, and why.
@@ -81,6 +87,9 @@ class SamplingParams:
         detokenize: False leaves ``text`` empty (and refuses ``stop``).
         output_kind: what each output of a stream holds: ``RequestOutputKind.CUMULATIVE``, ``DELTA``
             or ``FINAL_ONLY``.
+        truncate_prompt_tokens: keep this many of the prompt's tokens; -1: as many as leave room for
+            ``max_tokens``. A prompt with media that is longer is refused.
+        truncation_side: "left" cuts the prompt's beginning, "right" its end.
         prompt_logprobs: report the log-probabilities of this many best tokens, and of the
             prompt's own, at each place of the prompt behind the first, but not where media stand;
             -1 and its bound as for ``logprobs``. The prompt is then computed without the prefix
@@ -120,6 +129,8 @@ class SamplingParams:
     detokenize: bool = True
     output_kind: RequestOutputKind = RequestOutputKind.CUMULATIVE
     prompt_logprobs: int | None = None
+    truncate_prompt_tokens: int | None = None
+    truncation_side: str = "left"
     structured_outputs: StructuredOutputs | None = None
     best_of: Any = None
     logits_processors: Any = None
@@ -162,6 +173,13 @@ class SamplingParams:
         _within("min_tokens", self.min_tokens, 0, None, integer=True)
         _within("logprobs", self.logprobs, -1, None, integer=True)
         _within("prompt_logprobs", self.prompt_logprobs, -1, None, integer=True)
+        _within("truncate_prompt_tokens", self.truncate_prompt_tokens, -1, None, integer=True)
+        if self.truncate_prompt_tokens == 0:
+            raise RequestError("truncate_prompt_tokens is 0; a prompt has at least one token.")
+        if self.truncation_side not in ("left", "right"):
+            raise RequestError(
+                f'truncation_side is {self.truncation_side!r}; it must be "left" or "right".'
+            )
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
             raise RequestError(
                 f"min_tokens is {self.min_tokens}, more than max_tokens, {self.max_tokens}."

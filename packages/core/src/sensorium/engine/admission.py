@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from sensorium.engine.generation_config import GenerationConfig
 from sensorium.errors import LimitError, PluginError, RequestError
 from sensorium.frontend.frontend import PreparedPrompt
+from sensorium.frontend.truncation import truncated
 from sensorium.output import PooledState, RequestState, bad_word_ids
 from sensorium.outputs import RequestMetrics
 from sensorium.pooling_params import PoolingParams
@@ -82,6 +83,10 @@ class Admission:
                 integer.
             PluginError: such an id is in an item's plan.
         """
+        sampling = sampling or self.default_sampling
+        room = max(1, self._max_model_len - (sampling.max_tokens or 1))
+        prepared = truncated(prepared, sampling, room)
+        metrics = replace(metrics, num_prompt_tokens=len(prepared.composition.token_ids))
         requests = self._requests(engine_id, prepared, sampling, metrics.arrival_s, priority)
         state = RequestState(
             request_id=request_id,
@@ -125,7 +130,7 @@ class Admission:
         self,
         request_id: str,
         prepared: PreparedPrompt,
-        sampling: SamplingParams | None,
+        sampling: SamplingParams,
         arrival_s: float,
         priority: int,
     ) -> list[EngineRequest]:
@@ -134,7 +139,7 @@ class Admission:
             raise RequestError(f"priority is {priority!r}; it must be an integer.")
         composition = prepared.composition
         self._check_prompt(prepared)
-        sampling = self._complete(sampling or self.default_sampling)
+        sampling = self._complete(sampling)
         first = EngineRequest(
             request_id=request_id,
             token_ids=composition.token_ids,
