@@ -59,6 +59,30 @@ def test_greedy_tokens_are_the_references_best(folder: Path, options: dict[str, 
         assert gap < 2 * float((logits - rounded.float()).abs().max())
 
 
+def test_every_owner_of_a_graphs_memory_changes_between_two_replays(folder: Path) -> None:
+    """The same graphs for other requests, in other slots, with other pages, tokens and places."""
+    sampling = SamplingParams(temperature=0.0, max_tokens=20, ignore_eos=True, logprobs=0)
+    options: dict[str, Any] = {"max_model_len": 512, "engine_process": False}
+    first, second = prompts(), [[*prompt, 7] for prompt in reversed(prompts())]
+    with LLM(folder, gpu_memory_utilization=0.3, **options) as llm:
+        before = llm.generate(first, sampling, use_tqdm=False)
+        assert llm.reset_prefix_cache()
+        captured = llm.generate(second, sampling, use_tqdm=False)
+        assert llm.reset_prefix_cache()
+        again = llm.generate(first, sampling, use_tqdm=False)
+    assert [a.outputs[0].token_ids for a in again] == [a.outputs[0].token_ids for a in before]
+    with LLM(folder, gpu_memory_utilization=0.3, enforce_eager=True, **options) as llm:
+        eager = llm.generate(second, sampling, use_tqdm=False)
+    for ours, theirs in zip(captured, eager, strict=True):
+        # The first tokens: from there on a tie may fall the other way.
+        one, other = ours.outputs[0], theirs.outputs[0]
+        for i, (token, expected) in enumerate(zip(one.token_ids, other.token_ids, strict=True)):
+            if token != expected:
+                gap = abs(one.logprobs[i][token].logprob - other.logprobs[i][expected].logprob)
+                assert gap < 0.5, "not a tie"
+                break
+
+
 def test_sampled_tokens_are_those_without_graphs(folder: Path) -> None:
     """Penalties, seeds and log-probabilities among them; a tie may fall the other way."""
     params = [

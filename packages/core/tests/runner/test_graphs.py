@@ -1,16 +1,17 @@
-"""What graphs are given and give back, with capturing stood in: a replay computes anew, eagerly.
+"""What graphs are given and give back, with capturing stood in: a replay does recorded ops again.
 
-So whatever is wrong with rows left over, tables or lengths shows on the CPU; whether the device's
-kernels can be captured is tests/engine/test_graphs.py's affair.
+So whatever is wrong with rows left over, tables or lengths shows on the CPU, and so does what was
+read on the host while recording; whether the device's kernels can be captured is
+tests/engine/test_graphs.py's affair.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from recorded import Recorded
 from tiny_runner import HIDDEN, VOCAB, MiniScheduler, Model, asked, item, step
 from torch import Tensor
 
@@ -29,13 +30,6 @@ PROMPTS = {
 Replays = list[tuple[int, bool]]
 
 
-class Replayed:
-    """In a graph's place."""
-
-    def __init__(self, work: Callable[[], object], _: object) -> None:
-        self.replay = work
-
-
 @pytest.fixture
 def replays(monkeypatch: pytest.MonkeyPatch) -> Replays:
     """For each step that isn't decoding alone: its tokens, and whether it was replayed."""
@@ -48,8 +42,8 @@ def replays(monkeypatch: pytest.MonkeyPatch) -> Replays:
         return out
 
     monkeypatch.setattr(PrefillGraphs, "run", noted)
-    monkeypatch.setattr(prefill_graphs, "capture", Replayed)
-    monkeypatch.setattr(decode_graphs, "capture", Replayed)
+    monkeypatch.setattr(prefill_graphs, "capture", Recorded)
+    monkeypatch.setattr(decode_graphs, "capture", Recorded)
     return found
 
 
@@ -174,3 +168,38 @@ def test_sequences_are_followed_by_empty_ones() -> None:
     assert borders[most + 1 :].tolist() == [9, 30, 10, *[0] * (most - 3)]
     full = _borders(((1, 1),) * most)
     assert full.tolist() == [*range(most + 1), *[1] * most]
+
+
+@pytest.mark.parametrize("name", ["index", "slots"])
+def test_what_the_host_knew_while_recording_is_seen_to_be_stale(
+    llama: Model, replays: Replays, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """A planted fault: a row of a step's numbers that was copied by way of the host."""
+    forward = DecodeGraphs._forward
+
+    def stale(self: DecodeGraphs, rows: Tensor) -> None:
+        frozen = rows.clone()
+        line = {"slots": 1, "index": 2}[name]
+        frozen[line] = torch.from_numpy(rows[line].numpy().copy())
+        forward(self, frozen)
+
+    wanted = answers(llama.runner(enforce_eager=True), 1000, requests())
+
+    def both() -> list[dict[str, list[int]]]:
+        """By the same graphs, with all slots exchanged between."""
+        runner = with_graphs(llama.runner(), 64)
+        return [answers(runner, 1000, some) for some in (requests(), requests()[::-1])]
+
+    assert both() == [wanted, wanted]
+    monkeypatch.setattr(DecodeGraphs, "_forward", stale)
+    assert both() != [wanted, wanted]
+
+
+def test_every_owner_of_a_graphs_memory_changes_between_two_replays(
+    llama: Model, replays: Replays
+) -> None:
+    """Other requests in other slots, with other pages, tokens and places."""
+    runner = with_graphs(llama.runner(), 8, 64)
+    eager = llama.runner(enforce_eager=True)
+    for names in (("one", "page", "more"), ("long", "more", "one"), ("page", "long", "more")):
+        assert answers(runner, 1000, requests(*names)) == answers(eager, 1000, requests(*names))
