@@ -19,6 +19,7 @@ from sensorium.runner import Runner, decode_graphs, prefill_graphs
 from sensorium.runner.decode_graphs import DecodeGraphs
 from sensorium.runner.prefill_graphs import PrefillGraphs, _borders, prefill_sizes
 from sensorium.runner.step_memory import fitting
+from sensorium.sampling_params import SamplingParams
 from sensorium.types import Batch, EngineRequest, MediaSpan
 
 PROMPTS = {
@@ -203,3 +204,50 @@ def test_every_owner_of_a_graphs_memory_changes_between_two_replays(
     eager = llama.runner(enforce_eager=True)
     for names in (("one", "page", "more"), ("long", "more", "one"), ("page", "long", "more")):
         assert answers(runner, 1000, requests(*names)) == answers(eager, 1000, requests(*names))
+
+
+def test_the_best_tokens_are_chosen_in_a_graph(llama: Model, replays: Replays) -> None:
+    """And all others outside of it, in the same step too; either way the next step finds them."""
+    drawn = SamplingParams(temperature=0.9, seed=3, max_tokens=64).filled({})
+    told = SamplingParams(temperature=0.0, logprobs=1, max_tokens=64).filled({})
+    runner, eager = with_graphs(llama.runner(), 64), llama.runner(enforce_eager=True)
+    recorded = runner._forward._recorded
+    assert isinstance(recorded, DecodeGraphs)
+    sizes: list[int] = []
+    choose_best = recorded.choose_best
+    recorded.choose_best = lambda count: sizes.append(count) or choose_best(count)  # type: ignore
+    for others, plain in ((requests("one"), True), ([asked("d", [4, 5], drawn)], False)):
+        given = [*requests("page", "long"), *others]
+        sizes.clear()
+        assert answers(runner, 1000, given) == answers(eager, 1000, given)
+        assert sizes == ([3] * 5 if plain else [])
+    assert answers(runner, 1, [asked("t", [4, 5], told)]) == answers(
+        eager, 1, [asked("t", [4, 5], told)]
+    )
+    assert not sizes
+
+
+def test_rows_that_hold_no_numbers_fail_alone_in_a_graph_too(
+    llama: Model, replays: Replays, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = with_graphs(llama.runner(), 64)
+    scheduler = MiniScheduler(runner)
+    scheduler.add(*requests("one", "page"))
+    scheduler.run(2)
+    recorded = runner._forward._recorded
+    assert isinstance(recorded, DecodeGraphs)
+    run = recorded.run
+
+    def broken(chunks: Any, running: Any) -> Tensor | None:
+        hidden = run(chunks, running)
+        assert hidden is not None
+        hidden[0] = float("nan")
+        return hidden
+
+    with monkeypatch.context() as patched:
+        patched.setattr(recorded, "run", broken)
+        scheduler.step({"one": 1, "page": 1})
+    assert scheduler.failed == {"one": "The model's output for this request is not a number."}
+    scheduler.run_only("page", 6)
+    wanted = answers(llama.runner(enforce_eager=True), 1000, requests("page"))
+    assert scheduler.answer("page")[:6] == wanted["page"]

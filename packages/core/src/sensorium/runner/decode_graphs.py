@@ -6,11 +6,15 @@ are left over decode a token nobody asked for into a page that nobody reads.
 
 Four numbers a row are all that the host sends: the token, or ``PENDING``; its request's slot; its
 place in the sequence; its position. Everything else follows on the device.
+
+Choosing the best token of each row is a graph of its own, since masks may be made before it. A step
+that asks for anything else (a draw, penalties, log-probabilities) is sampled kernel by kernel.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -19,6 +23,7 @@ from torch import Tensor
 from sensorium.ops import AttentionBatch
 from sensorium.runner.capture import Pool, capture
 from sensorium.runner.request_state import RunningRequest
+from sensorium.runner.sampler import greedy
 from sensorium.runner.step_memory import StepMemory, fitting
 from sensorium.runner.upload import upload
 from sensorium.types import Chunk
@@ -49,8 +54,12 @@ class DecodeGraphs:
         largest, device = self._sizes[-1], memory.kv_cache.device
         self._input = torch.zeros(4 * largest, dtype=torch.int32, device=device)
         self._hidden = memory.hidden_rows(largest)
+        self._chosen = torch.zeros(largest, dtype=torch.long, device=device)
         # The largest first: the others then fit into the memory that it took.
         self._graphs = {size: self._capture(size, pool) for size in reversed(self._sizes)}
+        self._choices = {
+            size: capture(partial(self._choose, size), pool) for size in reversed(self._sizes)
+        }
 
     def run(self, chunks: Sequence[Chunk], running: Sequence[RunningRequest]) -> Tensor | None:
         """Decodes one token for each chunk; their pages stand in the tables already.
@@ -74,6 +83,24 @@ class DecodeGraphs:
         self._input[: 4 * size].copy_(sent)
         self._graphs[size].replay()
         return self._hidden[:count]
+
+    def choose_best(self, count: int) -> Tensor:
+        """The best tokens of the ``count`` rows of the last ``run``, noted in ``last_tokens``.
+
+        Returns:
+            (count,) int64: ``Choice.chosen``.
+        """
+        size = fitting(self._sizes, count)
+        assert size is not None, "there was no run of so many rows"
+        self._choices[size].replay()
+        return self._chosen[:count].clone()
+
+    def _choose(self, size: int) -> None:
+        memory = self._memory
+        slots = self._input[: 4 * size].view(4, size)[1].long()
+        chosen = greedy(memory.decoder.logits(self._hidden[:size]))
+        memory.last_tokens.index_copy_(0, slots, chosen.clamp_min(0))
+        self._chosen[:size].copy_(chosen)
 
     def _capture(self, size: int, pool: Pool) -> torch.cuda.CUDAGraph:
         rows = self._input[: 4 * size].view(4, size)

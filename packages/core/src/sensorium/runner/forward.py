@@ -47,6 +47,7 @@ class HiddenRows:
     Attributes:
         rows: (S, hidden): what is sampled from, a row each; the next ``forward`` may overwrite it.
         sampling: whose rows they are, (S,).
+        in_graph: whether they lie where a graph left them, for another to choose their tokens.
         given: log-probabilities of given tokens.
         prompts: log-probabilities of prompt tokens, where asked for.
         pooled: request id → (hidden,) float32.
@@ -57,6 +58,7 @@ class HiddenRows:
     given: tuple[GivenReports, ...] = ()
     prompts: tuple[PromptReports, ...] = ()
     pooled: dict[str, Tensor] = field(default_factory=dict)
+    in_graph: bool = False
 
     def each(self) -> Iterator[HiddenRows]:
         """One for each request that samples, to sample them one by one."""
@@ -66,7 +68,7 @@ class HiddenRows:
 
     def kept(self) -> HiddenRows:
         """The same in memory of its own."""
-        return self if self.rows is None else replace(self, rows=self.rows.clone())
+        return self if self.rows is None else replace(self, rows=self.rows.clone(), in_graph=False)
 
 
 class ForwardPass:
@@ -138,7 +140,8 @@ class ForwardPass:
                 self._counts.take(of)
         replayed = self._replay(chunks, running)
         if replayed is not None:
-            return HiddenRows(replayed, tuple(running))
+            in_graph = isinstance(self._recorded, DecodeGraphs)
+            return HiddenRows(replayed, tuple(running), in_graph=in_graph)
         flat = flatten(chunks, running, self._memory)
         out = self._through_layers(flat)
         prompts = tuple(self._prompt_reports(out, chunks, running))
@@ -151,6 +154,9 @@ class ForwardPass:
         if hidden.rows is None:
             return None
         running = hidden.sampling
+        if hidden.in_graph and masks is None and all(of.is_plain for of in running):
+            assert isinstance(self._recorded, DecodeGraphs)
+            return Choice(running, self._recorded.choose_best(len(running)), None)
         logits = self._memory.decoder.logits(hidden.rows)
         choice = choose(logits, running, self._counts, masks)
         slots = upload_list([of.slot for of in running], torch.long, logits.device)

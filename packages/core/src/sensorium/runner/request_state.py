@@ -23,6 +23,7 @@ class RunningRequest:
         has_bias: whether the same is added to its logits at each step.
         edits_logits: whether bias, bans or penalties may change its logits. (``bad_words`` come as
             masks: only the host can tell what they forbid.)
+        is_plain: whether its token is the best of the raw logits, and nothing else is asked for.
         generated: its new tokens; ``PENDING`` where only the device knows them.
         num_counted: how many of them ``TokenCounts`` has counted.
         bias: (vocab_size,) float32 on the device, once it was needed: what is added to its logits
@@ -47,6 +48,7 @@ class RunningRequest:
         )
         self.has_bias = bool(params.logit_bias or params.allowed_token_ids)
         self.edits_logits = bool(self.needs_counts or self.has_bias or params.min_tokens)
+        self.is_plain = self.is_greedy and not self.edits_logits and params.logprobs is None
         own = params.seed
         self._seed = f"request {own}" if own is not None else f"{engine_seed} {request.request_id}"
 

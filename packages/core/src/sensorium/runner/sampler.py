@@ -163,9 +163,21 @@ def choose(
     if drawn:
         rows = upload_list(drawn, torch.long, logits.device)
         chosen[rows] = _draw(edited[rows], [requests[i] for i in drawn])
-    chosen = torch.where(best.isneginf(), _NO_TOKEN, chosen)
-    chosen = torch.where(best.isnan(), _NO_NUMBER, chosen)
+    chosen = _coded(chosen, best)
     return Choice(tuple(requests), chosen, _reports(logits, chosen.clamp_min(0), requests))
+
+
+def greedy(logits: Tensor) -> Tensor:
+    """(S, vocab_size) raw logits → ``Choice.chosen`` of requests that take the best; for capturing:
+    nothing is read on the host."""
+    chosen = logits.argmax(-1)
+    return _coded(chosen, logits.gather(-1, chosen[:, None])[:, 0])
+
+
+def _coded(chosen: Tensor, best: Tensor) -> Tensor:
+    """Tokens (S,), with a code where the best logit of a row says that there is none."""
+    chosen = torch.where(best.isneginf(), _NO_TOKEN, chosen)
+    return torch.where(best.isnan(), _NO_NUMBER, chosen)
 
 
 def masked(logits: Tensor, requests: Sequence[RunningRequest], masks: Masks) -> Tensor:
