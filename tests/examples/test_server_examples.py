@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 from served import Served, served
 from tiny_checkpoints import make_llava
 
 from sensorium import AsyncEngine
+from sensorium.assets.image import ImageAsset
 from sensorium_server_openai.engine_port import EnginePort
 from sensorium_tiny_models import model_path
 
@@ -50,6 +55,25 @@ def test_on_the_embedded_model(name: str, tiny_vl: Served) -> None:
     assert len(lines) >= ANSWERS[name]
     if name == "server_uuids":
         assert len(set(lines)) == 1, "the same picture under its name gives the same answer"
+
+
+def test_pictures_at_addresses(tmp_path: Path) -> None:
+    """As the seed's page has it: the server fetches what the client names."""
+    for name in ("cherry_blossom", "stop_sign"):
+        ImageAsset(name).pil_image.save(tmp_path / f"{name}.jpg")
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    files = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=files.serve_forever, daemon=True).start()
+    names = ("stop_sign", "cherry_blossom", "stop_sign")
+    urls = [f"http://127.0.0.1:{files.server_port}/{name}.jpg" for name in names]
+    options: dict[str, Any] = {"max_model_len": 2048, "allow_private_media_hosts": True}
+    with (
+        AsyncEngine(str(model_path()), **options) as engine,
+        served(EnginePort.of(engine, str(model_path()))) as server,
+    ):
+        assert len(run("server_images", server.url + "/v1", *urls)) >= ANSWERS["server_images"]
+    files.shutdown()
+    files.server_close()
 
 
 def test_embeddings_on_llava(tmp_path: Path) -> None:

@@ -38,6 +38,11 @@ def inside() -> Iterator[tuple[int, list[str]]]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             asked.append(self.path)
+            if self.path.startswith(("/to?", "/loop")):
+                self.send_response(302)
+                self.send_header("Location", self.path.removeprefix("/to?"))
+                self.end_headers()
+                return
             self.send_response(200)
             self.end_headers()
             self.wfile.write(png())
@@ -68,6 +73,48 @@ def test_row_01_and_02_no_address_of_the_inner_network_is_reached(
     message = assert_refused(http, asking(picture(f"http://{host}:{port}/secret")))
     assert asked == []
     assert "pw" not in message
+
+
+@pytest.fixture(scope="module")
+def opened(
+    vl_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Served, Path]]:
+    """A server that may fetch from 127.0.0.1 and from a folder, and the folder."""
+    folder = tmp_path_factory.mktemp("media")
+    options: dict[str, Any] = {
+        "allow_private_media_hosts": ["127.0.0.1"],
+        "allowed_local_media_path": str(folder),
+    }
+    with (
+        AsyncEngine(str(vl_folder), dtype="float32", max_model_len=1024, **options) as engine,
+        served(EnginePort.of(engine, str(vl_folder))) as server,
+    ):
+        yield server, folder
+
+
+def test_row_03_a_redirect_leads_nowhere_inside(
+    opened: tuple[Served, Path], inside: tuple[int, list[str]]
+) -> None:
+    server, (port, asked) = opened[0], inside
+    here = f"http://127.0.0.1:{port}"
+    assert server.post(CHAT, asking(picture(here + "/picture"))).status_code == 200
+    assert server.post(CHAT, asking(picture(f"{here}/to?{here}/other"))).status_code == 200
+    asked.clear()
+    for target in ("http://10.0.0.1/x", f"http://[::1]:{port}/x", "file:///etc/passwd"):
+        assert_refused(server, asking(picture(f"{here}/to?{target}")))
+    assert [path for path in asked if not path.startswith("/to?")] == []
+    assert_refused(server, asking(picture(f"{here}/loop")))
+
+
+def test_row_05_a_local_path_stays_in_its_folder(opened: tuple[Served, Path]) -> None:
+    server, folder = opened
+    (folder / "a.png").write_bytes(png())
+    (folder.parent / "outside.png").write_bytes(png())
+    (folder / "link.png").symlink_to(folder.parent / "outside.png")
+    assert server.post(CHAT, asking(picture(f"file://{folder}/a.png"))).status_code == 200
+    for path in (f"{folder}/../outside.png", f"{folder}/link.png", f"{folder}", "/dev/zero"):
+        message = assert_refused(server, asking(picture(f"file://{path}")))
+        assert str(folder) not in message.replace(path, "")
 
 
 @pytest.mark.parametrize(

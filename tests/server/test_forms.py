@@ -58,7 +58,10 @@ def test_an_answer_that_is_parsed_into_a_class(client: OpenAI) -> None:
 def test_a_stream_of_a_form_is_the_form(client: OpenAI) -> None:
     form = {
         "type": "json_schema",
-        "json_schema": {"name": "s", "schema": Shape.model_json_schema()},
+        "json_schema": {
+            "name": "s",
+            "schema": {**Shape.model_json_schema(), "additionalProperties": False},
+        },
     }
     stream = client.chat.completions.create(response_format=form, stream=True, **ASK)  # type: ignore[call-overload]
     text = "".join(c.choices[0].delta.content or "" for c in stream if c.choices)

@@ -245,7 +245,7 @@ def test_figures_are_told(server: Served, stop_sign: str) -> None:
     lines = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
     for name in ("time_to_first_token_seconds", "e2e_request_latency_seconds"):
         assert float(lines[f'sensorium:{name}_count{{model_name="tiny-vl"}}']) >= 1
-    of_model, of_kind = '{model_name="tiny-vl"}', '{model_name="tiny-vl",kind="image"}'
+    of_model, of_kind = '{model_name="tiny-vl"}', '{kind="image",model_name="tiny-vl"}'
     assert float(lines["sensorium:num_requests_running" + of_model]) == 0
     assert float(lines["sensorium:mm_cache_hits_total" + of_model]) >= 1
     assert float(lines["sensorium:step_seconds_count" + of_model]) >= 3

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from sensorium.tokenizer import Tokenizer
 
 
+#: Requests that may wait in a served engine, where the operator says nothing.
+_MAX_QUEUED = 1024
+
+
 @dataclass(frozen=True, slots=True)
 class ChatPrompt:
     """A conversation and how it becomes a prompt.
@@ -207,4 +211,5 @@ def load_engine(model: str, options: dict[str, Any]) -> EnginePort:
     from sensorium import AsyncEngine
 
     options.setdefault("engine_process", True)
+    options.setdefault("max_queued_requests", _MAX_QUEUED)
     return EnginePort.of(AsyncEngine(model, **options), model)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from sensorium import ConfigError
+from sensorium.config import EngineConfig
 from sensorium_server_openai.command.flags import ALL, FLAGS, OTHERS
 from sensorium_server_openai.command.serve import add_arguments
 from sensorium_server_openai.command.settings import Settings, gather
@@ -47,6 +49,24 @@ def test_every_flag_goes_where_it_belongs() -> None:
     assert found.run == {"port": 0}
     assert "x" not in repr(found.server.api_keys.__class__)
     assert "y,z" not in repr(found.server)
+
+
+def test_private_hosts_all_or_some() -> None:
+    name = "--allow-private-media-hosts"
+    assert settings("m", name).engine == {"allow_private_media_hosts": True}
+    some = settings("m", name, "cdn.local", "10.0.0.0/8").engine
+    assert some == {"allow_private_media_hosts": ("cdn.local", "10.0.0.0/8")}
+    variable = "SENSORIUM_SERVE_ALLOW_PRIVATE_MEDIA_HOSTS"
+    assert settings("m", environment={variable: "true"}).engine == {
+        "allow_private_media_hosts": True
+    }
+
+
+def test_every_flag_of_the_engine_is_an_option_of_it() -> None:
+    options = {field.name for field in fields(EngineConfig)}
+    flags = {flag.target for flag in ALL.values() if flag.goes_to == "engine"}
+    assert flags <= options
+    assert options - flags == {"model", "engine_process"}
 
 
 def test_the_command_line_goes_before_the_environment_before_the_file(tmp_path: Path) -> None:

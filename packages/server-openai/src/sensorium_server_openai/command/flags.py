@@ -28,6 +28,7 @@ class Flag:
             ``ServerOptions``), "limits", or "run" (how the server runs).
         field: its name there; "": the flag's own.
         repeats: whether it may be given several times, or with several values.
+        may_be_bare: whether it may also be given without a value, for all there are.
         metavar: for ``--help``.
     """
 
@@ -37,6 +38,7 @@ class Flag:
     goes_to: str = "engine"
     field: str = ""
     repeats: bool = False
+    may_be_bare: bool = False
     metavar: str = ""
 
     @property
@@ -68,6 +70,8 @@ class Flag:
         Raises:
             ConfigError: it can't be read.
         """
+        if self.may_be_bare and text.lower() in ("1", "true"):
+            return True
         if self.repeats:
             return [self.from_text(part) for part in text.split(",") if part]
         return self.from_text(text)
@@ -82,6 +86,8 @@ class Flag:
             if isinstance(value, bool):
                 return value
             raise ConfigError(f"{self.name} is {value!r} in the file; it is true or false.")
+        if self.may_be_bare and isinstance(value, bool):
+            return value
         if self.repeats:
             entries = value if isinstance(value, list) else [value]
             return [self.from_text(str(entry)) for entry in entries]
@@ -197,7 +203,10 @@ FLAGS: Mapping[str, tuple[Flag, ...]] = {
              metavar="FOLDER"),
         Flag("allowed-media-domains", "hosts that media may come from, *.example.org too", str,
              repeats=True, metavar="HOST"),
-        Flag("allow-private-media-hosts", "media may come from private addresses"),
+        Flag("allow-private-media-hosts", "media may come from private addresses; with values: "
+             "from these hosts and networks alone", str, repeats=True, may_be_bare=True,
+             metavar="HOST"),
+        Flag("media-url-use-proxies", "fetch through the proxies that the environment names"),
         Flag("media-url-allow-redirects", "follow redirects of media (true or false)", _truth),
     ),
     "Memory and scheduling": (
@@ -209,10 +218,16 @@ FLAGS: Mapping[str, tuple[Flag, ...]] = {
         Flag("tensor-parallel-size", "accelerators of one host", int),
         Flag("max-num-seqs", "sequences running at once", int),
         Flag("max-num-batched-tokens", "tokens computed in one step", int),
-        Flag("max-queued-requests", "requests that may wait in the engine", int),
+        Flag("max-queued-requests", "requests that may wait beside those that run "
+             "(default: 1024)", int),
         Flag("enable-prefix-caching", "keep prompts' pages (true or false)", _truth),
         Flag("enable-chunked-prefill", "prefill in chunks (true or false)", _truth),
+        Flag("structured-outputs-forcing", "tokens that a grammar leaves no choice of are taken "
+             "at once (true or false)", _truth),
         Flag("disabled-plugins", "distributions whose plugins are left out", str, repeats=True),
+        Flag("plugin-options", "distribution → options of its plugin (JSON)", json_object),
+        Flag("plugin-choices", "claim → the distribution that serves it where two do (JSON)",
+             json_object),
     ),
     "Limits of requests": (
         _limit("max-request-body-mb", "body of one request (default: 64)", _mib, "body_bytes"),

@@ -42,7 +42,7 @@ def _declare(group: argparse._ArgumentGroup, flag: Flag) -> None:
         options["metavar"] = flag.metavar or flag.name.split("-")[-1].upper()
         options["action"] = _Several if flag.repeats else _Once
         if flag.repeats:
-            options["nargs"] = "+"
+            options["nargs"] = "*" if flag.may_be_bare else "+"
     group.add_argument(f"--{flag.name}", **options)
 
 
@@ -73,6 +73,9 @@ class _Several(argparse.Action):
         assert isinstance(values, list)
         before = getattr(namespace, self.dest) or []
         flag = _flag_of(self)
+        if not values or before is True:  # bare: all there are
+            setattr(namespace, self.dest, True)
+            return
         setattr(namespace, self.dest, [*before, *(flag.from_text(value) for value in values)])
 
 
