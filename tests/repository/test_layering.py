@@ -38,6 +38,7 @@ STAGES = {"frontend", "scheduler", "output"}
 ALLOWED = {
     "sensorium": set(),
     "sensorium_catalogue": set(),
+    "sensorium_media_audio": {"sensorium"},
     "sensorium_media_image": {"sensorium"},
     "sensorium_server_openai": {"sensorium"},
     "sensorium_tiny_models": {"sensorium", "sensorium_media_image"},

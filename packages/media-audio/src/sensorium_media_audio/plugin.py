@@ -1,0 +1,20 @@
+"""What this distribution registers. Hooks import inside, so that discovery stays cheap."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sensorium.plugins.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from sensorium.plugins.kind import MediaKind
+
+api = 2
+
+
+@hookimpl
+def sensorium_media_kinds() -> list[type[MediaKind]]:
+    """The audio kind."""
+    from sensorium_media_audio.kind import AudioKind
+
+    return [AudioKind]
