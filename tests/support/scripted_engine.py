@@ -11,7 +11,13 @@ from typing import Any
 from sensorium import PoolingParams, RequestOutput, SamplingParams
 from sensorium.outputs import CompletionOutput, EmbeddingOutput, EmbeddingRequestOutput
 from sensorium.tokenizer import Tokenizer
-from sensorium_server_openai.engine_port import ChatPrompt, ModelFacts, PlainPrompt, Prompt
+from sensorium_server_openai.engine_port import (
+    ChatPrompt,
+    ModelFacts,
+    PlainPrompt,
+    Prompt,
+    decode_ids,
+)
 from sensorium_tiny_models import model_path
 
 #: Of an answer that never comes to its end by itself.
@@ -114,7 +120,7 @@ class ScriptedEngine:
 
     async def decode(self, token_ids: Sequence[int]) -> str:
         """See ``Engine.decode``."""
-        return self.tokenizer.decode(token_ids)
+        return decode_ids(self.tokenizer, token_ids)
 
     async def stats(self) -> None:
         """None: it counts nothing."""

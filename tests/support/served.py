@@ -47,12 +47,14 @@ class Served:
         """One request; ``body`` is JSON, or bytes as they are."""
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         with self.client() as client:
-            return client.post(path, content=content, **options)
+            headers = {"Content-Type": "application/json", **options.pop("headers", {})}
+            return client.post(path, content=content, headers=headers, **options)
 
     def send(self, method: str, path: str, body: Any) -> socket.socket:
         """A request of which nothing is read; the caller closes the connection."""
         content = json.dumps(body).encode()
-        head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(content)}\r\n\r\n"
+        head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        head += f"Content-Length: {len(content)}\r\n\r\n"
         connection = socket.create_connection(("127.0.0.1", self.port), _PATIENCE_S)
         connection.sendall(head.encode() + content)
         return connection

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from sensorium import PoolingParams, RequestOutput, SamplingParams
+from sensorium import PoolingParams, RequestError, RequestOutput, SamplingParams
 from sensorium.outputs import EmbeddingRequestOutput, RequestOutputKind
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ class EnginePort:
 
     async def decode(self, token_ids: Sequence[int]) -> str:
         """See ``Engine.decode``."""
-        return await asyncio.to_thread(self.tokenizer.decode, token_ids)
+        return await asyncio.to_thread(decode_ids, self.tokenizer, token_ids)
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -200,6 +200,20 @@ class EnginePort:
         """See ``Engine.close``; more than once does nothing."""
         with self._close:
             self._engine.close()
+
+
+def decode_ids(tokenizer: Tokenizer, token_ids: Sequence[int]) -> str:
+    """The text of token ids.
+
+    Raises:
+        RequestError: an id that the tokenizer doesn't have.
+    """
+    for token_id in token_ids:
+        if not 0 <= token_id < tokenizer.vocab_size:
+            raise RequestError(
+                f"There is no token {token_id}; allowed are 0 to {tokenizer.vocab_size - 1}."
+            )
+    return tokenizer.decode(token_ids)
 
 
 def load_engine(model: str, options: dict[str, Any]) -> EnginePort:

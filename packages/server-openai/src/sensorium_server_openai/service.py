@@ -101,6 +101,7 @@ def make_route(service: Service, model: type[B], handler: Handler[B]) -> Route:
             request.scope["state"].setdefault("log", {}),
         )
         try:
+            _check_media_type(request)
             return await until_gone(
                 request.receive, _handled(service, model, handler, call, await request.body())
             )
@@ -112,6 +113,13 @@ def make_route(service: Service, model: type[B], handler: Handler[B]) -> Route:
     route.__name__ = handler.__name__
     route.__doc__ = handler.__doc__
     return route
+
+
+def _check_media_type(request: Request) -> None:
+    """A page of another origin can send anything but JSON without asking first."""
+    given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if given != "application/json":
+        raise HTTPError(415, "The body must be JSON; send Content-Type: application/json.")
 
 
 async def _handled(

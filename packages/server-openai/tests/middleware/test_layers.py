@@ -125,6 +125,26 @@ def test_a_request_has_a_name_in_answer_and_log(caplog: pytest.LogCaptureFixture
     assert "nobody" not in caplog.text
 
 
+def test_a_client_cannot_forge_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    forged = "x status=500\nINFO another line"
+    with caplog.at_level(logging.INFO, "sensorium.server"), served(ScriptedEngine()) as server:
+        server.post(PATH, {**ASK, "user": forged, "request_id": forged})
+    [line] = [record.getMessage() for record in caplog.records]
+    assert "\n" not in line
+    assert json.dumps(forged) in line
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", ""])
+def test_a_page_cannot_send_without_asking_first(kind: str) -> None:
+    """Without this, any page in an operator's browser could use a server on the same machine."""
+    engine = ScriptedEngine()
+    with served(engine) as server:
+        response = server.post(PATH, ASK, headers={"Content-Type": kind})
+        good = server.post(PATH, ASK, headers={"Content-Type": "application/json; charset=utf-8"})
+    assert (response.status_code, good.status_code) == (415, 200)
+    assert engine.num_begun == 1
+
+
 def test_the_log_as_json(caplog: pytest.LogCaptureFixture) -> None:
     with (
         caplog.at_level(logging.INFO, "sensorium.server"),

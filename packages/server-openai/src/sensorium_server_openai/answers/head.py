@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from starlette.responses import Response
+
 from sensorium import RequestOutput, __version__
 
 FINGERPRINT = f"sensorium-{__version__}"
@@ -75,12 +77,17 @@ class Usage:
 
 def event(fields: Mapping[str, Any]) -> bytes:
     """One server-sent event."""
+    return b"data: " + _json(fields) + b"\n\n"
+
+
+def json_response(fields: Mapping[str, Any]) -> Response:
+    """An answer that is one object."""
+    return Response(_json(fields), media_type="application/json")
+
+
+def _json(fields: Mapping[str, Any]) -> bytes:
     text = json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
-    # A lone surrogate has no UTF-8; JSON's escape says the same.
     try:
-        return b"data: " + text.encode() + b"\n\n"
-    except UnicodeEncodeError:
-        return b"data: " + json.dumps(fields, separators=(",", ":")).encode() + b"\n\n"
-
-
-DONE = b"data: [DONE]\n\n"
+        return text.encode()
+    except UnicodeEncodeError:  # a lone surrogate has no UTF-8; JSON's escape says the same
+        return json.dumps(fields, separators=(",", ":")).encode()

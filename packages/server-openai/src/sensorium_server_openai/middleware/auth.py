@@ -9,9 +9,7 @@ from collections.abc import Sequence
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sensorium_server_openai.errors import HTTPError
-from sensorium_server_openai.middleware.replies import route_path, send_error
-
-OPEN_PATHS = frozenset({"/health", "/ping"})
+from sensorium_server_openai.middleware.replies import OPEN_PATHS, route_path, send_error
 
 
 class ApiKeys:

@@ -22,6 +22,7 @@ from sensorium_server_openai.middleware.replies import send_error
 logger = logging.getLogger("sensorium.server")
 
 _NAME = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+_PLAIN = re.compile(r"[A-Za-z0-9._:/{}-]*")
 _QUIET = ("/health", "/ping", "/metrics")
 
 
@@ -87,7 +88,13 @@ class Boundary:
         if self._as_json:
             logger.log(level, "%s", json.dumps(fields))
         else:
-            logger.log(level, "%s", " ".join(f"{k}={v}" for k, v in fields.items()))
+            logger.log(level, "%s", " ".join(f"{k}={_shown(v)}" for k, v in fields.items()))
+
+
+def _shown(value: Any) -> str:
+    """A value on a line of text; one that a client chose can't end the line or forge a field."""
+    text = str(value)
+    return text if _PLAIN.fullmatch(text) else json.dumps(text)
 
 
 def _request_name(scope: Scope) -> str:

@@ -6,7 +6,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sensorium_server_openai.errors import overloaded
 from sensorium_server_openai.metrics import Metrics
-from sensorium_server_openai.middleware.replies import send_error
+from sensorium_server_openai.middleware.replies import OPEN_PATHS, route_path, send_error
 
 
 class GateState:
@@ -32,7 +32,8 @@ class Gate:
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "POST":
+        makes_work = scope["type"] == "http" and scope["method"] == "POST"
+        if not makes_work or route_path(scope) in OPEN_PATHS:
             await self._app(scope, receive, send)
             return
         if self._state.draining:

@@ -8,6 +8,9 @@ from starlette.types import Scope, Send
 
 from sensorium_server_openai.errors import HTTPError
 
+#: What a load balancer asks, which has no key and must always be answered.
+OPEN_PATHS = frozenset({"/health", "/ping"})
+
 
 async def send_error(error: HTTPError, send: Send) -> None:
     """Sends an error as the whole answer."""

@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from sensorium import RequestOutput
 from sensorium.structured_outputs import StructuredOutputs
 from sensorium_server_openai.answers.chat import ChatChunks, ChatShape, whole_chat
-from sensorium_server_openai.answers.head import Head, Usage
+from sensorium_server_openai.answers.head import Head, Usage, json_response
 from sensorium_server_openai.engine_port import ChatPrompt
 from sensorium_server_openai.flow import EventStream, last
 from sensorium_server_openai.metrics import Observation
@@ -62,7 +62,7 @@ async def chat(service: Service, body: ChatRequest, call: Call) -> Response:
     if not stream:
         output = await last(outputs)
         watch.whole(output)
-        return JSONResponse(whole_chat(head, shape, output, usage))
+        return json_response(whole_chat(head, shape, output, usage))
     first = await anext(outputs)
     events = _events(first, outputs, ChatChunks(head, shape, usage), watch)
     return EventStream(events, deadline_s=call.deadline_s, tell_error=call.tell_error)

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from sensorium import RequestOutput
 from sensorium_server_openai.answers.completion import (
@@ -15,7 +15,7 @@ from sensorium_server_openai.answers.completion import (
     CompletionShape,
     whole_completion,
 )
-from sensorium_server_openai.answers.head import Head, Usage
+from sensorium_server_openai.answers.head import Head, Usage, json_response
 from sensorium_server_openai.engine_port import PlainPrompt
 from sensorium_server_openai.flow import EventStream, all_of, last, merged
 from sensorium_server_openai.metrics import Observation
@@ -70,7 +70,7 @@ async def completions(service: Service, body: CompletionRequest, call: Call) -> 
         for watch, output in zip(watches, outputs, strict=True):
             watch.whole(output)
         decode = service.engine.tokenizer.decode
-        return JSONResponse(
+        return json_response(
             whole_completion(head, shape, outputs, texts, usage, lambda token: decode([token]))
         )
     news = merged(runs)

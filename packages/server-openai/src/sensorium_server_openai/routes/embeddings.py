@@ -7,9 +7,10 @@ import struct
 from collections.abc import Sequence
 from typing import Any
 
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from sensorium import PoolingParams
+from sensorium_server_openai.answers.head import json_response
 from sensorium_server_openai.engine_port import ChatPrompt, PlainPrompt, Prompt
 from sensorium_server_openai.flow import all_of
 from sensorium_server_openai.protocol.embeddings import EmbeddingRequest
@@ -44,7 +45,7 @@ async def embeddings(service: Service, body: EmbeddingRequest, call: Call) -> Re
         "model": body.model or service.model,
         "usage": {"prompt_tokens": num_tokens, "total_tokens": num_tokens},
     }
-    return JSONResponse(found)
+    return json_response(found)
 
 
 def _base64(values: Sequence[float]) -> str:

@@ -6,9 +6,10 @@ import time
 from typing import Any
 
 from fastapi import APIRouter
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from sensorium import __version__
+from sensorium_server_openai.answers.head import json_response
 from sensorium_server_openai.errors import HTTPError
 from sensorium_server_openai.service import Service
 
@@ -34,14 +35,14 @@ def operations(service: Service) -> APIRouter:
     async def models() -> Response:
         """The model under each of its names."""
         cards = [card(name) for name in service.options.served_model_names]
-        return JSONResponse({"object": "list", "data": cards})
+        return json_response({"object": "list", "data": cards})
 
     @router.get("/v1/models/{name:path}")
     async def model(name: str) -> Response:
         """The model, if it has this name."""
         if name not in service.options.served_model_names:
             return HTTPError(404, f"There is no model {name[:200]!r} here.", "model").response()
-        return JSONResponse(card(name))
+        return json_response(card(name))
 
     @router.get("/health")
     @router.get("/ping")
@@ -55,7 +56,7 @@ def operations(service: Service) -> APIRouter:
     @router.get("/version")
     async def version() -> Response:
         """The engine's version."""
-        return JSONResponse({"version": __version__})
+        return json_response({"version": __version__})
 
     @router.get("/metrics")
     async def metrics() -> Response:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
+from sensorium_server_openai.answers.head import json_response
 from sensorium_server_openai.engine_port import ChatPrompt, PlainPrompt, Prompt
 from sensorium_server_openai.protocol.tokens import DetokenizeRequest, TokenizeRequest
 from sensorium_server_openai.service import Call, Service
@@ -34,9 +35,9 @@ async def tokenize(service: Service, body: TokenizeRequest, call: Call) -> Respo
     if body.return_token_strs:
         name = service.engine.tokenizer.id_to_token
         found["token_strs"] = [name(token_id) for token_id in token_ids]
-    return JSONResponse(found)
+    return json_response(found)
 
 
 async def detokenize(service: Service, body: DetokenizeRequest, call: Call) -> Response:
     """The text of token ids."""
-    return JSONResponse({"prompt": await service.engine.decode(body.tokens)})
+    return json_response({"prompt": await service.engine.decode(body.tokens)})
