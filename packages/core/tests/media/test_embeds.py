@@ -72,7 +72,7 @@ def test_fields_become_integers() -> None:
         (object(), "is a object"),
         ("no base64!", "base64"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 def test_rows_that_are_refused(rows: Any, message: str) -> None:
     with pytest.raises(MediaError, match=message):
