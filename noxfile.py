@@ -29,6 +29,20 @@ GPU = ROOT / ".gpu"
 ENVIRONMENT = Path(os.environ.get("VIRTUAL_ENV") or ROOT / ".venv")
 PYTHON = str(ENVIRONMENT / "bin" / "python")
 
+# What `quick` leaves out: comparisons with reference models, whole engines, processes, wheels.
+NOT_QUICK = (
+    "packages/core/tests/engine/ipc",
+    "packages/tiny-models/tests",
+    "tests/engine",
+    "tests/examples",
+    "tests/oracle",
+    "tests/plugins",
+    "tests/security",
+    "tests/wheels",
+)
+# Each process that runs tests holds a torch of its own, about a gigabyte.
+MAX_TEST_PROCESSES = 4
+
 # The machine that the `gpu` session packs for: CPython 3.12 on x86-64 Linux with a recent glibc.
 GPU_PYTHON = "3.12"
 GPU_ARCHS = os.environ.get("SENSORIUM_CUDA_ARCHS", "80 90a")
@@ -47,6 +61,14 @@ def tests(session: nox.Session) -> None:
     """Run everything that needs neither a network nor a GPU; arguments go to pytest."""
     _set_up(session)
     _pytest(session, "not gpu and not slow")
+
+
+@nox.session
+def quick(session: nox.Session) -> None:
+    """Run the tests of single parts: no oracle, no whole engines; arguments go to pytest."""
+    _set_up(session)
+    ignored = [f"--ignore={ROOT / path}" for path in NOT_QUICK]
+    _pytest(session, "not gpu and not slow", *ignored)
 
 
 @nox.session
@@ -148,8 +170,13 @@ def _set_up(session: nox.Session) -> None:
     stamp.write_text(digest.hexdigest())
 
 
-def _pytest(session: nox.Session, marks: str) -> None:
-    session.run(PYTHON, "-m", "pytest", "-m", marks, *session.posargs)
+def _pytest(session: nox.Session, marks: str, *options: str) -> None:
+    """Run pytest, in as many processes as there are cores (`-n0` among the arguments: in one)."""
+    count = min(MAX_TEST_PROCESSES, len(os.sched_getaffinity(0)))
+    threads = {"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // count))}
+    processes = ["-n", str(count), "--dist", "loadfile"] if count > 1 else []
+    command = [PYTHON, "-m", "pytest", "-m", marks, *processes, *options, *session.posargs]
+    session.run(*command, env=threads)
 
 
 def _build_wheels(session: nox.Session, *, also_sdist: bool = False, **variables: str) -> None:
