@@ -14,6 +14,7 @@ from sensorium.errors import MediaError, RequestError
 from sensorium.media.digest import Digest
 from sensorium.media.pipeline import MediaPipeline
 from sensorium.plugins import MediaAdapter, MediaKind, Placeholder
+from sensorium.plugins.guard import GuardedAdapter, GuardedKind
 from sensorium.types import (
     BytesSource,
     DerivedItem,
@@ -160,7 +161,11 @@ class Bench:
             "uuids_ignored": False,
             "architecture": "TestModel",
         }
-        self.pipeline = MediaPipeline({"note": self.kind}, adapters, **{**settings, **options})
+        self.pipeline = MediaPipeline(
+            {"note": GuardedKind(self.kind, "notes")},
+            {kind: GuardedAdapter(made, "notes") for kind, made in adapters.items()},
+            **{**settings, **options},
+        )
 
     def items(self, *texts: str | None, uuids: Any = None) -> list[MediaItem]:
         return self.pipeline.split(

@@ -254,21 +254,12 @@ async def test_damaged_media_are_the_callers_fault(
     assert (await one.pipeline.prepare(one.items("a"))).items, "the pipeline goes on"
 
 
-async def test_mistakes_of_plugins_name_them(bench: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_mistakes_of_plugins_name_them(bench: Make) -> None:
     one = bench()
-    with pytest.raises(PluginError, match=r"\.NoteAdapter failed at process with ZeroDivision"):
+    with pytest.raises(PluginError, match=r"NoteAdapter\.process of notes raised ZeroDivision"):
         await one.pipeline.prepare(one.items("a?"))
-    with pytest.raises(PluginError, match=r"\.NoteKind failed at split with AttributeError"):
+    with pytest.raises(PluginError, match=r"NoteKind\.split of notes raised AttributeError"):
         one.pipeline.split({"note": [3]})
-    monkeypatch.setattr(one.adapter, "process", lambda *_: {"writer": {}})
-    with pytest.raises(PluginError, match="features for writer; its encoders are reader"):
-        await one.pipeline.prepare(one.items("b"))
-    monkeypatch.setattr(one.adapter, "process", lambda *_: None)
-    with pytest.raises(PluginError, match=r"\.NoteAdapter failed at process with TypeError"):
-        await one.pipeline.prepare(one.items("c"))
-    monkeypatch.setattr(one.adapter, "process", lambda *_: {"reader": {"codes": [1, 2]}})
-    with pytest.raises(PluginError, match=r"returned features .* no tensors"):
-        await one.pipeline.prepare(one.items("d"))
 
 
 async def test_one_bad_item_does_not_hang_the_request(bench: Make) -> None:

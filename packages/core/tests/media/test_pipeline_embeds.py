@@ -95,7 +95,7 @@ async def test_a_uuid_names_the_picture_and_the_embeddings_apart(wide: Make) -> 
         (item(ROWS.int()), MediaError, "note 0: its embeddings are int32"),
         (item(ROWS / 0), MediaError, "note 0: .* not finite"),
         (item(torch.zeros(60, 4)), RequestError, "note 0: a note has at most 50"),
-        (item(mark=13), PluginError, "NoteAdapter planned 2 tokens for 3 embedding rows"),
+        (item(mark=13), PluginError, "a plan of 2 tokens for 3 embedding rows"),
         (MediaItem("note", 0, embeds=GivenEmbeds(ROWS)), RequestError, "came without mark"),
         (item(torch.zeros(50, 4, dtype=torch.float64)), LimitError, "800 bytes"),
     ],

@@ -13,8 +13,6 @@ from dataclasses import dataclass, field
 
 import torch
 
-from sensorium.errors import PluginError
-from sensorium.media.blame import plugin_errors
 from sensorium.media.cache import Processed, ProcessorCache, feature_bytes
 from sensorium.media.embeds import Embeds, check_embeds, given_bytes
 from sensorium.media.fetch.resolve import bytes_to_come
@@ -216,16 +214,15 @@ class ItemMaker:
     ) -> bytes:
         """The key of an item that has a uuid, or this content."""
         adapter = self.adapters[kind]
-        with plugin_errors(adapter, "making a key of its options"):
-            return item_key(
-                salt=request.salt,
-                adapter=adapter,
-                io_options=self.kinds[kind].options_key(),
-                processor_options=request.options.by_kind[kind],
-                embeds=embeds,
-                uuid=uuid,
-                content=content,
-            )
+        return item_key(
+            salt=request.salt,
+            adapter=adapter,
+            io_options=self.kinds[kind].options_key(),
+            processor_options=request.options.by_kind[kind],
+            embeds=embeds,
+            uuid=uuid,
+            content=content,
+        )
 
     def find(
         self, kind: str, key: bytes, request: RequestContext, *, plans_only: bool = False
@@ -273,13 +270,7 @@ class ItemMaker:
     def take_embeds(self, kind: str, key: bytes, embeds: Embeds, request: RequestContext) -> Parts:
         """Embeddings as an item that needs no encoder, stored under its key."""
         adapter, options = self.adapters[kind], request.options.by_kind[kind]
-        with plugin_errors(adapter, "plan_embeds"):
-            plan = adapter.plan_embeds(len(embeds.rows), embeds.fields, options)
-        if plan.num_tokens != len(embeds.rows):
-            raise PluginError(
-                f"{type(adapter).__qualname__} planned {plan.num_tokens} tokens for "
-                f"{len(embeds.rows)} embedding rows."
-            )
+        plan = adapter.plan_embeds(len(embeds.rows), embeds.fields, options)
         features = {PRECOMPUTED: {"rows": embeds.as_dtype(self.dtype)}}
         self.cache.put(key, Processed(plan, features))
         return (PreparedItem(kind, 0, key, plan, features),)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from sensorium.errors import ConfigError, RequestError
-from sensorium.media.blame import plugin_errors
 from sensorium.media.digest import Digest
 from sensorium.plugins.adapter import MediaAdapter
 
@@ -65,7 +64,6 @@ class ProcessorOptions:
         digest = Digest("sensorium processor options")
         for kind, adapter in sorted(self._adapters.items()):
             own = {key: value for key, value in kwargs.items() if key in adapter.option_names}
-            with plugin_errors(adapter, "reading its options"):
-                by_kind[kind] = adapter.options(own)
-                digest.add(kind).add(by_kind[kind])
+            by_kind[kind] = adapter.options(own)
+            digest.add(kind).add(by_kind[kind])
         return ResolvedOptions(by_kind, digest.digest())

@@ -29,11 +29,12 @@ from sensorium.errors import (
     CacheMissError,
     ConfigError,
     LimitError,
+    MediaError,
     PluginError,
     RequestError,
+    UnsupportedError,
     cache_miss,
 )
-from sensorium.media.blame import labelled, plugin_errors
 from sensorium.media.cache import CacheStats, ProcessorCache, feature_bytes
 from sensorium.media.fetch.fetcher import Fetcher, FetchLimits
 from sensorium.media.fetch.policy import FetchPolicy
@@ -179,8 +180,7 @@ class MediaPipeline:
         groups: dict[str, list[MediaItem]] = {}
         for name, value in data.items():
             kind = self._kind(name)
-            with plugin_errors(kind, "split"):
-                groups[name] = kind.split(value)
+            groups[name] = kind.split(value)
             self._check_limits(groups[name])
         if uuids is None or self._uuids_ignored:
             return [item for group in groups.values() for item in group]
@@ -278,7 +278,7 @@ class MediaPipeline:
         except CacheMissError:
             raise
         except RequestError as error:
-            raise labelled(item.label, error) from error
+            raise _labelled(item.label, error) from error
         return _named(parts, item.index, uuid), was_there
 
     async def _find_or_make(
@@ -407,3 +407,11 @@ def _num_threads(given: int | None) -> int:
     if not text.isascii() or not text.isdigit() or int(text) < 1:
         raise ConfigError(f"{THREADS_VARIABLE} is {text!r}; it must be an integer of at least 1.")
     return int(text)
+
+
+def _labelled(label: str, error: RequestError) -> RequestError:
+    """The same kind of error with the item's name in front."""
+    for cls in (LimitError, UnsupportedError, MediaError):
+        if isinstance(error, cls):
+            return cls(f"{label}: {error}")
+    return RequestError(f"{label}: {error}")

@@ -10,10 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from sensorium.errors import LimitError, MediaError, PluginError
-from sensorium.media.blame import kind_errors, plugin_errors
 from sensorium.media.fetch import resolve
 from sensorium.plugins.adapter import MediaAdapter
 from sensorium.plugins.kind import MediaKind
@@ -63,8 +60,7 @@ def resolve_all(kind: MediaKind, sources: Sequence[Source]) -> tuple[Source, ...
 
 def content_digest(kind: MediaKind, sources: Sequence[Source]) -> bytes:
     """The kind's digest of fetched sources."""
-    with kind_errors(kind, "digest"):
-        return kind.digest(sources)
+    return kind.digest(sources)
 
 
 def probe(kind: MediaKind, sources: Sequence[Source]) -> Probe:
@@ -73,8 +69,7 @@ def probe(kind: MediaKind, sources: Sequence[Source]) -> Probe:
     Raises:
         MediaError, LimitError: as ``MediaKind.probe``.
     """
-    with kind_errors(kind, "probe"):
-        return kind.probe(sources)
+    return kind.probe(sources)
 
 
 def check_probe(kind: MediaKind, found: Probe, budget: DecodeBudget) -> None:
@@ -100,8 +95,7 @@ def load(kind: MediaKind, sources: Sequence[Source], told: Probe) -> Loaded:
     Raises:
         MediaError: they can't be read, or are not what the headers said.
     """
-    with kind_errors(kind, "load"):
-        loaded = kind.load(sources)
+    loaded = kind.load(sources)
     try:
         _check_told(told.shape, loaded.shape)
     except MediaError:
@@ -159,22 +153,5 @@ def _process_one(
     adapter: MediaAdapter,
     options: Mapping[str, Any],
 ) -> Part:
-    with plugin_errors(adapter, "plan"):
-        plan = adapter.plan(loaded.shape, options)
-    with plugin_errors(adapter, "process"):
-        features = adapter.process(loaded, plan, options)
-        _check_features(adapter, features)
-    return Part(kind, name, plan, features)
-
-
-def _check_features(adapter: MediaAdapter, features: Mapping[str, Features]) -> None:
-    given, expected = sorted(features), sorted(adapter.encoders)
-    name = type(adapter).__qualname__
-    if given != expected:
-        raise PluginError(
-            f"{name} returned features for {', '.join(given) or 'nothing'}; its encoders are "
-            f"{', '.join(expected)}."
-        )
-    tensors = [tensor for named in features.values() for tensor in named.values()]
-    if not all(isinstance(tensor, torch.Tensor) and tensor.is_cpu for tensor in tensors):
-        raise PluginError(f"{name} returned features that are no tensors in host memory.")
+    plan = adapter.plan(loaded.shape, options)
+    return Part(kind, name, plan, adapter.process(loaded, plan, options))

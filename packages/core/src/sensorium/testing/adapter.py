@@ -152,7 +152,7 @@ class MediaAdapterContract:
                     assert tensor.is_cpu, f"the feature {name} isn't in host memory"
 
     def test_features_survive_the_flat_buffer(self) -> None:
-        from sensorium.media.packing import pack, unpack
+        from sensorium.engine.ipc.packing import pack, unpack
 
         adapter = self.make_adapter()
         for loaded in self._loaded():

@@ -10,9 +10,9 @@ import torch
 from leftovers import num_mapped
 
 from sensorium.engine.ipc.messages import Placement
+from sensorium.engine.ipc.packing import layout
 from sensorium.engine.ipc.segments import SegmentPool, SegmentTable, size_class
 from sensorium.errors import EngineError
-from sensorium.media.packing import layout
 
 
 class Two:

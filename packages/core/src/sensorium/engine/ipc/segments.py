@@ -26,8 +26,8 @@ import torch
 from torch import Tensor
 
 from sensorium.engine.ipc.messages import Placement
+from sensorium.engine.ipc.packing import PackedHeader, layout, unpack, write
 from sensorium.errors import EngineError
-from sensorium.media.packing import PackedHeader, layout, unpack, write
 from sensorium.types import Features
 
 logger = logging.getLogger("sensorium.engine")

@@ -15,8 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sensorium.errors import EngineError
-from sensorium.media.packing import (
+from sensorium.engine.ipc.packing import (
     ALIGNMENT,
     MAX_HEADER_BYTES,
     PackedHeader,
@@ -26,6 +25,7 @@ from sensorium.media.packing import (
     unpack,
     write,
 )
+from sensorium.errors import EngineError
 
 FLOATS = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 SMALL_FLOATS = [torch.float8_e4m3fn, torch.float8_e5m2fnuz]
