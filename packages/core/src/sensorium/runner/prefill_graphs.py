@@ -1,16 +1,16 @@
 """``PrefillGraphs``: the forward pass of steps of few tokens, captured.
 
-A few hundred tokens take the device no longer than it takes the host to launch the kernels for
-them one by one: a short prompt, a question about a picture whose pages are known, or one of them
-among sequences that decode. There is a graph for each of some numbers of tokens; a step takes the
-next larger one.
+For a few hundred tokens the host takes longer to launch the kernels one by one than the device
+takes to run them. Such steps are a short prompt, a prompt most of whose pages are cached, or one of
+these among decoding sequences. Graphs exist for a few numbers of tokens; a step uses the next
+larger one.
 
-    rows       │ sequence 0 │ sequence 1 │ … │ rows that are left over │
-    sequences  │     0      │     1      │ … │    one nobody asked for │ empty │ … │ empty │
+    rows       │ sequence 0 │ sequence 1 │ … │  padding rows  │
+    sequences  │     0      │     1      │ … │  spare page    │ empty │ … │ empty │
 
-The rows that are left over are a sequence in the spare page, so that nothing is computed from
-memory that nobody wrote. Embeddings go in (pictures stand in them already), hidden states come out;
-how many sequences there are, and how long, is read on the device.
+Padding rows form a sequence of their own in the spare page, so that no kernel reads uninitialised
+memory. The input is embeddings, those of items in place; the output is hidden states. The number
+and lengths of the sequences are read on the device.
 """
 
 from __future__ import annotations

@@ -236,7 +236,7 @@ def _copy_bits(source: Tensor, target: Tensor) -> None:
         # With the interpreter's lock held: to have it back may take longer than to copy.
         to.reshape(-1).view(np.uint8).data[:] = given.reshape(-1).view(np.uint8).data
     else:
-        # Not by torch, which would wake a team of threads, and take longer than to copy a picture.
+        # Not by torch: waking its team of threads takes longer than copying one item's features.
         np.copyto(to, given)
 
 
