@@ -35,6 +35,7 @@ from sensorium_server_openai.routes.completions import completions
 from sensorium_server_openai.routes.embeddings import embeddings
 from sensorium_server_openai.routes.operations import operations
 from sensorium_server_openai.routes.tokens import detokenize, tokenize
+from sensorium_server_openai.routes.web import WEB_PATHS, web
 from sensorium_server_openai.service import Handler, Service, make_route
 from sensorium_server_openai.tools.registry import load_parser
 
@@ -76,6 +77,8 @@ def build_app(engine: Engine, options: ServerOptions, *, gate: GateState | None 
     )
     app.state.service = service
     app.include_router(operations(service))
+    if options.web:
+        app.include_router(web(service))
     for path, (model, handler) in _POSTS.items():
         app.add_api_route(
             path,
@@ -101,7 +104,8 @@ def _add_layers(app: FastAPI, service: Service) -> None:
         metrics=service.metrics,
     )
     if options.api_keys:
-        app.add_middleware(ApiKeys, keys=options.api_keys)
+        open_paths = WEB_PATHS if options.web else frozenset()
+        app.add_middleware(ApiKeys, keys=options.api_keys, open_paths=open_paths)
     if options.cors_origins:
         app.add_middleware(
             CORSMiddleware,

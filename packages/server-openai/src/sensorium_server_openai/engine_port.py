@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from sensorium import PoolingParams, RequestError, RequestOutput, SamplingParams
 from sensorium.outputs import EmbeddingRequestOutput, RequestOutputKind
+from sensorium_server_openai.media_files import MediaFiles, files_of
 
 if TYPE_CHECKING:
     from sensorium import AsyncEngine
@@ -65,11 +66,13 @@ class ModelFacts:
         name: as the operator gave it.
         task: "generate" or "embed".
         max_model_len: context in tokens; None: not known to the server.
+        media: how files of each kind are sent in a chat.
     """
 
     name: str
     task: str
     max_model_len: int | None
+    media: tuple[MediaFiles, ...] = ()
 
 
 class Engine(Protocol):
@@ -135,7 +138,8 @@ class EnginePort:
     def of(cls, engine: AsyncEngine, model: str) -> EnginePort:
         """An engine that was loaded from ``model``, a folder or a hub name."""
         name = Path(model).name if Path(model).exists() else model
-        return cls(engine, ModelFacts(name, engine.task, engine.info.max_model_len))
+        media = files_of(engine.media_kinds)
+        return cls(engine, ModelFacts(name, engine.task, engine.info.max_model_len, media))
 
     def describe(self) -> Iterator[tuple[str, str]]:
         """For the operator: (heading, text) of what runs where."""

@@ -55,7 +55,8 @@ class ServerOptions:
 
     Attributes:
         served_model_names: what clients may call the model; the first is what answers say.
-        api_keys: any of them opens every route but ``/health`` and ``/ping``; none: open.
+        api_keys: any of them opens every route but ``/health``, ``/ping`` and the web
+            page's own files; none: open.
         cors_origins: origins whose pages may call; none: no CORS headers.
         root_path: the prefix that a proxy in front takes off.
         tool_parser: name of the parser for tool calls; None: ``tool_choice: "auto"`` is refused.
@@ -66,6 +67,7 @@ class ServerOptions:
         prompt_tokens_details: whether ``usage`` says how many prompt tokens were cached.
         request_id_headers: whether the header ``X-Request-Id`` is answered.
         log_format: "text" or "json".
+        web: whether there is a web page at ``/``.
         limits: what a request may take.
     """
 
@@ -81,4 +83,5 @@ class ServerOptions:
     prompt_tokens_details: bool = False
     request_id_headers: bool = True
     log_format: str = "text"
+    web: bool = True
     limits: Limits = field(default_factory=Limits)

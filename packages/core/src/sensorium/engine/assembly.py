@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,6 +42,7 @@ from sensorium.media.fetch.policy import FetchPolicy
 from sensorium.media.memory import MemoryBudget, default_budget_bytes
 from sensorium.media.pipeline import MediaPipeline
 from sensorium.plugins.discovery import discover
+from sensorium.plugins.kind import MediaKind
 from sensorium.plugins.registry import Registry
 from sensorium.tokenizer import Tokenizer, load_template
 
@@ -60,7 +62,7 @@ class Assembly:
     tokenizer: Tokenizer
     task: str
     info: EngineInfo
-    kinds: tuple[str, ...]
+    kinds: Mapping[str, MediaKind]
     normalizes_embeddings: bool
 
 
@@ -97,7 +99,7 @@ def assemble(config: EngineConfig) -> Assembly:
             client=client,
             tokenizer=model.tokenizer,
             info=info,
-            kinds=tuple(model.adapters),
+            kinds={name: kind for name, kind in model.kinds.items() if name in model.adapters},
             normalizes_embeddings=model.family.normalizes_embeddings,
             task=task,
         )

@@ -12,7 +12,7 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -41,6 +41,7 @@ from sensorium.outputs import (
     RequestMetrics,
     RequestOutput,
 )
+from sensorium.plugins.kind import MediaKind
 from sensorium.pooling_params import PoolingParams
 from sensorium.sampling_params import SamplingParams
 from sensorium.stats import CoreStats, EngineStats, engine_stats
@@ -338,6 +339,11 @@ class AsyncEngine:
     @property
     def kinds(self) -> tuple[str, ...]:
         """The kinds of media that the model takes."""
+        return tuple(self._parts.kinds)
+
+    @property
+    def media_kinds(self) -> Mapping[str, MediaKind]:
+        """The same by name, for the chat parts that bring their items and their files' types."""
         return self._parts.kinds
 
     def get_default_sampling_params(self) -> SamplingParams:

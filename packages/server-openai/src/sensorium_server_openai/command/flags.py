@@ -152,10 +152,11 @@ FLAGS: Mapping[str, tuple[Flag, ...]] = {
     ),
     "Who may call": (
         _server("api-key", "a key that clients must send; several are allowed; it opens every "
-                "route but /health and /ping (also: SENSORIUM_API_KEY)", str, "api_keys",
-                repeats=True, metavar="KEY"),
+                "route but /health, /ping and the web page's files (also: SENSORIUM_API_KEY)", str,
+                "api_keys", repeats=True, metavar="KEY"),
         _server("cors", "origins whose pages may call, or *", str, "cors_origins", repeats=True,
                 metavar="ORIGIN"),
+        _server("web", "a page at / to try the model in a browser"),
         _server("trust-request-mm-kwargs", "requests may bring mm_processor_kwargs", None,
                 "trust_mm_kwargs"),
         _server("trust-request-chat-template", "requests may bring a chat template", None,

@@ -1,4 +1,4 @@
-"""``ApiKeys``: every route but ``/health`` and ``/ping`` wants one of the keys."""
+"""``ApiKeys``: every route but ``/health``, ``/ping`` and the web page's files wants a key."""
 
 from __future__ import annotations
 
