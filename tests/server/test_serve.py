@@ -50,9 +50,10 @@ class Running:
         pytest.fail("the server ended: " + "".join(self.lines))
 
     def engine_pids(self) -> list[int]:
-        """The processes that it started."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
-        return [int(pid) for pid in children.split()]
+        """The engine's process, which a thread of the server started."""
+        tasks = Path(f"/proc/{self.process.pid}/task")
+        pids = [int(pid) for file in tasks.glob("*/children") for pid in file.read_text().split()]
+        return [pid for pid in pids if b"sensorium" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 @contextlib.contextmanager
@@ -81,7 +82,7 @@ def serving(*arguments: str, **environment: str) -> Iterator[Running]:
 class Stream:
     """A stream whose first token has come, read by a thread from there on."""
 
-    def __init__(self, url: str, body: dict[str, Any], key: str = "") -> None:
+    def __init__(self, url: str, body: dict[str, Any], key: str = "none") -> None:
         self._client = httpx2.Client(timeout=60, headers={"Authorization": f"Bearer {key}"})
         request = self._client.build_request("POST", url + "/v1/chat/completions", json=body)
         self._response = self._client.send(request, stream=True)
@@ -126,6 +127,7 @@ def test_a_server_from_its_banner_to_its_end() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_an_engine_that_dies_fails_its_requests_and_comes_back() -> None:
     with serving(*ROOM) as running, httpx2.Client(base_url=running.url, timeout=60) as client:
         for _ in range(20):
