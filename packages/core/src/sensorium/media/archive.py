@@ -54,7 +54,7 @@ _ALLOWED_OPCODES = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class _Storage:
-    """Where the numbers are, as the pickle says; ``key`` names an entry."""
+    """Where the pickle says the numbers are; ``key`` names an entry."""
 
     dtype: torch.dtype
     key: str
@@ -67,7 +67,7 @@ class _Storage:
 
 @dataclass(frozen=True, slots=True)
 class _Description:
-    """A tensor as the pickle describes it; nothing of it is true until it was checked."""
+    """A tensor as the pickle describes it, not yet checked against the bytes."""
 
     storage: Any
     dtype: Any
@@ -89,7 +89,7 @@ def read_archive(data: bytes) -> Tensor:
             return _read(archive, len(data))
     except MediaError:
         raise
-    except Exception:  # whatever the libraries say of it quotes the sender's bytes
+    except Exception:  # the libraries' messages quote the sender's bytes
         raise MediaError("the torch archive is damaged or cut off.") from None
 
 
@@ -99,7 +99,7 @@ def _read(archive: zipfile.ZipFile, num_bytes: int) -> Tensor:
     program = entries.get(f"{root}/data.pkl")
     if program is None or not all(name.startswith(f"{root}/") for name in entries):
         raise MediaError("the zip archive is none that torch.save writes.")
-    byteorder = entries.get(f"{root}/byteorder")  # torch before 2.1 wrote none, and meant little
+    byteorder = entries.get(f"{root}/byteorder")  # torch before 2.1 wrote none: little-endian
     if (archive.read(byteorder) if byteorder else b"little") != sys.byteorder.encode():
         raise MediaError("the torch archive was saved on a machine of another byte order.")
     if program.file_size > _MAX_PICKLE_BYTES:
@@ -222,7 +222,7 @@ def _tensor(described: _Description, numbers: bytes) -> Tensor:
     dtype: torch.dtype = described.dtype
     flat = torch.frombuffer(bytearray(numbers), dtype=dtype, count=len(numbers) // dtype.itemsize)
     dense = flat.as_strided(described.size, described.stride, described.offset).contiguous()
-    # A dimension of one may have come with any stride; whoever looks at bytes expects the usual.
+    # A dimension of size 1 may come with any stride; code that reads bytes expects the usual one.
     return dense.flatten().view(described.size)
 
 

@@ -87,7 +87,7 @@ class Processed:
     """What is known of one item under its key.
 
     Attributes:
-        plan: its cost and look.
+        plan: how many tokens it takes, and which.
         features: encoder name → that encoder's input; empty if only the plan is left.
         derived: (kind, name) of each item that was found inside it and processed too.
     """

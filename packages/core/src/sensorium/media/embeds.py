@@ -1,8 +1,8 @@
 """Pre-computed embeddings: what a caller gave → rows that an engine may add to a prompt.
 
-Everything that could hurt is refused here, before a request is admitted: sparse tensors, the
-wrong numbers, rank or width, and values that are not finite. How many rows an item may have is
-the model family's to say (``MediaAdapter.plan_embeds``).
+Everything harmful is refused here, before a request is admitted: sparse tensors, the wrong numbers,
+rank or width, and values that are not finite. The model family decides how many rows an item may
+have (``MediaAdapter.plan_embeds``).
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def _field(name: str, value: Any) -> Tensor:
 
 
 def _tensor(what: str, value: Any, max_bytes: int) -> Tensor:
-    """A dense tensor on the CPU, whichever way it was given."""
+    """A dense tensor on the CPU, from any of the accepted forms."""
     if isinstance(value, str):
         return decode_tensor_base64(value, max_bytes=max_bytes)
     if isinstance(value, np.ndarray):

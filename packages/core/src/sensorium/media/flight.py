@@ -44,8 +44,8 @@ class SingleFlight(Generic[Result]):
         """What ``find`` finds, or what comes of the work that runs for the key.
 
         Returns:
-            None where there is neither, or the work failed: a failure isn't shared, and who waited
-            for another's work does its own.
+            None where there is neither, or the work failed: a failure isn't shared, and a caller
+            that waited for it does the work itself.
         """
         with self._lock:
             flight = self._flights.get(key)
@@ -67,7 +67,7 @@ class SingleFlight(Generic[Result]):
 
         Returns:
             (result, True if it was found, False if ``work`` made it); (None, False) where another
-            thread is at it: ``join`` waits for that one.
+            thread is doing the work: ``join`` waits for it.
 
         Raises:
             whatever ``work`` raises.

@@ -48,7 +48,7 @@ class RequestContext:
 
 
 class NeedsMemory(Exception):
-    """The work can't go on before so many bytes are taken; nothing of it is lost."""
+    """The work needs this many more bytes before it can continue; what was done so far is kept."""
 
     def __init__(self, num_bytes: int) -> None:
         super().__init__(num_bytes)
@@ -60,7 +60,7 @@ class Making:
     """One item on its way; ``run`` may be called again where it stopped for memory.
 
     Attributes:
-        sources: fetched, as far as they needed it; fetch_s: how long that took.
+        sources: those that needed fetching are fetched; fetch_s: how long that took.
         key: None until it is known.
     """
 
@@ -132,7 +132,8 @@ class Making:
         self._is_read = True
 
     def _record_read(self, seconds: float) -> None:
-        """Counts what was fetched or read; what callers gave as bytes or values isn't."""
+        """Counts bytes that were fetched or read; bytes and values that callers gave aren't
+        counted."""
         read = [
             source.data
             for given, source in zip(self.item.sources, self.sources, strict=True)
@@ -153,7 +154,7 @@ class Making:
         return self.key
 
     def _make(self) -> Parts:
-        """Makes the item; what it returns is in the cache, and paid for as features."""
+        """Makes the item; the result is in the cache and counted as features."""
         assert self.key is not None
         if self._embeds is not None:
             parts = self.maker.take_embeds(self.item.kind, self.key, self._embeds, self.request)
@@ -191,8 +192,8 @@ class ItemMaker:
         kinds, adapters: those that the model takes, by name.
         embed_widths: kind → numbers in a row of its embeddings.
         dtype: the engine's, which pre-computed embeddings are brought to.
-        recorder: told what took how long.
-        flights: what is being made.
+        recorder: gets the durations.
+        flights: items that are being made.
     """
 
     kinds: Mapping[str, MediaKind]

@@ -1,16 +1,16 @@
-"""``MemoryBudget``: one sum of bytes for all media of an engine that are on their way.
+"""``MemoryBudget``: one budget of bytes for all media that an engine is preparing or holds.
 
     Lease     a request's share, from its first fetch until it ends in the engine
       Claim   what one of its items takes while it is made: file, decoded values
       shared  features, counted once however many requests hold them
 
-A request that must wait gives up all that it took and starts again when its turn comes, so that
-whoever waits holds nothing. Turns go by arrival: to the oldest request still being prepared at
-once, to another as soon as what it is known to need is free, and to none behind one that still
-waits. The oldest one then prepares its items one by one, waits where it stands, and holds only what
-it needs: every byte that it waits for is held by requests in the engine, which end by themselves,
-or by younger ones that are working, which come to their end or give up. So it always gets there, or
-is refused because even alone it wouldn't fit.
+A request that must wait releases everything it took and starts again when its turn comes, so
+waiting requests hold nothing. Turns go by arrival: the oldest request still being prepared gets one
+at once, any other as soon as the memory that it is known to need is free, and none before an
+earlier request that still waits. The oldest request prepares its items one by one and keeps what it
+has while it waits: every byte that it waits for is held by requests in the engine, which end by
+themselves, or by younger requests at work, which finish or give up. So the oldest request always
+finishes, or is refused because it wouldn't fit even alone.
 
 It counts and wakes; it allocates nothing, and knows nothing of media. All methods may be called
 from any thread and any event loop.
@@ -90,7 +90,7 @@ class MemoryBudget:
         self.total_bytes = total_bytes
         self._copies = copies
         self._used = 0
-        self._orphaned = 0  # of it: by work that goes on though its request has given up
+        self._orphaned = 0  # part of it: held by work whose request has given up
         self._is_closed = False
         self._lock = threading.RLock()
         self._num_leases = 0
@@ -125,7 +125,7 @@ class MemoryBudget:
             )
 
     def check_integrity(self) -> None:
-        """For tests: compares the sum with what leases, claims and features say.
+        """For tests: compares the total with the sum over leases, claims and features.
 
         Raises:
             AssertionError: they differ.
@@ -151,7 +151,8 @@ class MemoryBudget:
         return oldest is not None and oldest._wants > 0
 
     def _dispatch(self) -> None:
-        """Gives turns and bytes to those that wait, by arrival, to the first that can't go on."""
+        """Gives turns and bytes to waiting requests in order of arrival, until one can't be
+        served."""
         while self._advance_first():
             pass
 
@@ -186,7 +187,7 @@ class Claim:
         """Takes bytes, waiting for them if this request is the one that may.
 
         Raises:
-            MustWait: it isn't; the request must give up and begin again.
+            MustWait: this request may not wait here; it must give up and begin again.
             LimitError, Dropped: as ``try_take``.
         """
         if self.try_take(num_bytes):
@@ -202,12 +203,13 @@ class Claim:
         self.lease._give_back(self, num_bytes)
 
     def settle(self, features: object, num_bytes: int) -> None:
-        """Exchanges all its bytes for features that are there now, at once, whatever they take."""
+        """Exchanges all its bytes for the finished features, at once, whatever size they have."""
         self.lease._settle(self, features, num_bytes)
 
     @contextmanager
     def working(self) -> Iterator[None]:
-        """Around work that can't be interrupted: its bytes return when it has ended.
+        """A context around work that can't be interrupted: its bytes return when the work has
+        ended.
 
         Raises:
             Dropped: the request has given up before the work began.
@@ -232,7 +234,7 @@ class Lease:
     alone: bool = False
     _held: int = 0  # by claims
     _reserved: int = 0  # promised with its turn; claims take from it first
-    _need: int = 0  # what it was seen to need at once, the last time
+    _need: int = 0  # the peak that its last attempt needed
     _claims: list[Claim] = field(default_factory=list)
     _features: dict[int, int] = field(default_factory=dict)  # id → bytes
     _turn: Future[None] | None = None
@@ -240,7 +242,7 @@ class Lease:
     _wanting: tuple[Claim, Future[None]] | None = None
 
     async def attempt(self, prepare: Callable[[], Awaitable[Result]]) -> Result:
-        """Prepares the request as often as it takes; afterwards it holds features only.
+        """Prepares the request, again after each wait; afterwards it holds features only.
 
         Args:
             prepare: begins anew each time; raises ``MustWait`` where a claim did.
@@ -423,7 +425,7 @@ class Lease:
             return False
         turn, self._turn = self._turn, None
         if turn.set_running_or_notify_cancel():
-            # A first attempt prepares all items at once, also of the oldest: most fit.
+            # A first attempt prepares all items at once, also for the oldest request: most fit.
             self.alone = is_oldest and self._need > 0
             free = max(0, self.budget.total_bytes - self.budget._used)
             self._reserved = min(self._need, free)
@@ -444,7 +446,7 @@ class Lease:
         self.budget._used += max(self._held, self._reserved) - before
 
     def _cost(self, features: object, num_bytes: int) -> int:
-        """What holding features adds, over what others and this request hold of them."""
+        """Bytes that holding these features adds to what is held of them already."""
         known = self.budget._shared.get(id(features))
         return 0 if known is not None else num_bytes * self.budget._copies
 

@@ -1,4 +1,4 @@
-"""``mm_processor_kwargs`` of the engine and of a request, as each adapter takes them."""
+"""``mm_processor_kwargs`` of the engine and of a request, divided among the adapters."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ class PreparedMedia:
             self.lease.release()
 
 
-#: An item and its derived ones, and whether they were there without work of one's own.
+#: An item with its derived ones, and whether they were found without work for this request.
 _Found = tuple[Parts, bool]
 
 
@@ -175,7 +175,7 @@ class MediaPipeline:
             PluginError: a kind that no plugin serves.
             RequestError: a kind that the model doesn't take, or uuids that don't fit.
             LimitError: too many items.
-            MediaError: a value that is no form of its kind.
+            MediaError: a value in a form that its kind doesn't take.
         """
         groups: dict[str, list[MediaItem]] = {}
         for name, value in data.items():
@@ -324,7 +324,7 @@ class MediaPipeline:
         )
 
     async def _run(self, making: Making) -> Parts | None:
-        """The work in a thread; between two parts of it, it may wait for memory."""
+        """The work in a media thread; between two parts of it, the request may wait for memory."""
         while True:
             try:
                 return await run_in(self._executor, making.run)
@@ -335,7 +335,7 @@ class MediaPipeline:
     async def _find_by_uuid(
         self, item: MediaItem, uuid: str, request: RequestContext
     ) -> Parts | None:
-        """What is known under a uuid, or is just being made."""
+        """What is cached under a uuid, or is just being made."""
         for key in self._named_keys(item, uuid, request):
             find = partial(self._maker.find, item.kind, key, request)
             found = await self._maker.flights.join(key + request.options.fingerprint, find)
@@ -344,8 +344,8 @@ class MediaPipeline:
         return None
 
     def _find_plan(self, item: MediaItem, uuid: str, request: RequestContext) -> Parts:
-        """Where the features are gone, the plan is enough: whether the embedding is still there,
-        the engine knows."""
+        """Where the features are gone, the plan is enough: the engine knows whether it still has
+        the embedding."""
         for key in self._named_keys(item, uuid, request):
             known = self._maker.find(item.kind, key, request, plans_only=True)
             if known is not None:
@@ -360,7 +360,7 @@ class MediaPipeline:
 
 
 def _named(parts: Parts, index: int, uuid: str | None) -> Parts:
-    """The parts as the engine is to know them."""
+    """The parts under the keys that the engine knows them by."""
     if uuid is None:
         return tuple(replace(part, index=index) for part in parts)
     keys = {part.key: planned_key(part.key, part.plan) for part in parts}

@@ -45,7 +45,7 @@ class DecodeBudget:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What came of one item, or of one found inside it (then with a name)."""
+    """The result for one item, or for one found inside it (then with a name)."""
 
     kind: str
     name: str | None
@@ -90,7 +90,7 @@ def load(kind: MediaKind, sources: Sequence[Source], told: Probe) -> Loaded:
     """Decodes fetched sources.
 
     Args:
-        told: what their headers said.
+        told: the probe of their headers.
 
     Raises:
         MediaError: they can't be read, or are not what the headers said.
@@ -105,7 +105,7 @@ def load(kind: MediaKind, sources: Sequence[Source], told: Probe) -> Loaded:
 
 
 def _check_told(told: MediaShape, found: MediaShape) -> None:
-    """Limits were checked against what the header says: decoding must not give another shape."""
+    """Limits were checked against the header, so decoding must not give another shape."""
     differing = [name for name, fact in told.facts.items() if found.facts.get(name, fact) != fact]
     if told.size == found.size and not differing:
         return

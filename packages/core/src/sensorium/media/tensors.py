@@ -1,8 +1,7 @@
 """One tensor from bytes that a caller sent: safetensors, ``torch.save``, or NumPy's ``.npy``.
 
-No code of the sender's is run, and nothing is allocated that the bytes themselves don't hold:
-every declared size is held against what was sent before a tensor of it is made. Formats are told
-apart by their content.
+No code of the sender's is run. Every declared size is checked against the bytes before a tensor of
+that size is allocated. Formats are told apart by their content.
 
 It knows nothing of what the numbers mean.
 """
@@ -69,7 +68,7 @@ def decode_tensor(data: bytes, *, max_bytes: int) -> Tensor:
 
 
 def decode_tensor_base64(text: str, *, max_bytes: int) -> Tensor:
-    """As ``decode_tensor``, from base64 text; it may be broken into lines, as mail is.
+    """As ``decode_tensor``, from base64 text, which may be broken into lines.
 
     Raises:
         MediaError: also if the text is no base64.
@@ -82,7 +81,7 @@ def decode_tensor_base64(text: str, *, max_bytes: int) -> Tensor:
 
 
 def _checked(tensor: Tensor) -> Tensor:
-    """What holds in whichever format it came."""
+    """Checks that apply to every format."""
     if tensor.dtype not in _ALLOWED_DTYPES:
         raise MediaError(
             f"the tensor's dtype is {str(tensor.dtype).removeprefix('torch.')}; allowed are "
@@ -124,7 +123,7 @@ def _read_npy(data: bytes) -> Tensor:
     dtype, shape, fortran_order, start = _npy_header(data)
     num_bytes = math.prod(shape) * dtype.itemsize
     if num_bytes != len(data) - start:
-        # A shape of many digits is nobody's mistake, and makes no sentence.
+        # A shape with that many digits is not an honest mistake; the message doesn't repeat it.
         asked = f"{num_bytes} bytes" if num_bytes < 2**63 else "more bytes than there can be"
         raise MediaError(
             f"the .npy file's header asks for {asked}, and {len(data) - start} follow."

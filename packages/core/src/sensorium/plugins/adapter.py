@@ -26,7 +26,7 @@ class Placeholder:
 
     Attributes:
         text: what a prompt's author writes, and what ``MediaPlan.token_ids`` replace.
-        token_ids: the same in a prompt given as ids; () if the vocabulary doesn't have it.
+        token_ids: the placeholder in a prompt given as ids; () if the vocabulary doesn't have it.
         in_context: what a chat part or a generic placeholder turns into; holds ``text``
             exactly once, with whatever the family wants around it.
     """
@@ -39,7 +39,7 @@ class Placeholder:
 class MediaAdapter(ABC):
     """How one family takes one kind. One instance serves one engine.
 
-    Nothing that it returns but ``placeholder`` may depend on which item of the prompt is meant.
+    Only ``placeholder`` may depend on the item's place in the prompt; no other result may.
 
     Class attributes:
         kind: the kind's name.
@@ -77,7 +77,7 @@ class MediaAdapter(ABC):
         return True
 
     def __init__(self, context: ModelContext) -> None:
-        """Called for models that it serves.
+        """Made only for models that the adapter serves.
 
         Raises:
             ConfigError: an entry of the checkpoint's files that it doesn't implement.
@@ -114,7 +114,7 @@ class MediaAdapter(ABC):
 
     @abstractmethod
     def plan(self, shape: MediaShape, options: Mapping[str, Any]) -> MediaPlan:
-        """Tokens and look of an item of this shape.
+        """The plan of an item of this shape: its tokens, ids and layout.
 
         Raises:
             MediaError: a shape the family doesn't take, with the family's rule.
@@ -123,9 +123,9 @@ class MediaAdapter(ABC):
     def plan_embeds(
         self, num_rows: int, fields: Mapping[str, torch.Tensor], options: Mapping[str, Any]
     ) -> MediaPlan:
-        """Tokens and look of an item that came as ``num_rows`` embedding rows.
+        """The plan of an item that came as ``num_rows`` embedding rows.
 
-        The default takes none: a family has to say how many rows an item of its may have.
+        The default refuses them: a family must define how many rows an item may have.
 
         Args:
             fields: one CPU integer tensor for each of ``embeds_fields``, without a dimension
@@ -144,8 +144,8 @@ class MediaAdapter(ABC):
     ) -> Mapping[str, Features]:
         """Turns a decoded item into encoder name → named small tensors on the CPU.
 
-        uint8 wherever that is lossless: rescaling and normalising are the encoder's. Where the
-        kind's value is a ``MediaReader``, it pulls ``pieces()``, and need not close it.
+        uint8 wherever that is lossless: the encoder rescales and normalises. Where the kind's value
+        is a ``MediaReader``, the adapter pulls ``pieces()``; core closes the reader.
 
         Raises:
             MediaError: an item that the family doesn't take after all.

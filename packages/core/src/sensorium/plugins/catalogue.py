@@ -19,7 +19,7 @@ _PACKAGE = "sensorium_catalogue"
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """Who serves a name, and the command line that installs it."""
+    """The distribution that serves a name, and the command that installs it."""
 
     distribution: str
     install: str
@@ -27,7 +27,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Catalogue:
-    """Kinds and architectures that somebody is known to serve."""
+    """Kinds and architectures with a known distribution."""
 
     kinds: Mapping[str, Entry] = field(default_factory=dict)
     architectures: Mapping[str, Entry] = field(default_factory=dict)

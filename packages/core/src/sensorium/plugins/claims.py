@@ -1,9 +1,9 @@
-"""Who serves what: claims, each of which one plugin may hold.
+"""Claims: which plugin serves which name. One plugin may hold each claim.
 
 A claim is written as the user writes it in ``plugin_choices``: "kind:NAME",
 "family:ARCHITECTURE", "adapter:ARCHITECTURE/KIND", "encoder:ARCHITECTURE/NAME". Core has
-three more of its own ("part:TYPE", "command:NAME", "assets:KIND"), which nobody can choose.
-Two claimants are an error for whoever needs the claim, and for nobody else.
+three more of its own ("part:TYPE", "command:NAME", "assets:KIND"), which ``plugin_choices`` can't
+name. Two claimants are an error for requests and engines that need the claim, and for no others.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Claims:
             claimants.append(Claimant(plugin, thing))
 
     def standing(self, claim: str) -> list[Claimant]:
-        """Who serves it after the user's choice: nobody, one, or several in conflict."""
+        """Its claimants after the user's choice: none, one, or several in conflict."""
         claimants = self._claimants.get(claim, [])
         choice = self._choices.get(claim)
         if choice is None:
@@ -57,7 +57,7 @@ class Claims:
         return [claimant for claimant in claimants if _is_named(choice, claimant.plugin)]
 
     def server(self, claim: str) -> Claimant | None:
-        """The one that serves it; None: nobody.
+        """The one that serves it; None: no plugin does.
 
         Raises:
             PluginError: several claim it and the user chose none.
@@ -74,7 +74,7 @@ class Claims:
                 yield claim.removeprefix(f"{noun}:"), standing[0]
 
     def all_standing(self) -> Iterator[tuple[str, Claimant]]:
-        """Every claim with everybody who serves it, those in conflict included."""
+        """Every claim with all its claimants, those in conflict included."""
         for claim in self._claimants:
             for claimant in self.standing(claim):
                 yield claim, claimant
@@ -92,7 +92,7 @@ class Claims:
         """Checks that every choice can be made.
 
         Raises:
-            ConfigError: nobody serves the claim, or the chosen one doesn't.
+            ConfigError: no plugin serves the claim, or the chosen one doesn't.
         """
         for claim, choice in self._choices.items():
             if self.standing(claim):
@@ -155,7 +155,7 @@ def claims_of(plugin: InstalledPlugin) -> Iterator[tuple[str, Any]]:
 
 
 def check_own_claims(plugin: InstalledPlugin) -> None:
-    """Makes a plugin fail that claims one thing twice by itself."""
+    """Marks a plugin as failed if it claims one name twice."""
     seen: dict[str, Any] = {}
     for claim, thing in claims_of(plugin):
         if seen.setdefault(claim, thing) is not thing:

@@ -1,4 +1,4 @@
-"""A failure that has an owner: whatever a plugin's code raises becomes one sentence about it.
+"""``PluginFailure``: any exception of a plugin's code, as one sentence that names what failed.
 
 Knows nothing of hooks or entry points.
 """
@@ -26,7 +26,7 @@ class PluginFailure(PluginError):
 def attempt(doing: str, call: Callable[[], T]) -> T:
     """Calls a plugin's code and returns what it returns.
 
-    Ctrl-C goes through; everything else, ``SystemExit`` included, is the plugin's failure.
+    ``KeyboardInterrupt`` passes; everything else, ``SystemExit`` included, is the plugin's failure.
 
     Args:
         doing: what was being done, the beginning of the sentence.

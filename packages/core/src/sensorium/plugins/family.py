@@ -42,8 +42,8 @@ class ModelFamily(ABC):
     def other_configs(self, config: Mapping[str, Any]) -> Mapping[str, str]:
         """Other checkpoints whose ``config.json`` is needed: name → folder or hub name.
 
-        For a checkpoint that says of its decoder only where it comes from. Core finds the files
-        and hands their contents to ``complete_config``; contexts carry them as ``other_configs``.
+        For a checkpoint that only names the checkpoint of its decoder. Core finds the files and
+        hands their contents to ``complete_config``; contexts carry them as ``other_configs``.
 
         Args:
             config: ``config.json`` with ``hf_overrides`` laid over it.

@@ -1,8 +1,8 @@
 """``InstalledPlugin``: one plugin as found, whose hooks are called at most once each.
 
-A hook is called when somebody first needs what it brings, so that finding plugins, and the
-command line's help, import nothing heavy. A plugin that fails fails alone and whole: from
-then on it brings nothing.
+A hook is called when its result is first needed, so that finding plugins, and the command line's
+help, import nothing heavy. A plugin that fails fails alone and whole: from then on it brings
+nothing.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class InstalledPlugin:
     Attributes:
         name: "distribution:entry point".
         distribution, version, module: where it comes from.
-        error: why it failed, in one line; None: it works, as far as it was asked.
+        error: why it failed, in one line; None: nothing has failed so far.
         disabled: the user switched it off; it brings nothing, and nothing of it was imported.
     """
 
@@ -97,8 +97,8 @@ class InstalledPlugin:
     def _register(self, plugin: object) -> None:
         """Checks ``api`` and the hooks' spelling, and finds the implementations.
 
-        Every plugin gets a pluggy manager of its own: what one leaves behind when it is
-        refused half-way can't touch another.
+        Every plugin gets a pluggy manager of its own, so that a plugin refused half-way leaves
+        nothing behind that affects another.
         """
         _check_api(plugin)
         _check_spelling(plugin)
@@ -109,8 +109,7 @@ class InstalledPlugin:
         except pluggy.PluginValidationError as error:
             raise PluginFailure(" ".join(str(error).split())) from error
         for caller in manager.get_hookcallers(plugin) or []:
-            # What pluggy's check_pending() looks for too, but it can't say whose it is in
-            # words fit for a stranger.
+            # pluggy's check_pending() looks for these too, but its message doesn't name the plugin.
             if not caller.has_spec():
                 raise PluginFailure(_no_such_hook(caller.name))
             for implementation in caller.get_hookimpls():
@@ -127,7 +126,7 @@ def _check_api(plugin: object) -> None:
 
 
 def _check_spelling(plugin: object) -> None:
-    """Refuses what starts like a hook and would silently not be called."""
+    """Refuses functions that are named like a hook and would never be called."""
     for name in dir(plugin):
         if not name.startswith(_PREFIX):
             continue

@@ -43,12 +43,12 @@ class MediaKind(ABC):
     size_names: ClassVar[tuple[str, ...]] = ()
     fact_names: ClassVar[tuple[str, ...]] = ()
     default_limit: ClassVar[int | None] = None
-    #: Numbers in a row of pre-computed embeddings, for ``split`` to tell embeddings from other
-    #: tensors by; None: not known, or the model takes none.
+    #: Width of a row of pre-computed embeddings, by which ``split`` tells embeddings from other
+    #: tensors; None: not known, or the model takes none.
     embedding_width: int | None = None
 
     def __init__(self, options: Mapping[str, Any]) -> None:
-        """Takes the kind's entry of ``media_io_kwargs``.
+        """Reads the kind's entry of ``media_io_kwargs``.
 
         Raises:
             ConfigError: an unknown key or a value out of range.
@@ -78,7 +78,8 @@ class MediaKind(ABC):
         or decode anything.
 
         Raises:
-            MediaError: a value that is no form of this kind, saying which forms are.
+            MediaError: a value in a form that this kind doesn't take; the message lists those it
+                does.
         """
 
     @abstractmethod
@@ -119,7 +120,7 @@ class MediaKind(ABC):
         """
 
     def limited(self, shape: MediaShape, limits: Mapping[str, int | float]) -> MediaShape:
-        """An adapter's worst case, with what the user says of the largest item to expect.
+        """An adapter's worst case, limited by the sizes that the user gave for the largest item.
 
         By default each limit replaces the extent or the fact of its name. A kind whose facts
         follow from its extents (a time for each piece) overrides this to keep them in step.

@@ -1,8 +1,8 @@
 """``MediaReader``: an opened item, decoded piece by piece while it is processed.
 
 A long item is never in memory whole: ``MediaKind.load`` opens it and returns the reader as
-``Loaded.value``, the adapter's ``process`` pulls what it needs, and core closes it. Knows nothing
-of what a piece is: that is between the kind and its adapters.
+``Loaded.value``, the adapter's ``process`` pulls what it needs, and core closes it. The kind and
+its adapters define what a piece is.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class MediaReader(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Gives back what it holds. Called once, in every case, from a media thread."""
+        """Releases its resources. Called exactly once, from a media thread, also after an error."""
 
 
 def close_readers(loaded: Loaded) -> None:

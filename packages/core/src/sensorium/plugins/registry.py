@@ -1,4 +1,4 @@
-"""``Registry``: what the installed plugins bring together, and what to say where they don't.
+"""``Registry``: everything that the installed plugins bring, and the errors for what is missing.
 
 Hooks are called when something is first asked for. A conflict or a failure is raised when
 the thing itself is asked for, so that it takes nothing else down. One registry serves one
@@ -59,7 +59,7 @@ class Registry:
         """The kind with this name.
 
         Raises:
-            PluginError: nobody serves it, or several do, or the plugin that would failed.
+            PluginError: no plugin serves it, or several do, or the plugin that would failed.
         """
         claimant = self._claims.server(f"kind:{name}")
         if claimant is None:
@@ -74,7 +74,7 @@ class Registry:
         """The kind that answers to a chat part type.
 
         Raises:
-            PluginError: nobody does, or several do, or the plugin that would failed.
+            PluginError: no plugin does, or several do, or the plugin that would failed.
         """
         claimant = self._claims.server(f"part:{part_type}")
         if claimant is None:
@@ -101,7 +101,7 @@ class Registry:
         """The family of this architecture.
 
         Raises:
-            PluginError: nobody serves it, or several do, or the plugin that would failed.
+            PluginError: no plugin serves it, or several do, or the plugin that would failed.
         """
         claimant = self._claims.server(f"family:{architecture}")
         if claimant is None:
@@ -135,8 +135,8 @@ class Registry:
     def adapters(self, architecture: str) -> Mapping[str, type[MediaAdapter]]:
         """Kind → adapter, for every kind that this architecture can take.
 
-        An adapter that can't work (in conflict, its kind or an encoder missing) is left
-        out: ``adapter`` says why to whoever asks for it.
+        An adapter that can't work (in conflict, or without its kind or an encoder) is left out;
+        ``adapter`` raises the reason.
         """
         usable = {}
         for name, claimant in self._claims.served("adapter"):
@@ -179,7 +179,7 @@ class Registry:
         return self._by_hook("assets", "sensorium_assets", lambda pair: pair)
 
     def missing_command(self, name: str) -> PluginError:
-        """The error of a subcommand that nobody brings."""
+        """The error of a subcommand that no plugin brings."""
         return PluginError(
             self._missing(
                 f"brings the command {name!r}", [*RESERVED_COMMANDS, *self.commands], None
@@ -187,7 +187,7 @@ class Registry:
         )
 
     def missing_asset(self, kind: str) -> PluginError:
-        """The error of a kind for which nobody brings sample media."""
+        """The error of a kind for which no plugin brings sample media."""
         entry = self._catalogue.kinds.get(kind)
         return PluginError(self._missing(f"brings assets of the kind {kind!r}", self.assets, entry))
 
@@ -241,7 +241,8 @@ class Registry:
     def options_of(
         self, thing: object, plugin_options: Mapping[str, Mapping[str, Any]]
     ) -> Mapping[str, Any]:
-        """The entry of ``plugin_options`` for whoever brought ``thing``; {} if there is none."""
+        """The entry of ``plugin_options`` for the distribution that brought ``thing``; {} if there
+        is none."""
         owner = canonical(self.owner_of(thing))
         for distribution, options in plugin_options.items():
             if canonical(distribution) == owner:
@@ -283,8 +284,8 @@ class Registry:
 
     @cached_property
     def _claims(self) -> Claims:
-        """Enters all claims. What a plugin that lost a claim brought for it alone, its part
-        types or its encoders, is lost with it."""
+        """Enters all claims. A plugin that loses a claim also loses what belongs to it: the kind's
+        part types, the adapter's or family's encoders."""
         claims = Claims(self._choices)
         for plugin in self._loaded:
             for claim, thing in primary_claims(plugin):
@@ -303,7 +304,7 @@ class Registry:
         return owners
 
     def _obstacle(self, architecture: str, adapter: type[MediaAdapter]) -> str | None:
-        """Why an adapter that nobody contests still can't work; None: it can."""
+        """Why an adapter without a rival still can't work; None: it can."""
         try:
             self.kind(adapter.kind)
             for name in adapter.encoders:
@@ -331,12 +332,12 @@ class Registry:
         return found
 
     def _missing(self, what: str, known: Iterable[str], entry: Entry | None) -> str:
-        """What to tell whoever needs something that no plugin serves.
+        """The error for something that no plugin serves.
 
         Args:
             what: what no plugin does.
             known: the names for which one does.
-            entry: who is known to do it, from the catalogue.
+            entry: the catalogue's entry for it.
         """
         sentences = [f"No installed plugin {what} (known: {_list(known)})."]
         blamed = self._known_server(entry) if entry else None

@@ -1,4 +1,4 @@
-"""What is known of one installed plugin, for people: ``sensorium plugins`` prints it."""
+"""``PluginStatus``: one installed plugin, as ``sensorium plugins`` prints it."""
 
 from __future__ import annotations
 

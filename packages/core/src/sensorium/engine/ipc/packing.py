@@ -4,7 +4,7 @@
              0                    64·a                 64·b         num_bytes
 
 Each tensor is written once, and read without a copy; its bits are kept, NaN payloads included.
-A header may come from another process, so whoever reads one trusts nothing in it.
+A header may come from another process, so everything in it is checked.
 
 It doesn't know how the buffer is shared, nor what the tensors are for.
 """
@@ -120,7 +120,7 @@ class PackedHeader:
         except (ValueError, TypeError, RecursionError):
             raise EngineError("the features' header can't be read.") from None
         _check(header)
-        # One spelling alone: no spaces, no second key, no 1.0 for 1.
+        # Only one spelling is accepted: no spaces, no second key, no 1.0 for 1.
         if form != _FORMAT or header.to_bytes() != data:
             raise EngineError("the features' header can't be read.")
         return header
@@ -189,7 +189,7 @@ def write(features: Mapping[str, Features], header: PackedHeader, buffer: Tensor
     for encoder, tensors in features.items():
         for name, tensor in tensors.items():
             _copy_bits(tensor, views[encoder][name])
-    # Whatever memory held before is not for the reader to see.
+    # The reader must not see what the memory held before.
     for (_, end), (start, _) in pairwise([(0, 0), *_extents(header)]):
         buffer[end:start].zero_()
 

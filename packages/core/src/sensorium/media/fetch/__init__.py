@@ -1,4 +1,4 @@
-"""From a source to its bytes: ``data:`` URLs, ``http(s)``, local files.
+"""Fetches a source's bytes: ``data:`` URLs, ``http(s)``, local files.
 
     url.py        one parser; the URL that it normalises is the one that is fetched
     addresses.py  which network addresses are public

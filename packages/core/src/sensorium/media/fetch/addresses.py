@@ -63,7 +63,7 @@ _6TO4 = IPv6Network("2002::/16")
 
 
 def is_public(address: Address) -> bool:
-    """Whether a connection to ``address`` may be made for anybody's URL."""
+    """Whether ``address`` is public, so that a URL from any caller may lead to it."""
     if isinstance(address, IPv6Address):
         if address.scope_id is not None:
             return False
@@ -92,7 +92,7 @@ def within(address: Address, network: Network) -> bool:
 
 
 def parse_network(text: str) -> Network | None:
-    """``10.0.0.0/8``, ``::1`` …; None for what is no address."""
+    """``10.0.0.0/8``, ``::1`` …; None if the text is not an address or network."""
     try:
         return ip_network(text.strip("[]"), strict=False)
     except ValueError:

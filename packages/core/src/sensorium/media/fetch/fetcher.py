@@ -1,8 +1,9 @@
-"""``Fetcher``: sources that have to be waited for → bytes, on an event loop of its own.
+"""``Fetcher``: fetches sources that take waiting, on an event loop of its own.
 
-One thread, started with the first fetch. Bounds hold on connections in all and to one host; what
-waits for a connection holds nothing. Equal URLs in flight are fetched once within a salt. The whole
-fetch has one deadline, retries and redirects included; waiting for memory doesn't count.
+One thread, started with the first fetch. The number of connections is bounded, in all and to one
+host; a fetch that waits for a connection holds no memory. Equal URLs in flight are fetched once
+within a salt. The whole fetch has one deadline, retries and redirects included; waiting for memory
+doesn't count.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class _Payment:
     """What one fetch has taken so far, retries included.
 
     Attributes:
-        leave: called before it waits for memory: nobody may wait behind that.
+        leave: called before the fetch waits for memory, since other requests may not wait for that.
     """
 
     claim: Claim
@@ -100,7 +101,7 @@ class Fetcher:
     """One per engine. ``fetch`` may be awaited from any event loop.
 
     Args:
-        resolver, connector: stood in by tests.
+        resolver, connector: replaced in tests.
 
     Raises:
         ConfigError: the policy's local path is no folder.
@@ -243,7 +244,8 @@ class Fetcher:
         flight: _Flight,
         outcome: BytesSource | RequestError | None = None,
     ) -> None:
-        """Ends the sharing of a fetch; without an outcome, who waited for it does their own."""
+        """Ends the sharing of a fetch; without an outcome, each waiting request fetches for
+        itself."""
         if self._flights.get(key) is flight:
             del self._flights[key]
         if not flight.result.done():
@@ -269,7 +271,8 @@ class Fetcher:
 
     @asynccontextmanager
     async def _place(self, name: str) -> AsyncIterator[None]:
-        """A place for a connection: one of the host's first: a slow host fills no others."""
+        """Takes a place for a connection, the host's first, so that a slow host takes no others'
+        places."""
         host = self._hosts[name]
         host.num_users += 1
         try:
@@ -307,7 +310,7 @@ def _path_of(url: str) -> str:
     """The path of a ``file:`` URL.
 
     Raises:
-        MediaError: it names another machine.
+        MediaError: the URL names another machine.
     """
     try:
         parts = urlsplit(url.strip())

@@ -2,7 +2,7 @@
 
 ``PinningBackend`` is the one place where a connection begins, for every hop, every retry and every
 proxy: it resolves a name once, checks each address that came out of it and connects to one of those
-addresses, so that no second answer of a resolver is ever asked for. TLS still verifies the name.
+addresses, so that a name is never resolved a second time. TLS still verifies the name.
 
 The transport is httpcore2, without the client above it (httpx2): cookies, redirects, proxies from
 the environment and content decoding would all have to be switched off again. No content coding is
@@ -33,7 +33,8 @@ from sensorium.media.fetch.url import HttpUrl, parse_url
 
 #: name, port → addresses, in the order in which to try them
 Resolver = Callable[[str, int], Awaitable[Sequence[Address]]]
-#: told how many bytes a body has or may reach, before they are received; may wait, and may raise
+#: called with the number of bytes that a body has or may reach, before they are received; may wait
+#: or raise
 Pay = Callable[[int], Awaitable[None]]
 
 _REDIRECTS = (301, 302, 303, 307, 308)
@@ -48,7 +49,7 @@ class HttpClient:
     """Connections of one engine; lives on one event loop.
 
     Args:
-        resolver, connector: stood in by tests; by default the system's.
+        resolver, connector: replaced in tests; by default the system's.
     """
 
     def __init__(
@@ -175,7 +176,7 @@ class PinningBackend(httpcore2.AsyncNetworkBackend):
         if not addresses:
             raise MediaError(f"the host {host} has no address.")
         if (host, port) not in self._proxies:
-            for address in addresses:  # all of them: one that isn't public says whose name it is
+            for address in addresses:  # one private address refuses the name
                 self._policy.check_address(host, address)
         last: Exception | None = None
         for address in addresses:

@@ -1,8 +1,9 @@
 """Local files: those that a Python caller names by a ``Path``, and those below an allowed root.
 
-A path in a URL is a stranger's. It is walked from the root's descriptor, one component at a time
-and without following links (links are read and walked like the rest), so that nothing that is
-exchanged meanwhile leads out: what was checked is what is opened. Regular files only.
+A path in a URL is untrusted. It is walked from the root's descriptor, one component at a time and
+without following links (links are read, and their targets walked the same way), so that files or
+links that are exchanged meanwhile can't lead out: the file that was checked is the one that is
+opened. Regular files only.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class OpenFile:
     """A regular file that is open; closed when it has been read or is dropped.
 
     Attributes:
-        name: how messages call it.
+        name: its name in messages.
         num_bytes: its size when it was opened.
     """
 
@@ -61,7 +62,7 @@ class OpenFile:
 
     @classmethod
     def of(cls, descriptor: int, name: str, max_bytes: int) -> OpenFile:
-        """Takes the descriptor over.
+        """Takes ownership of the descriptor.
 
         Raises:
             MediaError: it is no regular file.
@@ -171,7 +172,7 @@ class LocalRoot:
                 os.close(folder)
 
     def _link_parts(self, target: str, folders: list[int]) -> list[str]:
-        """What to walk in a link's place; an absolute one begins at the root again."""
+        """The components to walk in a link's place; an absolute link begins at the root again."""
         if not target.startswith("/"):
             return _components(target)
         below = self._below(target)

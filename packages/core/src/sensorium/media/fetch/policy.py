@@ -1,4 +1,4 @@
-"""``FetchPolicy``: what the operator lets media be fetched from. It opens nothing itself."""
+"""``FetchPolicy``: the sources from which the operator allows fetching. It opens nothing itself."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class FetchPolicy:
         private_networks: networks that may be connected to though they aren't public.
         redirects: whether redirects are followed; each hop is checked like the first URL.
         use_proxies: whether the environment's proxies are used.
-        timeouts_s: kind → seconds for a whole fetch, retries and redirects included; kinds that
-            aren't named have their own.
+        timeouts_s: kind → seconds for a whole fetch, retries and redirects included; other kinds
+            have their own default.
     """
 
     local_path: str | None = None

@@ -1,7 +1,7 @@
-"""``resolve``: a source's bytes where nothing has to be waited for.
+"""``resolve``: a source's bytes, where getting them needs no waiting.
 
 ``data:`` URLs are decoded and files that a Python caller names by a ``Path`` are read, on the
-caller's own thread. URLs that need a network or the operator's leave go through ``Fetcher``.
+caller's own thread. URLs that need a network or the operator's permission go through ``Fetcher``.
 """
 
 from __future__ import annotations

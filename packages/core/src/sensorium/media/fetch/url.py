@@ -1,4 +1,4 @@
-"""``HttpUrl``: the one reading of an ``http(s)`` URL.
+"""``HttpUrl``: an ``http(s)`` URL, parsed once.
 
 What is checked is what is fetched: a URL is parsed once, by the rules that browsers follow (WHATWG
 URL: backslashes are slashes, tabs and line ends are dropped, the last ``@`` ends the user's name,
@@ -53,7 +53,7 @@ class HttpUrl:
 
     @property
     def origin(self) -> str:
-        """What messages may say of it."""
+        """The URL as messages may show it."""
         return f"{self.scheme}://{self.authority}"
 
     def join(self, reference: str) -> HttpUrl:
@@ -84,7 +84,7 @@ def parse_url(text: str) -> HttpUrl:
     """Reads an absolute URL.
 
     Raises:
-        MediaError: it is no ``http(s)`` URL, or no valid one; what was wrong, without the URL.
+        MediaError: not a valid ``http(s)`` URL; the message names the fault without the URL.
     """
     text = _trimmed(text)
     match = _SCHEME.match(text)

@@ -1,8 +1,8 @@
-"""The one door to plugins' objects: core calls them through these wrappers and in no other way.
+"""Wrappers around plugins' objects; core calls plugins only through them.
 
-A wrapper has the methods of what it wraps. Whatever a plugin's code raises leaves it as an error of
-our own that names distribution, class and call, and whatever it returns has been held against the
-docstring of the method.
+A wrapper has the methods of what it wraps. It turns any exception of the plugin's code into an
+error of ``sensorium.errors`` that names distribution, class and call, and checks every result
+against the method's docstring.
 """
 
 from sensorium.plugins.guard.adapter import GuardedAdapter

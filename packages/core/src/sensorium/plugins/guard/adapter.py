@@ -44,7 +44,7 @@ class GuardedAdapter(MediaAdapter):
 
         Raises:
             ConfigError: a checkpoint that it doesn't implement.
-            PluginError: its constructor failed, or what every prompt needs of it.
+            PluginError: its constructor failed, or a method that every prompt needs.
         """
         door = Door(distribution, f"{adapter.__qualname__}.")
         if not door.begin("serves", adapter.serves, context, check=checks.a(bool)):
@@ -62,7 +62,7 @@ class GuardedAdapter(MediaAdapter):
         return self._generic
 
     def placeholder(self, index: int) -> Placeholder:
-        """As ``MediaAdapter.placeholder``; the plugin is asked once for each index."""
+        """As ``MediaAdapter.placeholder``; calls the plugin once for each index."""
         known = self._placeholders.get(index)
         if known is None:
             known = self.door.call(

@@ -1,4 +1,4 @@
-"""What must hold of a prompt with its media in place, whatever family composed it.
+"""Checks a prompt with its media in place, whichever family composed it.
 
 The scheduler and the runner rely on all of it. A prompt without items, or one whose spans stand
 behind one another, costs little more than a look at each span.

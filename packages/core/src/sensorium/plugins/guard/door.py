@@ -1,7 +1,8 @@
-"""``Door``: a call into one plugin object, and whose fault it is when it goes wrong.
+"""``Door``: calls one plugin object's methods, and decides whose fault a failure is.
 
-What passes as it is: our own errors, the user's Ctrl-C, cancellation, a broken device and a device
-that is out of memory. Everything else, ``SystemExit`` included, becomes an error of our tree.
+These pass unchanged: errors of ``sensorium.errors``, the user's Ctrl-C, cancellation, a broken
+device and a device that is out of memory. Everything else, ``SystemExit`` included, becomes an
+error of ``sensorium.errors``.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from sensorium.plugins.failure import describe
 
 T = TypeVar("T")
 
-#: What damaged media seldom cause and mistakes in code often do.
+#: Exceptions that mistakes in code cause more often than damaged media do.
 MISTAKES = (TypeError, AttributeError, NameError, AssertionError, NotImplementedError, ImportError)
 
 
@@ -31,8 +32,8 @@ class Door:
     """Calls the methods of one plugin object.
 
     Args:
-        distribution: who brought it.
-        owner: what a method's name is put behind: its class and a dot, say.
+        distribution: the distribution that brought the object.
+        owner: prefix of the method's name in messages, such as its class and a dot.
     """
 
     __slots__ = ("_distribution", "_owner", "_told")
@@ -70,11 +71,11 @@ class Door:
         *args: Any,
         check: Callable[[Any], T],
     ) -> T:
-        """As ``call``, of a method that reads a caller's media: what it raises is their fault,
-        unless it is no ``Exception`` at all.
+        """As ``call``, for a method that reads a caller's media: an exception is blamed on the
+        media, unless it isn't an ``Exception`` at all.
 
         Raises:
-            MediaError: a foreign exception; the sentence has none of its text.
+            MediaError: a foreign exception; the message quotes none of its text.
             PluginError: one that isn't an ``Exception``, or a result that ``check`` refuses.
             SensoriumError: as the plugin raised it, a ``PluginError`` with its name in front.
         """
@@ -147,10 +148,11 @@ class Door:
 
 
 def passes(error: BaseException) -> bool:
-    """Whether an exception goes through as it is.
+    """Whether an exception passes unchanged.
 
-    Ctrl-C reaches the main thread alone, and not where it is ignored; cancellation a task that
-    somebody cancels. Elsewhere the plugin raised them itself.
+    The user's Ctrl-C can only be raised in the main thread, and only where it isn't ignored;
+    cancellation only in a task that is being cancelled. Anywhere else the plugin raised the
+    exception itself.
     """
     if isinstance(error, SensoriumError):
         return True
@@ -164,7 +166,7 @@ def passes(error: BaseException) -> bool:
 
 
 def inner_of(thing: Any) -> Any:
-    """What a wrapper wraps; anything else as it is."""
+    """The object inside a wrapper; any other object unchanged."""
     return getattr(thing, "inner", thing)
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def guarded_spec(spec: EncoderSpec, distribution: str) -> EncoderSpec:
-    """The same encoder, whose functions raise errors of our tree alone."""
+    """The same encoder specification, whose functions raise only errors of ``sensorium.errors``."""
     door = Door(distribution, f"The encoder {spec.name}'s ")
 
     def through(name: str, function: Callable[..., Any], check: Callable[[Any], Any]) -> Any:
@@ -71,7 +71,7 @@ class GuardedEncoder:
         """One output for each item.
 
         Raises:
-            PluginError: the encoder failed, or returned what it may not.
+            PluginError: the encoder failed, or returned something that the interface doesn't allow.
             torch.AcceleratorError, torch.OutOfMemoryError: as they are.
         """
 

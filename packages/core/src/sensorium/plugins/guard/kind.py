@@ -35,7 +35,7 @@ class GuardedKind(MediaKind):
 
         Raises:
             ConfigError: options that it refuses.
-            PluginError: its constructor failed, or its options' key is none.
+            PluginError: its constructor failed, or its ``options_key`` can't be part of a key.
         """
         door = Door(distribution, f"{kind.__qualname__}.")
         inner = door.begin("__init__", kind, options, check=checks.anything)
@@ -68,7 +68,7 @@ class GuardedKind(MediaKind):
         return self.door.read(self.name, "probe", self.inner.probe, sources, check=check)
 
     def load(self, sources: Sequence[Source]) -> Loaded:
-        """As ``MediaKind.load``; of a result that is refused, readers are closed."""
+        """As ``MediaKind.load``; closes the readers of a result that it refuses."""
         check = checks.loaded(self)
 
         def checked(value: Any) -> Loaded:
