@@ -1,7 +1,7 @@
 """From a prepared prompt to the engine's requests: defaults, limits, end-of-text ids.
 
 Refuses what can never run, with the numbers, before the engine hears of it. Every token id of a
-request is held against the vocabulary here: on the device, ids index into tables unchecked.
+request is checked against the vocabulary here, since on the device ids index into tables unchecked.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from sensorium.types import EngineItem, EngineRequest, PreparedItem
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """A request on both sides.
+    """One request, as the engine and the frontend each see it.
 
     Attributes:
         requests: for the engine, one for each answer.
@@ -197,7 +197,7 @@ class Admission:
         return own if sampling.ignore_eos else own | self._generation.eos_ids
 
     def _bad_word_ids(self, sampling: SamplingParams) -> tuple[tuple[int, ...], ...]:
-        """Without words that the model's vocabulary can't write."""
+        """The parameters without bad words that the model's vocabulary can't write."""
         words = bad_word_ids(self._tokenizer, tuple(sampling.bad_words or ()))
         return tuple(ids for ids in words if max(ids) < self._vocab_size)
 
@@ -205,7 +205,7 @@ class Admission:
         """As many new tokens as the request wants and the context holds.
 
         The last token is sampled and never computed, so a prompt that fills the context can still
-        be scored, or answered by one token: to those who ask for no more.
+        be scored, or answered by one token, if the request asks for no more.
 
         Raises:
             LimitError: the context holds less than the prompt and a token.

@@ -48,7 +48,7 @@ from sensorium.tokenizer import Tokenizer, load_template
 
 logger = logging.getLogger("sensorium.engine")
 
-#: What the driver of an accelerator shows to every process, on a machine and in a container.
+#: Device files by which an accelerator's driver can be recognised, on a machine and in a container.
 DEVICE_FILES = ("/dev/nvidiactl", "/dev/dxg")
 
 
@@ -114,8 +114,8 @@ def runs_apart(config: EngineConfig) -> bool:
 
     ``engine_process`` decides; without it, an engine on an accelerator is one, and "auto" counts as
     an accelerator where the machine shows one that ``CUDA_VISIBLE_DEVICES`` doesn't hide. The
-    process that holds the frontend never asks CUDA anything: that would cost it a second, memory
-    on the device, and the right to fork.
+    frontend's process never initialises CUDA: that would cost it a second, memory on the device,
+    and the ability to fork.
 
     Raises:
         ConfigError: a process was asked for, and this system has no memory that two could share.
@@ -136,7 +136,7 @@ def _on_accelerator(device: str) -> bool:
 
 
 def find_plugins(config: EngineConfig) -> Registry:
-    """The installed plugins; those that failed are told once."""
+    """The installed plugins; logs those that failed, once."""
     registry = discover(choices=config.plugin_choices, disabled=config.disabled_plugins)
     for status in registry.statuses:
         if status.error is not None:
@@ -217,7 +217,7 @@ def build_pipeline(
         fetch_policy=policy,
         memory=MemoryBudget(
             default_budget_bytes() if memory_gb is None else int(memory_gb * GIB),
-            # The process of an engine that runs apart gets a copy of what it computes from.
+            # An engine in a process of its own gets a copy of the features.
             copies=2 if runs_apart(config) else 1,
         ),
     )
@@ -253,7 +253,7 @@ def read_generation(model: Model) -> GenerationConfig:
 def build_admission(
     config: EngineConfig, model: Model, generation: GenerationConfig, info: EngineInfo
 ) -> Admission:
-    """The rules by which requests are let in."""
+    """The rules of admission."""
     return Admission(
         tokenizer=model.tokenizer,
         generation=generation,

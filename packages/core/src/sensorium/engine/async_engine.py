@@ -242,8 +242,8 @@ class AsyncEngine:
         """The outputs of a request, from its preparation to its end."""
         self._check(work)
         arrival_s = time.monotonic()
-        # A name may be used again as soon as its request has ended here; what the engine still has
-        # to say of that one must not be taken for news of the next.
+        # The caller may reuse a name as soon as its request has ended here. The engine may still
+        # send updates of that request, which must not be taken for updates of the next.
         serial = next(self._ids)
         engine_id = f"{request_id}~{serial}" if request_id else f"request-{serial}"
         request_id = request_id or engine_id
@@ -298,7 +298,7 @@ class AsyncEngine:
     async def abort(self, request_id: str | Iterable[str]) -> None:
         """Ends requests by the ids that their callers gave them; unknown ones are ignored.
 
-        Whoever reads a request's outputs gets a last one whose answers' ``finish_reason`` is
+        The reader of a request's outputs gets a last one whose answers' ``finish_reason`` is
         "abort"; a request to embed ends with ``RequestError``.
         """
         self._owner.check_process()
@@ -362,9 +362,9 @@ class AsyncEngine:
         return await asyncio.wrap_future(self._client.reset_prefix_cache())
 
     async def stats(self) -> EngineStats:
-        """What the engine has counted and measured; the engine is asked between two steps.
+        """What the engine has counted and measured, taken between two steps.
 
-        While no engine runs, its part is what it last said.
+        While no engine runs, the engine's part is its last snapshot.
 
         Raises:
             EngineClosedError: the engine is closed.
@@ -395,7 +395,7 @@ class AsyncEngine:
     def close(self) -> None:
         """Ends all requests with ``EngineClosedError`` and gives everything back.
 
-        An engine that nobody refers to any more closes by itself. In a forked child nothing
+        An engine that is no longer referenced closes by itself. In a forked child nothing
         happens: the engine is the parent's.
         """
         self._owner.close()
@@ -419,7 +419,7 @@ class AsyncEngine:
 
 
 def check_sampling_params(given: object) -> None:
-    """Checks the type alone; their values were checked when they were made.
+    """Checks only the type; the values were checked when the parameters were made.
 
     Raises:
         RequestError: they are none.

@@ -1,4 +1,4 @@
-"""The engine's half of an assembly: a model → the core that computes with it.
+"""Builds the engine's half: a model → the ``EngineCore`` that computes with it.
 
 Knows no prompts, no text and no clients; it runs where the engine runs.
 """
@@ -48,8 +48,8 @@ def build_engine(
     """Loads the weights and finds out how much fits beside them.
 
     Args:
-        reads_vocabulary: grammars get the tokenizer's vocabulary now, not when the first is asked
-            for, when requests would wait for it.
+        reads_vocabulary: the tokenizer's vocabulary is read for grammars now, so that no request
+            waits for it later.
 
     Raises:
         ConfigError: the checkpoint doesn't load, or there is no room.

@@ -1,4 +1,4 @@
-"""``EngineClient``: the only door to a running engine, wherever it runs.
+"""``EngineClient``: the frontend's only interface to a running engine, wherever it runs.
 
 ``ThreadClient`` runs it in a thread of this process; ``ProcessClient`` (its own file) in a process
 of its own.
@@ -29,15 +29,16 @@ OnStopped = Callable[[EngineError, Collection[str] | None], None]
 
 
 class EngineClient(Protocol):
-    """What a frontend may ask of an engine. Every method may be called from any thread."""
+    """The calls that a frontend may make on an engine. Every method may be called from any
+    thread."""
 
     def start(self, on_updates: OnUpdates, on_stopped: OnStopped) -> None:
         """Starts the engine.
 
-        ``on_updates`` is called after every step that has news. ``on_stopped`` is called with the
-        requests for which no update will follow: with all at the end, and, when an engine's
-        process dies and another takes its place, with those that the dead one had. Both are called
-        on the client's own thread and must return at once.
+        ``on_updates`` is called after every step that has updates. ``on_stopped`` is called with
+        the requests for which no update will follow: with all requests at the end, and, when an
+        engine's process dies and another takes its place, with the requests of the dead process.
+        Both are called on the client's own thread and must return at once.
         """
 
     @property
@@ -67,7 +68,7 @@ class EngineClient(Protocol):
 
     @property
     def num_restarts(self) -> int:
-        """Processes that took a dead one's place."""
+        """How many processes were started to replace a dead one."""
 
     def check_integrity(self) -> Future[None]:
         """Fails with AssertionError if the engine's books don't balance."""
@@ -79,9 +80,9 @@ class EngineClient(Protocol):
 class ThreadClient:
     """An engine in a daemon thread of this process.
 
-    The engine is built in that thread as well. Each thread that computes gets helpers of its own
-    from OpenMP, which lets them spin only while there are no more of them than cores: a second set
-    makes every parallel region of both wait for the kernel to wake its helpers.
+    The engine is built in that thread as well. OpenMP gives each computing thread a team of helpers
+    of its own, and lets helpers spin only while there are no more of them than cores. With a second
+    team, every parallel region of both would wait for the kernel to wake helpers.
 
     Args:
         build: makes the engine.
@@ -141,7 +142,7 @@ class ThreadClient:
 
     @property
     def num_restarts(self) -> int:
-        return 0  # one in a thread is not started again
+        return 0  # an engine in a thread is not restarted
 
     def check_integrity(self) -> Future[None]:
         return self._call(self._core.scheduler.check_integrity, Exception)
@@ -181,7 +182,7 @@ class ThreadClient:
         on_stopped(self._stopped, None)
 
     def _refuse_rest(self) -> None:
-        """Fails the calls that nobody will carry out any more."""
+        """Fails the calls that will never be carried out."""
         while True:
             try:
                 call = self._inbox.get_nowait()
@@ -206,5 +207,5 @@ class ThreadClient:
 
 
 def death_sentence(error: BaseException) -> str:
-    """How an engine that an exception ended says so."""
+    """The error of an engine that an exception ended."""
     return f"The engine died of an internal error ({type(error).__name__}); its log has the cause."

@@ -1,13 +1,13 @@
-"""``Constraints``: what the host must know the newest tokens for, before the next is sampled.
+"""``Constraints``: rules that need the newest tokens on the host before the next is sampled.
 
     bad words   which token would complete one follows from the last tokens
-    grammars    what may follow, and what must (``RequestGrammars``, which is somebody else's)
+    grammars    what may follow, and what must (asked of a ``RequestGrammars``)
 
-Both come down to masks, which are made while the device computes the rows that they are for. Tokens
-that a grammar leaves no choice of are given: the scheduler has them computed together. Where the
-step that samples the first of them is running already, its mask leaves that token alone.
+Both become masks, which are computed while the device computes the rows that they are for. Tokens
+that a grammar forces are given to the scheduler, which has them computed together. Where the step
+that samples the first of them is already running, its mask allows only that token.
 
-Knows the answers of the requests that are constrained, and nothing of any other.
+Keeps the answers of constrained requests only.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class RequestGrammars(Protocol):
     """
 
     def compile(self, form: StructuredOutputs, eos_ids: frozenset[int]) -> Future[None]:
-        """Gets a form's grammar ready where nobody waits for it, so that ``start`` finds it; from
-        any thread.
+        """Compiles a form's grammar in the background, so that ``start`` finds it ready; from any
+        thread.
 
         Args:
             eos_ids: tokens that end a text.
@@ -59,7 +59,8 @@ class RequestGrammars(Protocol):
         """
 
     def forced(self, request_id: str) -> tuple[int, ...]:
-        """The tokens that must follow now, (): there is a choice. They are told to ``accept`` next.
+        """The tokens that must follow now; () if there is a choice. The caller passes them to
+        ``accept`` next.
 
         Raises:
             SensoriumError: the request can't go on.
@@ -82,7 +83,7 @@ class RequestGrammars(Protocol):
         """The request has ended."""
 
     def close(self) -> None:
-        """Gets nothing more ready."""
+        """Stops compiling."""
 
 
 @dataclass(slots=True)
@@ -102,7 +103,7 @@ class Given:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A chunk whose next token can't be sampled without a mask, and whose it is."""
+    """A chunk whose next token can't be sampled without a mask, and its request."""
 
     chunk: Chunk
     of: _Constrained
@@ -169,7 +170,7 @@ class Constraints:
         return given
 
     def masks(self, rows: Sequence[Row]) -> tuple[Masks | None, dict[str, str]]:
-        """What may be sampled for each row, as far as its request goes on.
+        """The mask of each row whose request has not ended.
 
         Returns:
             The masks, and request id → a sentence, for requests that can't go on.
@@ -207,7 +208,7 @@ class Constraints:
         return dict(failed)
 
     def _go_on(self, constrained: _Constrained, token_ids: tuple[int, ...], given: Given) -> None:
-        """Notes new tokens, and those that its grammar forces behind them."""
+        """Notes a request's new tokens, and the tokens that its grammar forces after them."""
         constrained.answer += token_ids
         if not constrained.has_grammar:
             return

@@ -1,13 +1,12 @@
-"""The step loop: plan the next step, launch it, take in the one before, sample.
+"""``EngineCore``: one step: plan the next step, launch it, take in the step before, sample.
 
     scheduler   plan n+1 │ launch n+1 │ take in n │ masks │ sample n+1 │ plan n+2 │ …
     device      ········ step n ······│·········· step n+1 ············│···········
 
-On an accelerator the next step is planned and launched while the device still works on the one
-before it, so that it never waits for the host. A step that needs nothing of the host is sampled as
-soon as it is launched; where masks are needed, they are made of the tokens that have just arrived,
-while the device computes the rows that they are for. Where the device is the CPU itself, each step
-is taken in at once.
+On an accelerator the next step is planned and launched while the device still works on the step
+before it, so that the device never waits for the host. A step without masks is sampled as soon as
+it is launched; masks are made from the tokens that have just arrived, while the device computes the
+rows that they are for. Where the device is the CPU itself, each step is taken in at once.
 
 Knows nothing of threads, prompts or text. One object, used from one thread.
 """
@@ -82,7 +81,7 @@ class EngineCore:
         return updates
 
     def step(self) -> list[RequestUpdate]:
-        """Plans and starts a step, and reports what became of the one before it.
+        """Plans and starts a step, and reports the results of the step before it.
 
         Raises:
             EngineError: the scheduler claims to have work but there is none in its batch and no
@@ -107,7 +106,7 @@ class EngineCore:
         try:
             return self.executor.launch(batch)
         except torch.AcceleratorError:
-            raise  # the device answers nobody any more: neither may the engine
+            raise  # the device has failed, so the engine must end
         except Exception as error:
             return _Failed(batch, error)
 
@@ -146,7 +145,7 @@ class EngineCore:
         return updates
 
     def _give(self, given: Given, updates: list[RequestUpdate]) -> None:
-        """Has the scheduler go on with what follows from a grammar."""
+        """Gives the scheduler the tokens and ends that follow from grammars."""
         for request_id in {**given.tokens, **dict.fromkeys(given.complete)}:
             token_ids = given.tokens.get(request_id, ())
             is_end = request_id in given.complete

@@ -1,4 +1,4 @@
-"""What ``modules.json`` asks of an engine that embeds, and what of it is built.
+"""Reads ``modules.json``, and refuses what an engine that embeds doesn't implement.
 
 sentence-transformers writes that file: a list of modules that follow one another, such as
 transformer, pooling and normalisation, with a folder for each one's own config.
@@ -24,7 +24,7 @@ def check_modules(checkpoint: Checkpoint) -> None:
     """Refuses a checkpoint whose vectors wouldn't be what its files say.
 
     Raises:
-        ConfigError: it pools otherwise than by the last token, or has further layers.
+        ConfigError: it doesn't pool by the last token, or has further layers.
     """
     for kind, folder in _modules(checkpoint):
         if kind not in _BUILT:

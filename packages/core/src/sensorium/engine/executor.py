@@ -1,11 +1,11 @@
-"""``Executor``: whoever carries out the scheduler's batches, in two halves.
+"""``Executor``: the interface that carries out the scheduler's batches, in two halves.
 
     launch   the forward pass: hidden states of the rows that are wanted
     sample   their tokens
 
-What must be known on the host before a token is chosen is worked out between the two, while the
-device computes. ``Runner`` is the one there is. Batches, masks and outputs are plain data, so that
-another may stand behind a process border, or before several devices.
+Between the two, while the device computes, the host works out what it must know before a token is
+chosen. ``Runner`` is the only implementation. Batches, masks and outputs are plain data, so that
+another executor may run in another process or drive several devices.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Pending(Protocol):
     """A step that may still be running."""
 
     def result(self) -> StepOutput:
-        """What came of it, once it is done; to be called once."""
+        """The step's output; waits until the step is done. To be called once."""
 
 
 class Executor(Protocol):
@@ -29,17 +29,17 @@ class Executor(Protocol):
 
     @property
     def info(self) -> ExecutorInfo:
-        """What the engine must know of it."""
+        """Properties that the engine depends on."""
 
     def launch(self, batch: Batch) -> Any:
-        """Starts a step; the handle means something to ``sample`` alone."""
+        """Starts a step; only ``sample`` can use the returned handle."""
 
     def sample(self, launched: Any, masks: Masks | None = None) -> Pending:
         """Starts choosing a token for each chunk that wants rows.
 
         Args:
             launched: what the last ``launch`` returned.
-            masks: what some requests may choose from; None: all of them from every token.
+            masks: the tokens that some requests may choose from; None: no request is restricted.
         """
 
     def encode_times(self) -> Mapping[str, Histogram]:

@@ -1,6 +1,6 @@
-"""What a checkpoint's files say of generation: end-of-text ids and defaults of sampling.
+"""A checkpoint's settings for generation: end-of-text ids and defaults of sampling.
 
-Ids are held against the model's vocabulary here, since later they index into logits.
+Ids are checked against the model's vocabulary here, since later they index into logits.
 """
 
 from __future__ import annotations
@@ -97,8 +97,8 @@ def find_eos_ids(
 ) -> frozenset[int]:
     """End-of-text ids: the generation config's, else ``config.json``'s, else the tokenizer's.
 
-    Ids that the vocabulary lacks can never be drawn; where a file has no others, the next is asked.
-    Arguments and errors are those of ``read_generation_config``.
+    Ids that the vocabulary lacks can never be drawn; where a file has no others, the next file is
+    read. Arguments and errors are those of ``read_generation_config``.
 
     Args:
         warns: say which ids are left out.
@@ -122,7 +122,7 @@ def find_eos_ids(
 def _places(
     name: str, generation: Mapping[str, Any], config: Mapping[str, Any], tokenizer: Tokenizer
 ) -> Iterator[tuple[str, list[int]]]:
-    """Where end-of-text ids may stand, in the order in which they count."""
+    """The places of end-of-text ids, in order of precedence."""
     yield _GENERATION, _listed(_GENERATION, name, generation.get("eos_token_id"))
     for part in (config, config.get("text_config") or {}):
         yield _CONFIG, _listed(_CONFIG, name, part.get("eos_token_id"))

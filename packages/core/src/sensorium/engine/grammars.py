@@ -1,6 +1,6 @@
-"""``EngineGrammars``: the grammars of an engine's requests, each at its place.
+"""``EngineGrammars``: the grammars of an engine's requests, each at its current state.
 
-Stands between ``Constraints``, which tells the tokens of each answer, and ``sensorium.grammar``,
+It connects ``Constraints``, which reports the tokens of each answer, with ``sensorium.grammar``,
 which knows nothing of requests.
 """
 
@@ -24,9 +24,9 @@ class EngineGrammars:
     """As ``constraints.RequestGrammars``. All but ``compile`` is used from the engine's thread.
 
     Args:
-        forces: tokens that a grammar leaves no choice of need not be sampled. Requests that
-            change what may be chosen otherwise (bad words, biases, allowed tokens), or whose
-            prompt must be computed whatever follows, sample all.
+        forces: tokens that a grammar leaves no choice of are not sampled. Requests that restrict
+            tokens in other ways (bad words, biases, allowed tokens), or whose prompt must be
+            computed in any case, sample all tokens.
     """
 
     def __init__(self, grammars: Grammars, *, forces: bool) -> None:
@@ -84,7 +84,8 @@ class EngineGrammars:
         self._matchers[request_id].accept(token_ids)
 
     def forced(self, request_id: str) -> tuple[int, ...]:
-        """The tokens that must follow now, (): there is a choice, or they are to be sampled."""
+        """The tokens that must follow now; () if there is a choice, or if they are to be
+        sampled."""
         return self._matchers[request_id].forced(self._most_forced[request_id])
 
     def is_complete(self, request_id: str) -> bool:
@@ -113,5 +114,5 @@ class EngineGrammars:
         del self._matchers[request_id], self._most_forced[request_id]
 
     def close(self) -> None:
-        """Compiles nothing more."""
+        """Stops compiling."""
         self._threads.shutdown(wait=False)

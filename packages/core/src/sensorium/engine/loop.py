@@ -1,9 +1,9 @@
-"""``EngineLoop``: what is asked for between two steps, and the steps; written once.
+"""``EngineLoop``: alternates between the calls that have come in and the engine's steps.
 
     take calls ─ step ─ report ─ take calls ─ …      waits only where there is nothing to run
 
-It runs wherever its owner calls ``run``: in a thread of this process or as the engine's own
-process. Where calls come from and where updates go, it doesn't know.
+It runs where its owner calls ``run``: in a thread of this process, or in the engine's own process.
+It doesn't know where calls come from or where updates go.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from sensorium.types import RequestUpdate
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """Something to do between two steps; the future gets what comes of it.
+    """A function to call between two steps; the future gets its result.
 
     Attributes:
-        expected: the errors that are an answer. Any other leaves the engine's books in doubt: the
-            caller gets it, and the loop ends with it.
+        expected: errors that only refuse the call. After any other error the engine's state can't
+            be trusted: the caller gets the error, and the loop ends with it.
     """
 
     function: Callable[[], Any]
@@ -39,7 +39,7 @@ class Call:
         """Calls the function, unless the caller has cancelled it meanwhile.
 
         Raises:
-            Exception: the function failed in a way that is no answer.
+            Exception: the function failed with an error that isn't in ``expected``.
         """
         if not self.result.set_running_or_notify_cancel():
             return
@@ -94,13 +94,13 @@ class EngineLoop:
             self.report(updates)
 
     def report(self, updates: Sequence[RequestUpdate]) -> None:
-        """Passes news on; for calls that make some."""
+        """Reports updates; for calls that produce some."""
         if updates:
             self._recorder.saw(updates)
             self._report(updates)
 
     def stats(self) -> CoreStats:
-        """What was counted so far; for a call."""
+        """The counts so far; for a call."""
         return self._recorder.snapshot(self._core.scheduler.stats, self._core.encode_times())
 
     def _take_calls(self) -> bool:

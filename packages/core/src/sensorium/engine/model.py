@@ -1,4 +1,4 @@
-"""``Model``: a checkpoint with everything that plugins bring for it, short of its weights.
+"""``Model``: a checkpoint with everything that plugins bring for it, except weights.
 
 The frontend and the engine each need it, in one process or in two.
 """
@@ -59,7 +59,7 @@ class Model:
         )
 
     def find_kind(self, name: str) -> None:
-        """Raises the reason why the model doesn't take a kind, where plugins are the reason.
+        """Raises the error of a kind that the model doesn't take because of a plugin.
 
         Raises:
             PluginError: no plugin serves it, or the one that would failed.
@@ -86,8 +86,8 @@ def load_tokenizer(config: EngineConfig, checkpoint: Checkpoint) -> Tokenizer:
 
 
 def open_model(config: EngineConfig, registry: Registry) -> Model:
-    """Reads the checkpoint, finds who serves its architecture and builds their halves that need
-    no weights.
+    """Reads the checkpoint, finds the plugins that serve its architecture and makes their objects
+    that need no weights.
 
     Raises:
         ConfigError: a checkpoint or an option that can't work.
@@ -149,7 +149,7 @@ def count_of(config: EngineConfig, kind: str) -> object:
 
 
 def complete(checkpoint: Checkpoint, family: ModelFamily, config: EngineConfig) -> Checkpoint:
-    """The checkpoint with what its family needs of other checkpoints' ``config.json``.
+    """The checkpoint, completed by the ``config.json`` of other checkpoints that its family names.
 
     Raises:
         ConfigError: another checkpoint that can't be had.
@@ -163,9 +163,9 @@ def complete(checkpoint: Checkpoint, family: ModelFamily, config: EngineConfig) 
 
 
 def check_kind_options(option: str, given: Mapping[str, Any], model: Model) -> None:
-    """An entry for a kind that this model doesn't take is a mistake worth a sentence.
+    """Refuses an entry for a kind that this model doesn't take.
 
-    One for a kind whose plugin failed isn't: it is right again once the plugin is.
+    An entry for a kind whose plugin failed is accepted, since it is valid once the plugin works.
     """
     for name in given:
         if name in model.kinds or name in model.unavailable:

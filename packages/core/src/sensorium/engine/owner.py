@@ -1,4 +1,4 @@
-"""What an engine's face owes its engine: giving it back when nobody refers to it, and forks.
+"""``Owner``: closes an engine that is no longer referenced, and refuses its use after a fork.
 
 Used by ``AsyncEngine`` and by ``LLM``.
 """
@@ -12,18 +12,18 @@ from collections.abc import Callable
 
 from sensorium.errors import EngineError
 
-#: How long whoever drops the last reference waits for the engine's end: a step, and memory.
+#: How long the thread that drops the last reference waits for the engine to end.
 _WAIT_S = 15.0
 #: What the names of our own threads begin with.
 _OWN_THREADS = "sensorium"
 
 
 class Owner:
-    """The process that made an engine, and what gives the engine back.
+    """The process that made an engine, and the function that closes it.
 
     Args:
-        face: what callers hold; when it is collected, ``close`` is called.
-        close: gives back; it must not refer to ``face``.
+        face: the object that callers hold; when it is collected, ``close`` is called.
+        close: closes the engine; it must not refer to ``face``.
     """
 
     def __init__(self, face: object, close: Callable[[], None]) -> None:
@@ -38,7 +38,8 @@ class Owner:
         return not self._finalizer.alive
 
     def check_process(self) -> None:
-        """An engine's threads and sockets don't survive a fork; its lock and queues seem to.
+        """Refuses use in a forked child, which has the engine's locks and queues without its
+        threads.
 
         Raises:
             EngineError: this process was forked from the one that made the engine.
@@ -50,7 +51,7 @@ class Owner:
             )
 
     def close(self) -> None:
-        """Gives back, once; nothing happens in a forked child."""
+        """Closes the engine, once; does nothing in a forked child."""
         if os.getpid() == self._pid and self._finalizer.detach() is not None:
             self._close()
 
@@ -58,7 +59,8 @@ class Owner:
 def _collected(close: Callable[[], None], pid: int) -> None:
     """Nobody refers to the face any more.
 
-    The collector may run in any thread, whatever locks that holds: closing is another's work.
+    The garbage collector may run in any thread, whatever locks that holds, so the engine is closed
+    in another thread.
     """
     if os.getpid() != pid:
         return

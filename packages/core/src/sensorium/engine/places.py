@@ -8,9 +8,9 @@ import time
 
 from sensorium.errors import OverloadedError
 
-#: Bounds of the hint when to come again, in seconds.
+#: Bounds of the ``retry_after_s`` hint, in seconds.
 _MIN_RETRY_S, _MAX_RETRY_S = 1.0, 60.0
-#: Of the time between two ends, how much the newest counts.
+#: Weight of the newest value in the average time between two requests' ends.
 _NEWEST = 0.1
 
 

@@ -1,6 +1,6 @@
-"""``Preparations``: requests that are being prepared, of which the engine's loop knows nothing yet.
+"""``Preparations``: requests that are being prepared and not yet known to the engine's loop.
 
-They wait for threads and for media. Closing the engine, and aborting a request by its name, ends
+They wait for threads and for media. Closing the engine, or aborting a request by its name, ends
 them here.
 """
 

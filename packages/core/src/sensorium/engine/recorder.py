@@ -1,4 +1,4 @@
-"""``Recorder``: what the step loop counts of its updates, and how long its steps take."""
+"""``Recorder``: counts the step loop's updates and measures its steps."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""``Streams``: from the client's thread to the event loops that wait for requests.
+"""``Streams``: passes updates from the client's thread to the event loops that read them.
 
     a step's updates ─ grouped by loop ─→ Mailbox ─ one call into the loop ─→ Stream: RequestState
 
-What a loop hasn't taken yet is taken together with what comes next, so a loop that is busy is
-called once, not once a step. A stream wakes its reader only where there is something to read.
+Updates that a loop hasn't taken yet are taken together with the next ones, so a busy loop is called
+once, not once a step. A stream wakes its reader only when there is something to read.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class Mailbox:
         self._waiting: list[tuple[Stream, Event]] = []
 
     def put(self, events: list[tuple[Stream, Event]]) -> None:
-        """From any thread; a loop that is gone has nobody waiting."""
+        """From any thread; drops updates for a loop that is closed, which has no readers."""
         with self._lock:
             is_called = bool(self._waiting)
             self._waiting += events
@@ -125,7 +125,7 @@ class Mailbox:
 
 
 class Streams:
-    """The requests of one engine that somebody waits for; used from any thread."""
+    """The streams of one engine's requests; used from any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -136,10 +136,11 @@ class Streams:
         )
 
     def open(self, state: State, abort: Abort) -> Stream:
-        """A stream for a request that the running loop waits for; before the engine hears of it.
+        """A stream for a request that the running loop reads; made before the engine gets the
+        request.
 
         Raises:
-            RequestError: a request of its name is waited for already.
+            RequestError: there is an unfinished request with this name.
         """
         loop = asyncio.get_running_loop()
         with self._lock:
@@ -154,7 +155,7 @@ class Streams:
         return stream
 
     def close(self, stream: Stream) -> None:
-        """Forgets a stream; what still comes for it is dropped."""
+        """Forgets a stream; later updates for it are dropped."""
         with self._lock:
             self._names.discard(stream.state.request_id)
             for child in stream.state.child_ids:

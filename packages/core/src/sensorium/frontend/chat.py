@@ -3,7 +3,7 @@
     messages → Message (parts, items) → what the template sees (guarded text, marks)
       → rendered text → cut at marks and at the template's own placeholders → segments
 
-Text that users wrote stays text, whatever it looks like: it is guarded before the template
+Text that users wrote stays text, even if it looks like a token: it is guarded before the template
 sees it. Fetches, decodes and tokenizes nothing.
 """
 

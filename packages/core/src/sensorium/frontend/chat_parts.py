@@ -1,7 +1,7 @@
 """Reads a conversation: messages and their parts, media parts as items.
 
-Knows which parts there are and what they may hold; what a media part's value means is its
-kind's business. Renders nothing.
+Knows which parts there are and what they may hold; the kind of a media part reads its value.
+Renders nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from sensorium.types import MediaItem
 
 Part = str | MediaItem
 
-#: Keys that other interfaces have beside a part's type → what to write here instead.
+#: Keys that other interfaces write beside a part's type → what to write here instead.
 _ADVICE = {
     "detail": " If {part_type} takes a detail, it stands inside its value: "
     '{{"{part_type}": {{"url": …, "detail": …}}}}.',
@@ -67,7 +67,7 @@ class ConversationReader:
         self._find_part = find_part
         self._kinds = kinds
         answers = Counter(part_type for kind in kinds.values() for part_type in kind.part_types)
-        # A part type that two kinds answer to is nobody's: ``find_part`` says so.
+        # A part type that two kinds claim is left out; ``find_part`` raises the conflict.
         self._contested = {part_type for part_type, count in answers.items() if count > 1}
         self._by_part_type = {
             part_type: kind
@@ -140,7 +140,7 @@ class ConversationReader:
         return self._item(kind, str(part_type), part, where, counts)
 
     def _check_dialect(self, part_type: str, where: str) -> None:
-        """Refuses other interfaces' names for parts with what is written here."""
+        """Refuses other interfaces' names for parts, with the name to use here."""
         name = part_type.removeprefix("input_")
         if name == "text":
             raise RequestError(
@@ -177,7 +177,7 @@ class ConversationReader:
 
 
 def _check_keys(part: Mapping[str, Any], allowed: Sequence[str], where: str) -> None:
-    """Keys without a value count as absent: clients write out what they leave empty."""
+    """Keys without a value count as absent, since clients send fields that they leave empty."""
     for key, value in part.items():
         if key in allowed or value is None:
             continue

@@ -191,7 +191,7 @@ class ChatView:
         copied = 0
         for mention in find_mentions(text, self._spellings):
             waiting = shown[mention.kind]
-            # One that nothing was shown for gets a number past the last item's.
+            # A placeholder for which no item was shown gets a number past the last item's.
             index = waiting.pop(0) if waiting else self._counts[mention.kind]
             placeholder = text[mention.start : mention.stop]
             segments.append(TextSegment(text[copied : mention.start]))

@@ -1,4 +1,4 @@
-"""From what a caller gives to what the engine takes.
+"""``Frontend``: prepares prompts and conversations for the engine.
 
     ParsedPrompt or a conversation
       ├─ items (split, limits) → MediaPipeline: fetch, decode, plan, process (threads)
@@ -38,7 +38,7 @@ class PreparedPrompt:
     Attributes:
         text: as given, or as the chat template rendered it; None for token ids.
         num_hits: items found in the processor cache.
-        media: what holds the items' memory.
+        media: the owner of the items' memory.
     """
 
     text: str | None
@@ -49,7 +49,7 @@ class PreparedPrompt:
     media: PreparedMedia = field(default_factory=PreparedMedia)
 
     def release(self) -> None:
-        """Returns the media's memory; to be called when the request has ended, however it did."""
+        """Returns the media's memory; to be called when the request has ended, in whatever way."""
         self.media.release()
 
 

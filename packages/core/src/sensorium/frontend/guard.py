@@ -1,9 +1,9 @@
-"""Keeps what users write apart from what a chat template writes.
+"""``Guard``: keeps users' text apart from the text that a chat template writes.
 
-Before rendering, whatever could be mistaken for a placeholder or a control token in a user's
-text is replaced by a mark; the rendered text is cut at the marks again. A mark holds a random
-number that is drawn for each conversation, so no text can forge one. It is made of letters
-and digits only, so templates may trim, quote or change the case of what surrounds it.
+Before rendering, every text of a user's that could be mistaken for a placeholder or a control token
+is replaced by a mark; the rendered text is cut at the marks again. A mark holds a random number
+that is drawn for each conversation, so no text can forge one. It is made of letters and digits
+only, so templates may trim, quote or change the case of what surrounds it.
 """
 
 from __future__ import annotations

@@ -112,7 +112,7 @@ def own_spellings(
 ) -> dict[str, tuple[str, int | None]]:
     """The families' own placeholder texts → (kind, the index they name or None).
 
-    One more than there are items is looked for, so that it is found to be too many.
+    Looks for one placeholder more than there are items, to detect one too many.
     """
     spellings: dict[str, tuple[str, int | None]] = {}
     for kind, adapter in adapters.items():

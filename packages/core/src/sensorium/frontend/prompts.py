@@ -1,4 +1,4 @@
-"""The forms in which a prompt may be given, brought to one.
+"""``ParsedPrompt``: every form in which a prompt may be given, brought to one.
 
 Knows nothing of tokenizers, models or media: it only reads the caller's structure.
 """

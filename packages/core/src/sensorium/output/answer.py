@@ -22,8 +22,9 @@ class Answer:
         token_ids   [ made into text …… ][ not yet …… ][ hidden ]
                     0 ────────── num_made ─────────────┤ the token that ended it
 
-    Text is made when somebody looks at it, or token by token where a stop string may end it. An
-    output costs what is new in it: a cumulative one shares its tokens with the next.
+    Text is decoded when an output is read, or token by token where a stop string may end it. The
+    cost of an output is that of its new tokens: a cumulative output shares its tokens with the
+    next.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class Answer:
 
     @property
     def has_news(self) -> bool:
-        """Whether there is something that no output has reported; what is held back is none."""
+        """Whether anything is unreported, apart from text that is held back."""
         return (
             self._num_reported < len(self._token_ids)
             or bool(self._new_texts)
@@ -78,7 +79,7 @@ class Answer:
         return False
 
     def output(self) -> CompletionOutput:
-        """What there is so far, or since the last call where deltas were asked for.
+        """The answer so far, or its part since the last call where deltas were asked for.
 
         Text that may still become a stop string is held back.
         """

@@ -1,4 +1,4 @@
-"""Strings that may not be written → token sequences that may not be completed."""
+"""Bad words: strings that may not be written → token sequences that may not be completed."""
 
 from __future__ import annotations
 

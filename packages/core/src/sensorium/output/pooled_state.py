@@ -43,7 +43,7 @@ class PooledState:
         """Takes an update; as ``RequestState.apply``.
 
         Raises:
-            RequestError: the request was aborted: there is no such thing as half a vector.
+            RequestError: the request was aborted, and has no vector.
         """
         if update.finish_reason == "abort":
             self.finished = True
@@ -77,7 +77,7 @@ class PooledState:
 
 
 def aborted(request_id: str) -> RequestError:
-    """What is said of a request to embed that was aborted."""
+    """The error of a request to embed that was aborted."""
     return RequestError(f"The request {request_id} was aborted.")
 
 

@@ -1,4 +1,4 @@
-"""``StopStrings``: where a growing text must end.
+"""``StopStrings``: finds where a growing text must end.
 
 Special tokens that are left out of the text can still be part of a stop string: each has a mark, a
 lone surrogate, which no decoded text holds.
@@ -55,7 +55,7 @@ class StopStrings:
         return self._visible(window[:passed]), None
 
     def flush(self) -> str:
-        """The text held back, which is no stop string's after all."""
+        """The text held back, once it can't become a stop string."""
         held, self._held = self._held, ""
         return self._visible(held)
 

@@ -1,9 +1,9 @@
-"""``EncoderBook``: the scheduler's book of the embeddings that the runner keeps.
+"""``EncoderBook``: the scheduler's record of the embeddings that the runner keeps.
 
-The runner encodes what it is told to encode and drops what it is told to drop; what lies
-there, what it costs and who still needs it is written here only. An entry is pinned once for
-each sequence that still needs it, and stays, unpinned, until its room is needed. It knows
-nothing of sequences or of what an embedding is.
+The runner encodes and drops what the scheduler tells it to; only the book records which embeddings
+there are, their sizes, and how many sequences still need each. An entry is pinned once for each
+sequence that needs it; an unpinned entry stays until its room is needed. The book knows nothing of
+sequences or of what an embedding is.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class EncoderBook:
         return bool(self._evicted)
 
     def is_pinned(self, key: bytes) -> bool:
-        """Whether some sequence needs it."""
+        """Whether any sequence needs it."""
         return key in self._entries and self._entries[key].num_pins > 0
 
     def touch(self, key: bytes) -> None:
@@ -65,8 +65,8 @@ class EncoderBook:
         entry.num_pins += 1
 
     def insert(self, key: bytes, num_bytes: int) -> None:
-        """Enters an embedding about to be made, pinned once, dropping the least recently used
-        ones that nobody needs to make room for it."""
+        """Enters an embedding about to be made, pinned once; drops unpinned ones, the least
+        recently used first, to make room for it."""
         assert key not in self._entries, "an embedding was entered twice"
         assert num_bytes <= self.room_bytes, "an embedding was entered that has no room"
         while self.used_bytes + num_bytes > self.budget_bytes:
@@ -94,7 +94,7 @@ class EncoderBook:
         self._evicted[key] = None
 
     def discard_unpinned(self) -> None:
-        """Drops everything that nobody needs."""
+        """Drops every unpinned entry."""
         for key in list(self._unpinned):
             self.discard(key)
 

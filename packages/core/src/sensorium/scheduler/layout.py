@@ -28,7 +28,7 @@ class ItemUse:
 
     @property
     def key(self) -> bytes:
-        """Names its embedding."""
+        """The key of its embedding."""
         return self.item.key
 
     @property

@@ -1,4 +1,4 @@
-"""What can never run is refused before it waits, with the numbers."""
+"""Refuses requests that can never run, before they wait, with the numbers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sensorium.types import EngineRequest
 
 
 def check_fits(request: EngineRequest, layout: Layout, config: SchedulerConfig) -> None:
-    """Checks a request against what the engine has when nothing else runs.
+    """Checks that a request fits the engine when nothing else runs.
 
     Raises:
         LimitError: it can't fit.

@@ -1,4 +1,4 @@
-"""``PagePool``: which KV page belongs to whom, and which free page still holds a known prefix.
+"""``PagePool``: which sequences hold each KV page, and which free pages still hold a known prefix.
 
 Pages are numbers 0 … num_pages-1, all of them given out; what they hold lies in the runner.
 The pool knows nothing of sequences, tokens or how a page's key is made.
@@ -35,7 +35,7 @@ class PagePool:
 
     @property
     def num_used(self) -> int:
-        """Pages that some sequence holds."""
+        """Pages that sequences hold."""
         return self.num_pages - len(self._free)
 
     @property
@@ -65,7 +65,7 @@ class PagePool:
             self._num_refs[page] += 1
 
     def allocate(self, num_pages: int) -> list[int]:
-        """Takes pages whose content is of no more use, the least recently used ones last."""
+        """Takes free pages: those without content first, then the least recently used."""
         assert num_pages <= len(self._free), "more pages were asked for than are free"
         pages: list[int] = []
         for _ in range(num_pages):
@@ -76,7 +76,7 @@ class PagePool:
         return pages
 
     def register(self, page: int, key: bytes) -> None:
-        """Says that a used page now holds what ``key`` names.
+        """Registers that a used page now holds the content of ``key``.
 
         If another page holds the same already, that one stays the known one.
         """

@@ -1,11 +1,11 @@
 """``EncoderPins``: which sequence holds which embeddings.
 
-A sequence pins an embedding with the first chunk that needs it and lets it go behind the
-chunk that takes its last row, or when it is preempted. An embedding that can't be made again,
-because only its key came with the request, is held from the request's arrival to its end; only
-where that would keep an earlier request from running it is let go until admission.
+A sequence pins an embedding with the first chunk that needs it, and unpins it after the chunk that
+uses its last row, or when it is preempted. An embedding that can't be made again, because only its
+key came with the request, is pinned from the request's arrival to its end; it is unpinned until
+admission only where it would keep an earlier request from running.
 
-It applies the encoder budget to sequences; which of them goes first isn't its affair.
+It applies the encoder budget to sequences; the scheduler decides their order.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ class EncoderPins:
     def pin_chunk(self, sequence: Sequence, stop: int) -> list[ItemUse]:
         """Pins what a chunk up to ``stop`` needs; returns the items that must be encoded.
 
-        What is there is pinned first, so that it isn't dropped to make room for the rest.
+        Embeddings that exist are pinned first, so that they aren't dropped to make room for the
+        rest.
         """
         needed = sequence.layout.needed(sequence.num_computed, stop)
         unpinned = [use for use in needed if use.index not in sequence.pins]
@@ -68,19 +69,19 @@ class EncoderPins:
                 self._pin(sequence, use)
 
     def unpin_consumed(self, sequence: Sequence) -> None:
-        """Lets go what the sequence's computed tokens have used up."""
+        """Unpins the embeddings whose rows the sequence's computed tokens have all used."""
         for use in self._held(sequence):
             if use.stop <= sequence.num_computed and not use.is_irreplaceable:
                 self._unpin(sequence, use)
 
     def unpin_replaceable(self, sequence: Sequence) -> None:
-        """Lets go what a preempted sequence can make again."""
+        """Unpins the embeddings that a preempted sequence can make again."""
         for use in self._held(sequence):
             if not use.is_irreplaceable:
                 self._unpin(sequence, use)
 
     def unpin_all(self, sequence: Sequence) -> None:
-        """Lets go everything."""
+        """Unpins everything."""
         for use in self._held(sequence):
             self._unpin(sequence, use)
 
@@ -103,10 +104,11 @@ class EncoderPins:
         return None
 
     def has_share(self, sequence: Sequence, admitted: Iterable[Sequence]) -> bool:
-        """Whether any one of the admitted could still get all room it may need, with it.
+        """Whether each admitted sequence could still get all the room it may need, together with
+        this one.
 
-        Embeddings that can't be made again count in full for each of them; of the rest, the
-        largest need of one, since whoever comes first can take the others'.
+        Embeddings that can't be made again count in full for each of them; of the rest, the largest
+        need of one sequence counts, since the first in rank can take the others'.
         """
         layouts = [sequence.layout, *(other.layout for other in admitted)]
         kept_bytes = sum(layout.kept_bytes for layout in layouts)

@@ -1,20 +1,20 @@
 """Page keys: the names under which full KV pages are found again.
 
-Two pages may share a key only if their keys and values are equal. Those of a page follow
-from all tokens up to its end, their positions, the embedding rows put in the place of some
-of them, and which of them see tokens behind themselves. So a key is
+Two pages may share a key only if their keys and values are equal. Keys and values of a page depend
+on all tokens up to its end, their positions, the embedding rows that replace some of them, and
+which of them see later tokens. So a key is
 
     H(key of the page before it ‖ token ids ‖ H(positions, media rows, what non-causal ranges hold))
 
 over the page's own tokens, the first page's parent being H(salt). The inner hash is left out where
-there is nothing in it, so that plain text costs one hash a page; the parts' lengths are fixed, so
-that no two contents are spelt alike. An item that began on an
-earlier page counts on every page that takes rows of it.
+it would be empty, so that plain text costs one hash a page; the parts have fixed lengths, so that
+different contents never give the same bytes. An item that began on an earlier page counts on every
+page that takes rows of it.
 
 A page that lies in a non-causal range also depends on tokens behind its end, so the whole range's
 content is in its key. It isn't enough that such a range is only ever taken from the cache as a
-whole: its pages may come from different owners, the first ones from one whose range went on
-differently, the last from another.
+whole: its pages may come from different requests, the first ones from a request whose range
+continued differently, the last from another.
 
 Knows nothing of pools, or of what is computed when.
 """
@@ -77,7 +77,7 @@ def _page_key(
     stop: int,
     offsets: bytes,
 ) -> bytes:
-    """What the page holds, and what its tokens see behind it where they see ahead."""
+    """The page's content, with the later tokens that its own see where a range is bidirectional."""
     whole = parent + array("q", token_ids[start:stop]).tobytes()
     return blake3(whole + _beside_tokens(request, token_ids, start, stop, offsets)).digest()
 
@@ -85,7 +85,7 @@ def _page_key(
 def _beside_tokens(
     request: EngineRequest, token_ids: Sequence[int], start: int, stop: int, offsets: bytes
 ) -> bytes:
-    """A digest of all but the page's own tokens; empty where nothing else is there.
+    """A digest of everything but the page's own token ids; empty where there is nothing else.
 
     Hashed are, each behind its own length or count, the positions' offsets, what media put here,
     and what ranges hold that reach here.
@@ -143,7 +143,7 @@ def _offsets_by_page(request: EngineRequest, first: int, last: int, page_size: i
 def _position_offsets(request: EngineRequest, start: int, stop: int) -> np.ndarray | None:
     """Positions minus token indices, (axes, stop - start); None where all are zero.
 
-    None is what text before any media has, so that prompts with and without media share it.
+    Text before any media has None, so that prompts with and without media share its pages.
     """
     if request.positions is None and not request.position_delta:
         return None

@@ -1,24 +1,24 @@
-"""``Scheduler``: who computes what in the next step.
+"""``Scheduler``: decides which sequences compute which tokens in the next step.
 
     add → waiting ─ admitted ─→ running ─→ finished
              ↑                     │
              └──── preempted ──────┘        abort: from anywhere
 
-Everything goes by rank: by priority, then by arrival. In each step the running sequences go on,
-those that decode first, then those that still prefill; then waiting ones are admitted
-while tokens, pages and places last. A prompt is computed in chunks as large as the step's token
-budget allows, begins behind the pages that the prefix cache already holds, and is cut where the
-encoder budget or an atomic range says so. One whose next page a running sequence is just computing
-waits for that page instead. When a sequence has no page for its next token, the last in rank gives
-up its pages and waits to compute everything again.
+Sequences are ranked by priority, then by arrival. In each step the running sequences continue,
+decoding ones first, then prefilling ones; then waiting sequences are admitted while tokens, pages
+and places last. A prompt is computed in chunks as large as the step's token budget allows, begins
+behind the pages that the prefix cache already holds, and is cut where the encoder budget or an
+atomic range says so. A waiting sequence whose next page a running sequence is just computing waits
+for that page. When a sequence has no page for its next token, the sequence of lowest rank gives up
+its pages and waits to be computed again.
 
-Nothing can stand still for ever: the first in rank takes pages and encoder room from the others
-and never gives up its own, and ``add`` refuses what wouldn't fit even alone.
+No sequence waits for ever: the first in rank takes pages and encoder room from the others and never
+gives up its own, and ``add`` refuses requests that wouldn't fit even alone.
 
-A step may be planned while earlier ones still run: ``schedule`` counts their chunks as computed and
-the tokens that they sample as there; ``process`` takes the steps in, in order.
+A step may be planned while earlier ones still run: ``schedule`` treats their chunks as computed and
+their sampled tokens as known; ``process`` takes the steps' outputs in, in order.
 
-It knows pages, tokens and bytes as numbers and keys. What they hold is the runner's affair.
+The scheduler handles pages, tokens and bytes as numbers and keys; the runner has their contents.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Scheduler:
     # --- what comes in --------------------------------------------------------------------
 
     def add(self, request: EngineRequest) -> None:
-        """Lets a request wait for its turn.
+        """Queues a request.
 
         Raises:
             LimitError: it could never run: its prompt exceeds the context or the KV cache,
@@ -103,7 +103,7 @@ class Scheduler:
         insort(self._waiting, sequence, key=_rank)
 
     def abort(self, request_ids: Iterable[str]) -> list[RequestUpdate]:
-        """Ends requests wherever they are; ids that nobody has are ignored.
+        """Ends requests in any state; unknown ids are ignored.
 
         Between ``schedule`` and ``process``, what the step computes for them is dropped.
         """
@@ -113,11 +113,10 @@ class Scheduler:
     def give(
         self, request_id: str, token_ids: Iterable[int], *, is_end: bool = False
     ) -> list[RequestUpdate]:
-        """Appends tokens that must follow a request's last known one; ids that nobody has are
-        ignored.
+        """Appends tokens that must follow a request's last known one; unknown ids are ignored.
 
-        They are computed together in a later step, and told with what is sampled behind them. A
-        pending token is the first of them, so the step that samples it must be made to choose it.
+        They are computed together in a later step, and reported with the token sampled after them.
+        A pending token is the first of them, so the step that samples it must be made to choose it.
 
         Args:
             is_end: the answer ends behind them; a pending token, if they are none, is dropped.
@@ -132,7 +131,7 @@ class Scheduler:
         return [] if sequence.finish_reason is None else self._tell(sequence, sequence.tell())
 
     def fail(self, request_id: str, sentence: str) -> list[RequestUpdate]:
-        """Ends a request with an error; ids that nobody has are ignored."""
+        """Ends a request with an error; unknown ids are ignored."""
         sequence = self._sequences.get(request_id)
         return [] if sequence is None else [self._finish(sequence, "error", error=sentence)]
 
@@ -151,7 +150,7 @@ class Scheduler:
 
     @property
     def has_work(self) -> bool:
-        """Whether ``schedule`` has anything to say, be it only what the runner may forget."""
+        """Whether ``schedule`` has work, even if only to tell the runner what to forget."""
         return bool(self._sequences or self._ended or self._book.has_evicted)
 
     def has_embedding(self, key: bytes) -> bool:
@@ -200,14 +199,14 @@ class Scheduler:
     def schedule(self) -> Batch:
         """Decides the next step.
 
-        Until it is known whether an item could be encoded, only the sequence that had it encoded
-        goes on with it, which would fail with it; and those that use it in the same step.
+        Until it is known whether an item could be encoded, only the sequence that had it encoded,
+        which would fail anyway, and sequences that use it in the same step continue past it.
 
-        The runner carries a batch out in this order: drop what is in ``ended`` and
-        ``evict`` (either may name what it doesn't know), take in ``started``, encode, then
-        compute. An id may be in ``ended`` and, as a new request, in ``started``. Chunks of a
-        request that started again hold its generated tokens too: those at positions from
-        ``len(request.token_ids)`` on, whether the runner has seen them before or not.
+        The runner carries a batch out in this order: drop what is in ``ended`` and ``evict``
+        (either may hold unknown ids or keys), take in ``started``, encode, then compute. An id may
+        be in ``ended`` and, as a new request, in ``started``. Chunks of a request that started
+        again hold its generated tokens too: those at positions from ``len(request.token_ids)`` on,
+        whether the runner has seen them before or not.
         """
         step = Step(self._config.max_num_batched_tokens)
         for sequence in self._in_turn():
@@ -217,7 +216,7 @@ class Scheduler:
         return self._dispatch(step)
 
     def process(self, batch: Batch, output: StepOutput) -> list[RequestUpdate]:
-        """Takes in what became of the oldest batch still running and says what is new.
+        """Takes in the output of the oldest batch still running, and returns updates.
 
         A request in ``output.failed`` ends with "error". What it should have encoded counts as
         not encoded, so every other request whose chunk lacked that embedding must have failed
@@ -263,7 +262,7 @@ class Scheduler:
     def _in_turn(self) -> Iterator[Sequence]:
         """The running sequences in the order in which they may take from the step.
 
-        One that the last step had no room for, since it mustn't be cut, goes before all.
+        A sequence whose uncut chunk didn't fit into the last step goes first.
         """
         urgent, self._first_in_turn = self._first_in_turn, None
         order: list[Sequence] = [] if urgent is None else [urgent]
@@ -275,7 +274,7 @@ class Scheduler:
         return (sequence for sequence in order if sequence.is_running and not sequence.must_wait)
 
     def _advance(self, sequence: Sequence, step: Step) -> None:
-        """Adds as many of the sequence's tokens to the step as may be."""
+        """Adds as many of the sequence's tokens to the step as budgets allow."""
         if step.budget == 0 or not self._grow(sequence, step):
             return
         stop = self._token_stop(sequence, step)
@@ -329,10 +328,11 @@ class Scheduler:
         return start if step.chunks else end
 
     def _make_encoder_room(self, step: Step) -> None:
-        """Lets the first sequence without encoder room have that of later ones.
+        """Gives the first sequence without encoder room that of later ones.
 
-        Only where no prefill moves: else whoever moves gives its embeddings back in time.
-        Sequences block each other so only if they hold several embeddings at once.
+        Only where no prefilling sequence advances: otherwise the advancing one unpins its
+        embeddings in time. Sequences block each other in this way only if they hold several
+        embeddings at once.
         """
         blocked = [s for s in step.lacks_room if s.is_running]
         if not blocked or step.has_prefill:
@@ -345,7 +345,7 @@ class Scheduler:
                 self._advance(first, step)
 
     def _preempt(self, sequence: Sequence, step: Step) -> None:
-        """Takes back the sequence's pages and embeddings; it waits to compute all again."""
+        """Takes back the sequence's pages and embeddings; it waits to be computed again."""
         self._running.remove(sequence)
         self._release_pages(sequence)
         self._pins.unpin_replaceable(sequence)
@@ -361,9 +361,9 @@ class Scheduler:
     def _admit_waiting(self, step: Step) -> None:
         """Admits waiting sequences in order until the first that has no room.
 
-        One that was preempted while its last token is being sampled waits for that token. Where the
-        encoder budget is what lacks, those that were preempted may still go on: they hold some of
-        it until they end.
+        A sequence that was preempted while its last token is being sampled waits for that token.
+        Where the encoder budget is exhausted, preempted sequences may still continue, since they
+        keep their share until they end.
         """
         lacks_share = False
         for sequence in list(self._waiting):
@@ -386,8 +386,8 @@ class Scheduler:
     def _admit(self, sequence: Sequence) -> bool:
         """Gives a waiting sequence pages for all its tokens, cached ones first, or nothing.
 
-        Each running sequence is left a page to grow into, so that it need not take it back
-        at once.
+        Leaves each running sequence a page to grow into, so that it needn't preempt this one at
+        once.
         """
         cached = self._cached_pages(sequence)
         num_new = sequence.num_missing_pages - len(cached)
@@ -414,7 +414,7 @@ class Scheduler:
     def _next_page_is_coming(self, sequence: Sequence) -> bool:
         """Whether a running sequence computes the first page of its prompt that the cache lacks.
 
-        So the answers to one prompt, and equal prompts that come together, prefill it once.
+        So the answers to one prompt, and equal prompts that arrive together, prefill it once.
         """
         if not self._reads_cache(sequence):
             return False
@@ -433,15 +433,15 @@ class Scheduler:
         return found[: sequence.num_reusable_pages(len(found))]
 
     def _reads_cache(self, sequence: Sequence) -> bool:
-        """Whether it may begin behind cached pages; not if all its prompt's logits are wanted."""
+        """Whether it may start after cached pages; not if all its prompt's logits are wanted."""
         sampling = sequence.request.sampling
         return self._config.prefix_caching and sampling.prompt_logprobs is None
 
     def _has_encoder_share(self, sequence: Sequence) -> bool:
-        """Whether every sequence admitted so far could still come to its end with this one.
+        """Whether every sequence admitted so far could still finish together with this one.
 
-        One that was preempted keeps the share it was admitted with. What others hold that were
-        never admitted is taken from them, the last one's first.
+        A preempted sequence keeps the share it was admitted with. Embeddings of sequences that were
+        never admitted are unpinned, the last sequence's first.
         """
         if sequence.was_admitted:
             return True
@@ -515,7 +515,8 @@ class Scheduler:
         return [sequence.update(new_token_ids=token_ids, logprobs=logprobs)]
 
     def _undo_encode(self, key: bytes, batch: Batch) -> None:
-        """Forgets an embedding that wasn't made; who still needs it makes it anew, or fails."""
+        """Forgets an embedding that wasn't made; sequences that need it encode it again, or
+        fail."""
         self._pins.discard(key, self._sequences.values())
         starts = {chunk.request_id: chunk.start for chunk in batch.chunks}
         for sequence in list(self._sequences.values()):

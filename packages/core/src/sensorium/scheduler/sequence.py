@@ -1,17 +1,17 @@
-"""``Sequence``: a request on its way through the scheduler, the one thing here that changes.
+"""``Sequence``: the mutable state of one request in the scheduler.
 
     token_ids   [ prompt …………………………………… ][ generated … ][ pending ]
                 0 ……… num_computed ………………………………………………… num_tokens
                 │ in the KV cache │  still to be computed; then one more token is sampled
 
-A step is planned while the one before it still runs. What that one computes counts as computed, and
-the token that it samples as there, though nobody here knows yet which one it is.
+A step is planned while the step before it still runs. The tokens of that step count as computed,
+and the token that it samples counts as present, though its value isn't known yet.
 
-Tokens may also be given: whoever knows what must follow says so (``give``), and they are computed
-together, as a prompt is. A given token takes the place of one that is pending; the step that
-samples it must come to the same one.
+Tokens may also be given (``give``), where a grammar forces them; they are computed together, as a
+prompt is. A given token replaces a pending one; the step that samples the pending token must choose
+the same one.
 
-Knows its own progress and nothing of other sequences, of the pool or of the book.
+A sequence knows its own progress and nothing of other sequences, of the pool or of the book.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ class Sequence:
         layout: where its items are needed.
         token_ids: prompt and generated tokens, as far as they are known.
         num_pending: tokens behind them that steps still running sample.
-        num_asked: tokens that are told of or that rows of steps still running will tell of.
-        num_told: tokens that the frontend knows, the prompt's included.
+        num_asked: tokens that were reported, or that rows of running steps will report.
+        num_told: tokens reported to the frontend, the prompt's included.
         num_computed: tokens whose keys and values lie in its pages, or will once the steps that
             are running are done.
         pages: its page table.
         num_registered: leading pages that were offered to the prefix index.
         pins: indices of the items whose embeddings it holds.
-        num_lives: how often it got its first page.
+        num_lives: how often it was admitted.
         prefill_end: how many tokens it must have computed since it got its first page to decode.
         embeds: no answer is wanted, but the prompt as a vector.
         finish_reason: why its last known token ends it, "stop" or "length"; None: it goes on.
@@ -121,7 +121,7 @@ class Sequence:
         self._page_size = config.page_size
         self._num_prompt = len(request.token_ids)
         self.num_told = self.prefill_end = self._num_prompt
-        # Of a request for no token at all, no row is ever wanted.
+        # A request for no tokens never wants a row.
         self.num_asked = self._num_prompt + (request.max_tokens == 0)
         self.embeds = request.embeds
         self.finish_reason: str | None = None
@@ -133,7 +133,7 @@ class Sequence:
 
     @property
     def request_id(self) -> str:
-        """Names it."""
+        """The request's id."""
         return self.request.request_id
 
     @property
@@ -153,7 +153,7 @@ class Sequence:
 
     @property
     def end(self) -> int:
-        """How many of its tokens can be computed now; the last one of all never is."""
+        """How many of its tokens can be computed now; the very last token never is."""
         end = len(self.token_ids) + self.num_pending
         return end if end < self._max_computed else self._max_computed
 
@@ -183,7 +183,7 @@ class Sequence:
         return self.num_registered <= index < num_full and self.page_keys(num_full)[index] == key
 
     def num_reusable_pages(self, num_found: int) -> int:
-        """How many of ``num_found`` leading pages from the prefix cache can be built upon.
+        """How many of ``num_found`` leading pages from the prefix cache can be used.
 
         At least one token is left to compute, or there would be nothing to sample from. No
         atomic range is entered in its middle, which page keys rely on. And generated tokens
@@ -197,7 +197,7 @@ class Sequence:
                 return whole // self._page_size
 
     def advance(self, stop: int) -> Chunk:
-        """Counts its tokens up to ``stop`` as computed; returns them as the runner gets them."""
+        """Counts its tokens up to ``stop`` as computed; returns their chunk for the runner."""
         known = tuple(self.token_ids[self.num_computed : stop])
         num_pending = stop - self.num_computed - len(known)
         # The row of the token before ``stop`` tells of the token at ``stop``.
@@ -229,13 +229,13 @@ class Sequence:
     def take(
         self, chunk: Chunk, sampled: SampledTokens
     ) -> tuple[tuple[int, ...], tuple[TokenLogprobs, ...]]:
-        """Takes the tokens behind a chunk's rows; behind one that ends it, no more.
+        """Takes the tokens sampled from a chunk's rows, up to one that ends the sequence.
 
         Returns:
-            The tokens that the frontend is to be told now, and their log-probabilities.
+            The tokens to report to the frontend now, and their log-probabilities.
         """
         if chunk.stop == self.num_told == len(self.token_ids):
-            # One token, the next, as most often.
+            # The most frequent case: one token, the next.
             [token_id] = sampled.token_ids
             assert self.num_pending > 0, "a token came that nobody had asked for"
             self.num_pending -= 1
@@ -251,12 +251,12 @@ class Sequence:
                 self.num_pending -= 1
                 self._append(token_id)
             place += 1
-        # Where log-probabilities are asked for, no token is told without its own.
+        # Where log-probabilities are requested, no token is reported without its own.
         known = len(self.token_ids)
         return self._tell(min(known, chunk.stop + 1) if self._gives_logprobs else known, sampled)
 
     def tell(self) -> tuple[int, ...]:
-        """The tokens that the frontend is to be told, if none of them is still to be computed."""
+        """The tokens to report to the frontend, if none of them is still to be computed."""
         return self._tell(self.num_told if self._gives_logprobs else len(self.token_ids))[0]
 
     def _tell(
@@ -267,7 +267,7 @@ class Sequence:
         return new, () if sampled is None else sampled.logprobs[: len(new)]
 
     def give(self, token_ids: Iterable[int], *, is_end: bool = False) -> None:
-        """Appends tokens that must follow; behind one that ends it, none.
+        """Appends tokens that must follow, up to one that ends the sequence.
 
         Args:
             is_end: the last known token ends it then, whatever token that is.
@@ -310,7 +310,7 @@ class Sequence:
         error: str | None = None,
         lost_item: bool = False,
     ) -> RequestUpdate:
-        """What the frontend is told after a step."""
+        """The update for the frontend after a step."""
         failure = error if error is None or isinstance(error, Failure) else Failure(error)
         last = self.token_ids[-1]
         stopped = finish_reason == "stop" and last in self.request.stop_ids and not self.embeds

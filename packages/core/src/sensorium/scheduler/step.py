@@ -14,9 +14,9 @@ class Step:
         budget: tokens that may still be added.
         sequences: those that have a chunk in it, by id, each with the number of its life.
         chunks, encode: as in ``Batch``.
-        admits: whether waiting requests may still join; no longer once a sequence was
-            preempted, or had to stand back for want of tokens or of encoder room.
-        lacks_room: the sequences that the encoder budget kept from getting any further.
+        admits: whether waiting requests may still be admitted; False once a sequence was preempted,
+            or got no chunk for lack of tokens or encoder room.
+        lacks_room: the sequences that the encoder budget stopped.
         has_prefill: whether some chunk is more than the decoding of one token.
     """
 

@@ -22,7 +22,7 @@ ContentFormat = Literal["openai", "string"]
 Render = Callable[[Sequence[Mapping[str, Any]]], str]
 
 _FIRST, _SECOND = "firstprobe", "secondprobe"
-#: What the list looks like where it is printed whole.
+#: Text that appears where the template prints the whole list.
 _LIST_PRINTED = re.compile(r"""['"]text['"]\s*:""")
 
 
@@ -40,7 +40,8 @@ class Contents:
 
 
 def probe_contents(render: Render, source: str) -> Contents:
-    """Finds out by rendering; where neither is printed it says so in the log and takes strings.
+    """Finds the format by rendering; where neither probe is printed, logs that once and takes
+    strings.
 
     Args:
         render: a conversation → its text, or ``RequestError``.
@@ -61,7 +62,7 @@ def _prints_parts(text: str) -> bool:
 
 
 def _rendered(render: Render, content: Any) -> Iterator[str]:
-    """The probe in conversations of the shapes that templates insist on, where they take it."""
+    """The probe in conversations of the shapes that some templates require."""
     user = {"role": "user", "content": content}
     system = {"role": "system", "content": content}
     answer = {"role": "assistant", "content": content}

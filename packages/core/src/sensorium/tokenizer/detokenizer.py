@@ -26,7 +26,7 @@ _MAX_PENDING_TOKENS = 8
 _MAX_INCOMPLETE_TOKENS = 3
 #: Tokens decoded together where many come at once.
 _BLOCK_TOKENS = 64
-#: Above this the window is cut also where it then begins with bytes that make no character.
+#: Above this size the window is cut even where it then begins with bytes that make no character.
 _LONGEST_WINDOW = 32
 #: Tokens of the prompt in the first window.
 _CONTEXT_TOKENS = 8
@@ -98,7 +98,8 @@ class Detokenizer:
     def _push_block(self, token_ids: Sequence[int]) -> str:
         """Decodes tokens together, unless bytes that make no character are among them.
 
-        Then what is shown depends on how long each was waited for, so they go one by one.
+        In that case the result depends on how long each token was held back, so they are decoded
+        one by one.
         """
         visible = [token_id for token_id in token_ids if self._is_visible(token_id)]
         if not visible:
@@ -148,7 +149,7 @@ class Detokenizer:
         """What ``text``, that of the window's first ``num_tokens``, adds to the text shown."""
         new = self._added_by(text, num_tokens)
         if new:
-            # Tokens without text stay in the window: they are no context for the next.
+            # Tokens without text stay in the window, since they are no context for the next token.
             shown = self._tokenizer.decode(self._window[self._num_shown : num_tokens])
             if shown.startswith(_REPLACEMENT) and num_tokens < _LONGEST_WINDOW:
                 # Nor is a token that ends a character.

@@ -1,4 +1,4 @@
-"""Where the engine's chat template comes from; knows files and tokenizers, not what is rendered."""
+"""Finds the engine's chat template in options, files and tokenizers; renders nothing."""
 
 from __future__ import annotations
 

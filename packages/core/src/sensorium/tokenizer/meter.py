@@ -1,9 +1,9 @@
-"""``Meter``: what one run of a template may take, in steps, computing time and memory.
+"""``Meter``: bounds one run of a template in steps, CPU time and memory.
 
 A value is weighed when it is made: one unit for each entry of lists and mappings, those inside
 included as often as they occur, and one for each 512 bytes of text. So no single operation on a
-value takes long, neither in C, where nothing can interrupt it, nor where nested values share parts
-and their text would double with every level. Knows nothing of templates.
+value takes long, even in C, where it can't be interrupted, or where nested values share parts and
+their text would double with every level. Knows nothing of templates.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ class Meter:
     """One run's.
 
     Args:
-        apart: types of objects that may not be inside lists and mappings: what they hold changes,
-            so that it can't be weighed.
+        apart: types of objects that may not be inside lists and mappings, since their contents
+            change and can't be weighed.
     """
 
     def __init__(self, limits: TemplateLimits, apart: tuple[type, ...] = ()) -> None:
@@ -61,16 +61,16 @@ class Meter:
         self._num_steps = 0
         self._num_bytes = 0
         self._end_s = time.thread_time() + limits.cpu_s
-        # The thread's own time is looked at once so much time has passed for everybody.
+        # The thread's CPU time is read only after this much wall time has passed.
         self._look_s = time.perf_counter() + limits.cpu_s
-        # By identity; each value is kept, so that no other takes its place.
+        # By identity; each value is kept alive, so that its id isn't reused.
         self._weights: dict[int, tuple[object, Weight]] = {}
 
     def step(self) -> None:
         """Counts a step.
 
         Raises:
-            TemplateLimitError: too many, or the time is over.
+            TemplateLimitError: too many steps, or no time left.
         """
         self._num_steps += 1
         if self._num_steps > self._limits.steps:

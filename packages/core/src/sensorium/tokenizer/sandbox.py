@@ -1,10 +1,10 @@
-"""The Jinja environment of chat templates: what they may call, and what they may take.
+"""The Jinja environment of chat templates, which limits what they call and consume.
 
 A template's syntax tree is rewritten before it is compiled, so that every iteration of a loop,
 every comparison and every list or text that it puts together passes the run's ``Meter``. Calls,
 filters, tests and arithmetic pass it anyway. Filters, methods and functions whose cost can't be
-told from their arguments are not there. Thus nothing has to be interrupted from outside: a run that
-would take too long ends at its next step.
+told from their arguments are not available. Thus nothing has to be interrupted from outside: a run
+that takes too long ends at its next step.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from sensorium.tokenizer.meter import Meter, TemplateLimitError
 #: The meter of the run that this thread is in.
 METER: ContextVar[Meter] = ContextVar("sensorium_template_meter")
 
-#: What a ``Meter`` of ``METER`` is told to keep apart.
+#: The ``apart`` argument of the meter in ``METER``.
 APART = (Namespace,)
 
 #: Filters whose time or memory can't be bounded by looking at their arguments.
@@ -143,7 +143,7 @@ _LOOP, _MADE, _STEP, _JOIN = "a loop", "made", "a step", "joined"
 
 
 class _Rewriter(NodeTransformer):
-    """Puts filters around what the environment has no hook for."""
+    """Wraps expressions that the environment has no hook for in filters."""
 
     def visit_For(self, node: nodes.For) -> nodes.Node:
         self.generic_visit(node)
@@ -222,7 +222,7 @@ def _concatenated(context: EvalContext, *values: Any) -> Any:
 
 
 def _joined(pieces: Any) -> str:
-    """What Jinja makes one text of the pieces of a macro, a block or a whole template with."""
+    """Joins the pieces of a macro, a block or a whole template, in place of Jinja's own join."""
     texts = list(pieces)
     meter = METER.get()
     meter.check_text(sum(map(len, texts)))
@@ -264,7 +264,7 @@ def _metered(name: str, function: Any) -> Callable[..., Any]:
 
 
 def _check_operands(values: Any) -> None:
-    """Namespaces hold anything, themselves included, and print all of it: they stay apart."""
+    """Namespaces can hold anything, themselves included, so no list or mapping may hold one."""
     for value in values:
         if isinstance(value, APART):
             raise TemplateLimitError("it uses a namespace as a value.")

@@ -1,4 +1,4 @@
-"""What the files beside ``tokenizer.json`` say: special tokens and chat templates.
+"""Settings from the files beside ``tokenizer.json``: special tokens and chat templates.
 
 Three generations of files are read (``special_tokens_map.json`` and ``added_tokens.json``
 only where ``tokenizer_config.json`` doesn't list the added tokens itself). What is put around

@@ -61,7 +61,7 @@ class ChatTemplate:
 
     @property
     def content_format(self) -> ContentFormat:
-        """What it wants a message's content to be: "openai", a list of parts, or "string"."""
+        """The form of a message's content that it takes: "openai", a list of parts, or "string"."""
         return self._contents.content_format
 
     @property
@@ -89,7 +89,7 @@ class ChatTemplate:
         Args:
             continue_final_message: end where the last message's text ends, so that the
                 model goes on with it.
-            variables: whatever else the template understands.
+            variables: further variables of the template.
 
         Raises:
             RequestError: the template refused the conversation, or failed on it.
@@ -98,7 +98,7 @@ class ChatTemplate:
             raise RequestError(
                 "continue_final_message and add_generation_prompt exclude each other."
             )
-        # A key without a value counts as absent: clients write out what they leave empty.
+        # A key without a value counts as absent, since clients send fields that they leave empty.
         plain = [{k: v for k, v in message.items() if v is not None} for message in messages]
         end_mark = ""
         if continue_final_message:

@@ -106,7 +106,7 @@ class Tokenizer:
         ids = self._plain(text, continues)
         if self._guarded_ids.isdisjoint(ids):
             return ids
-        # The model itself holds such a token as an ordinary piece: take the text apart.
+        # The model itself has such a token as an ordinary piece, so the text is split.
         letters = [self._plain(letter, continues or i > 0) for i, letter in enumerate(text)]
         return [token_id for letter_ids in letters for token_id in letter_ids]
 

@@ -2,9 +2,9 @@
 
     frame   │ length, 4 bytes │ descriptors, 1 byte │ payload, length bytes │
 
-The socket is one end of an unnamed pair. The other end is held by the process that started this
-one, or was started by it, and by nobody else: there is no address that a stranger could connect
-to. What the payloads mean, it doesn't know.
+The socket is one end of an unnamed pair. Only the process that started this one, or was started by
+it, holds the other end, and there is no address that another process could connect to. The channel
+doesn't know what payloads mean.
 
 It needs the standard library alone, so that the engine's process can listen before it has imported
 anything else.
@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import Any
 
 _HEADER = struct.Struct("<IB")
-#: Longest payload. Media don't cross in frames, so a longer one is no frame of ours.
+#: Longest payload. Features don't cross in frames, so a longer frame is an error.
 MAX_FRAME_BYTES = 2**28
 MAX_FRAME_DESCRIPTORS = 1
 _READ_BYTES = 2**16
@@ -31,16 +31,16 @@ _ANCILLARY_BYTES = socket.CMSG_SPACE(16 * array.array("i").itemsize)
 
 
 class ChannelError(Exception):
-    """What came over the socket is no frame."""
+    """The bytes that arrived are not a frame."""
 
 
 class ChannelClosedError(ChannelError):
-    """Nobody is at the other end any more."""
+    """The other end is closed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One message; whoever takes it closes its descriptors."""
+    """One message; its receiver closes the descriptors."""
 
     payload: bytes
     descriptors: tuple[int, ...] = ()

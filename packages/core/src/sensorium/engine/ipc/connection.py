@@ -1,4 +1,4 @@
-"""``Connection``: everything that is lost with one engine process.
+"""``Connection``: the state that belongs to one engine process and is lost with it.
 
 Calls that wait for their result, frames that wait for the socket, segments that hold features. When
 the process dies, ``fail`` ends all of it, and the next process gets a connection of its own.
@@ -22,7 +22,8 @@ from sensorium.types import EngineItem, EngineRequest
 
 logger = logging.getLogger("sensorium.engine")
 
-#: Of a request's features: what takes no longer to copy than to hand over.
+#: Features of a request up to this size are copied on the caller's thread: handing them over takes
+#: as long.
 MAX_INLINE_BYTES = 2**21
 
 
@@ -83,9 +84,9 @@ class Connection:
     def add(self, request: EngineRequest) -> Future[None] | None:
         """As ``EngineClient.add``; None: the connection has failed, and the request is not lost.
 
-        Many bytes of features are copied on the packer's thread, few here and now: while media are
-        prepared, another thread would have to wait for the interpreter's lock behind all those that
-        prepare them.
+        Large features are copied on the packer's thread, small ones on the caller's: while media
+        are prepared, a second thread would wait for the interpreter's lock behind all media
+        threads.
         """
         new = self._new_call(request.request_id)
         if new is None:
@@ -114,7 +115,7 @@ class Connection:
         with self._lock:
             result, request_id = self._calls.pop(call_id, (None, None))
             if error is not None and request_id is not None:
-                self._requests.discard(request_id)  # refused: it never has an update
+                self._requests.discard(request_id)  # refused requests never have an update
         if result is None:
             return
         if error is None:
@@ -146,7 +147,7 @@ class Connection:
 
     def _new_call(self, request_id: str | None = None) -> tuple[int, Future[Any]] | None:
         result: Future[Any] = Future()
-        result.set_running_or_notify_cancel()  # nobody can take back what was sent
+        result.set_running_or_notify_cancel()  # a call that was sent can't be taken back
         with self._lock:
             if self._failed is not None:
                 return None
@@ -177,7 +178,7 @@ class Connection:
             self._aborted_packing.discard(request.request_id)
             if payload is not None:
                 self.outbox.send(payload)
-            if aborted:  # whoever asked did so before the engine knew of it
+            if aborted:  # the caller aborted before the engine knew of the request
                 self.outbox.send(messages.encode("abort", (request.request_id,)))
 
 

@@ -3,12 +3,12 @@
     to the engine     hello · setup · segment · drop · compile · add · abort · call · close
     from the engine   log · ready · failed · updates · result · released · died
 
-A message is a pickled tuple, its kind first. Unpickling runs what the sender wants, which gives
-nothing away here: the one sender is the process at the other end of an unnamed pair of sockets,
-which started this one or was started by it, with the same rights (see ``channel``).
+A message is a pickled tuple, its kind first. Unpickling can run code of the sender's choice, which
+is safe here: the only sender is the process at the other end of an unnamed pair of sockets, which
+started this one or was started by it, with the same rights (see ``channel``).
 
-Updates are the many: they cross as one column for each field, and a field that says the same as
-nothing in all of them not at all.
+Updates are the most frequent message: they cross as one column for each field, without the fields
+that have their default in all of them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from sensorium.types import EngineItem, EngineRequest, Features, RequestUpdate
 
 Message = tuple[Any, ...]
 
-#: Stands where a field has no default; nothing equals it.
+#: Marks a field without a default; equal to nothing.
 _NO_DEFAULT = object()
 _DEFAULTS = tuple(
     RequestUpdate._field_defaults.get(name, _NO_DEFAULT) for name in RequestUpdate._fields
@@ -34,12 +34,12 @@ _DEFAULTS = tuple(
 
 
 class MessageError(Exception):
-    """Bytes that are no message."""
+    """The bytes are not a message."""
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where an item's features lie.
+    """The location of an item's features.
 
     Attributes:
         segment: the segment's number; None: they have no bytes.

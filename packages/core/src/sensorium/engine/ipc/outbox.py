@@ -1,7 +1,7 @@
-"""``Outbox``: frames on their way to the engine's process, whoever sends them, never waiting.
+"""``Outbox``: queues frames for the engine's process, so that no sender waits for the socket.
 
-What the socket doesn't take at once stays here, in order, until the thread that polls the socket
-flushes it. Before there is a process, everything stays here.
+Frames that the socket doesn't take at once stay here, in order, until the thread that polls the
+socket flushes it. Before there is a process, everything stays here.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Outbox:
         self._closed = False
 
     def attach(self, sock: socket.socket) -> None:
-        """From now on there is somebody to send to; what waited is flushed."""
+        """A process is connected: sends the frames that waited for it."""
         with self._lock:
             self._socket = sock
             self._flush()

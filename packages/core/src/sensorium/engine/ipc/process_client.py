@@ -33,7 +33,7 @@ from sensorium.types import EngineRequest
 
 logger = logging.getLogger("sensorium.engine")
 
-#: Processes that may die one after another before they have served anybody.
+#: How many processes in a row may die before they are given a request.
 MAX_FAILED_STARTS = 3
 #: How long an engine that was asked to end may take: a step, and giving memory back.
 CLOSE_S = 10.0
@@ -129,7 +129,7 @@ class ProcessClient:
             self._thread.join()
 
     def _ask(self, what: Callable[[Connection], Future[Any] | None]) -> Future[Any]:
-        """Asks the process that runs, or the one that is to follow a process just found dead."""
+        """Makes a call on the process that runs, or on the next one if it was just found dead."""
         while True:
             connection = self._connection
             result = what(connection)
@@ -169,8 +169,7 @@ class ProcessClient:
     def _serve_one_process(self) -> SensoriumError:
         """Starts a process and listens to it to its end; returns why it ended.
 
-        What was asked of it is left in a retired connection; what comes from now on waits for the
-        next process.
+        Its unanswered calls stay in a retired connection; later calls wait for the next process.
         """
         self._forget_last_process()
         try:
@@ -283,7 +282,7 @@ class ProcessClient:
 
 
 def _as_engine_error(error: SensoriumError) -> EngineError:
-    """What requests are told: an engine that can't start again is no fault of theirs."""
+    """The error that requests get: an engine that can't start again isn't their fault."""
     return error if isinstance(error, EngineError) else EngineDeadError(str(error))
 
 
@@ -311,7 +310,7 @@ class _Waker:
             os.eventfd_read(self.descriptor)
 
     def close(self) -> None:
-        """Wakes nobody any more."""
+        """Closes the descriptor; later wake-ups do nothing."""
         with self._lock:
             self._is_closed = True
             os.close(self.descriptor)

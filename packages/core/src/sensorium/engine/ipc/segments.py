@@ -1,13 +1,13 @@
-"""Features in memory that both processes see.
+"""Shared memory for features: ``SegmentPool`` (frontend) and ``SegmentTable`` (engine).
 
     frontend   SegmentPool:  place ─ write once ─→  memfd  ←─ read, pinned ─  SegmentTable  engine
                    ↑─────────── released, when no request needs it any more ───────┘
 
 A segment is a memfd: it has no name that anybody could open, counts against no ``/dev/shm``, and
 is gone with the last process that maps it. It is mapped (and, for an accelerator, pinned) once and
-then used again and again, by features that fit its size.
+then reused for features that fit its size.
 
-It knows neither sockets nor requests: whoever owns the pool sends what it announces.
+This file knows neither sockets nor requests: the owner of the pool sends what the pool announces.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from sensorium.types import Features
 logger = logging.getLogger("sensorium.engine")
 
 _MIN_BYTES = 2**16
-#: What segments that nobody uses may hold together before the longest unused are given back.
+#: Total bytes of unused segments, above which those unused longest are freed.
 MAX_IDLE_BYTES = 2**30
 
 
@@ -145,7 +145,7 @@ class SegmentPool:
             self._drop(given_back)
 
     def close(self) -> None:
-        """Unmaps everything, as soon as nobody writes to it any more; nothing is placed again."""
+        """Unmaps everything once no thread writes to it any more; nothing is placed again."""
         with self._lock:
             self._is_closed = True
             self._used.clear()
@@ -242,7 +242,8 @@ def _new_memory(size: int) -> tuple[Tensor, int]:
         descriptor = os.memfd_create("sensorium", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
             os.ftruncate(descriptor, size)
-            # Whoever maps it may rely on its size: a file cut short would kill its reader.
+            # The size is sealed: if the file could shrink, reading the mapping would kill the
+            # process.
             seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
             fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
             return _mapped(descriptor, size), descriptor

@@ -2,8 +2,8 @@
 
     frames ─→ calls between two steps ─→ EngineLoop ─→ updates, results, released segments
 
-One thread does everything: between two steps it looks for what has come, and waits for it where
-there is nothing to run.
+One thread does everything: between two steps it reads the frames that have come, and waits for
+frames when there is nothing to run.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from sensorium.types import EngineRequest, RequestUpdate
 
 logger = logging.getLogger("sensorium.engine")
 
-#: Steps from a request's last update until nothing reads its features any more: the runner hears
-#: of its end in the next step, while the step before may still be copying them to the device.
+#: Steps from a request's last update until its features are no longer read: the runner learns of
+#: the end in the next step, while the step before may still be copying them to the device.
 STEPS_TO_RELEASE = 4
 
 
@@ -44,7 +44,7 @@ def serve(channel: Channel, frames: Sequence[Frame]) -> int:
     """Builds the engine and runs it until the other end closes or says so.
 
     Args:
-        frames: what has come already, the first message behind it.
+        frames: the frames that have come after the first message.
 
     Returns:
         The process's exit status.
@@ -114,7 +114,7 @@ class SocketInbox:
         """Runs the engine.
 
         Raises:
-            MessageError, ChannelError: what came makes no sense.
+            MessageError, ChannelError: the bytes that came are not a message.
             Exception: the engine died.
         """
         self._core = core
@@ -164,7 +164,7 @@ class SocketInbox:
             elif kind == "abort":
                 return Call(partial(self._abort, *rest))
             elif kind == "call":
-                # Checking reads the books alone: that they don't balance is an answer.
+                # The check only reads; a failed check is a result, not a fault of the loop.
                 expected = Exception if rest[1] == "check_integrity" else SensoriumError
                 return self._replying(rest[0], self._method(rest[1]), expected)
             else:
@@ -262,7 +262,7 @@ class Leases:
         return free
 
     def idle(self) -> list[int]:
-        """Nothing runs any more, on the device neither: all that wait to be free."""
+        """All remaining segments; called when nothing runs any more, on the device neither."""
         free = [number for _, segments in self._ended for number in segments]
         self._ended.clear()
         return free
@@ -276,7 +276,7 @@ class _ChannelHandler(logging.Handler):
         self._channel = channel
 
     def emit(self, record: logging.LogRecord) -> None:
-        """As ``logging`` has it; a parent that is gone reads nothing."""
+        """As ``logging.Handler.emit``; ignores a parent that is gone."""
         try:
             trace = None
             if record.exc_info:

@@ -1,6 +1,6 @@
-"""``Setup``: what the engine's process is told before it loads anything.
+"""``Setup``: the message that tells the engine's process what to load.
 
-Both processes find their plugins for themselves; that they find the same is checked, not hoped.
+Both processes find their plugins by themselves; this file checks that they find the same.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The engine's process: ``python -P -m sensorium.engine.ipc.worker DESCRIPTOR PARENT``.
 
-Started by ``ProcessClient`` and by nobody else. This file listens first and imports the rest of
-Sensorium when it knows where the parent found it; ``service`` is what it then runs.
+Started only by ``ProcessClient``. It first reads the parent's ``sys.path`` from the socket, then
+imports the rest of Sensorium from there and runs ``service``.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def main() -> int:
 
 
 def _first_frames(channel: Channel) -> list[Frame] | None:
-    """What has come once the first message is whole; None: the parent is gone."""
+    """The frames read until the first message is complete; None: the parent is gone."""
     while True:
         frames = channel.receive(wait=True)
         if frames is None or frames:
@@ -77,7 +77,7 @@ def _die_with(parent: int) -> None:
 def _watch(descriptor: int) -> None:
     """Ends the process when the parent has closed the socket and the engine doesn't notice."""
     poller = select.poll()
-    poller.register(descriptor, 0)  # only hanging up, which needs no asking for
+    poller.register(descriptor, 0)  # only POLLHUP, which poll always reports
     poller.poll()
     time.sleep(GRACE_S)
     os._exit(1)
