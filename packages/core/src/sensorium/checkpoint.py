@@ -1,4 +1,4 @@
-"""A checkpoint on disk: where it lies, what its JSON files say, and which files hold weights.
+"""``Checkpoint``: a checkpoint's folder, JSON files and weight files.
 
 Reads headers and JSON only. Knows nothing of tensors, of names of parameters, or of what a
 config means: families read that.
@@ -136,7 +136,7 @@ def resolve_folder(
     download_dir: str | None = None,
     patterns: Sequence[str] = TEXT_PATTERNS + WEIGHT_PATTERNS,
 ) -> Path:
-    """The folder of a folder's path or a hub name; what is missing is downloaded.
+    """The folder of a folder's path or a hub name; missing files are downloaded.
 
     ``HF_TOKEN``, ``HF_HUB_OFFLINE`` and the hub's other variables count, as its library
     reads them.
@@ -287,7 +287,7 @@ def _no_weights(folder: Path, name: str) -> str:
 
 
 def _check_complete(file: Path, name: str) -> None:
-    """Holds the header of a safetensors file against the file's size.
+    """Checks the header of a safetensors file against the file's size.
 
     The format: 8 bytes of little-endian header length, a JSON header whose entries name each
     tensor's byte range behind the header, and the data.

@@ -1,4 +1,4 @@
-"""The engine's options, as given, checked, and never ignored.
+"""``EngineConfig``: the engine's options, each checked and none ignored.
 
 ``EngineConfig.from_options`` takes the keyword arguments of ``LLM`` and ``AsyncEngine``.
 What an option's value means for a model (the dtype "auto", the context's length) is decided
@@ -83,10 +83,9 @@ class EngineConfig:
         generation_config: "auto" reads the checkpoint's ``generation_config.json``,
             "sensorium" doesn't.
         task: "generate" or "embed"; runner: "generate" or "pooling", the same by its other name.
-            "auto": what the model was made for.
-        tensor_parallel_size: 1 is what is built.
-        plugin_options †: distribution → options of its plugin.
-        plugin_choices †: claim ("kind:NAME", "family:ARCHITECTURE",
+            "auto": the model's own task.
+        tensor_parallel_size: only 1 is built. plugin_options †: distribution → options of its
+            plugin. plugin_choices †: claim ("kind:NAME", "family:ARCHITECTURE",
             "adapter:ARCHITECTURE/KIND", "encoder:ARCHITECTURE/NAME") → the distribution
             that serves it where two do.
         disabled_plugins †: distributions, or single plugins ("distribution:name"), that are not

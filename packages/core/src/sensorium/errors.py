@@ -62,7 +62,7 @@ class CacheMissError(RequestError):
 
 
 def cache_miss(kind: str, index: int, uuid: str | None) -> CacheMissError:
-    """The error of an item that came by its uuid alone; frontend and engine say it alike."""
+    """The error of an item that was given by its uuid alone, the same in frontend and engine."""
     return CacheMissError(f"cache miss for {kind} at index {index}, uuid {uuid}: send its data.")
 
 
@@ -109,7 +109,7 @@ class Failure(str):
 
     @classmethod
     def of(cls, error: SensoriumError) -> Failure:
-        """What an error says, of its own class."""
+        """An error's message and class."""
         return cls(str(error), type(error).__name__)
 
 

@@ -46,7 +46,7 @@ T = TypeVar("T")
 OnError = Literal["raise", "return"]
 UseTqdm = bool | Callable[..., Any]
 S = TypeVar("S")
-#: How long coroutines of a closed engine may take to come to their end.
+#: How long coroutines of a closed engine may take to finish.
 _END_S = 5.0
 
 
@@ -398,7 +398,7 @@ def _close(engine: AsyncEngine, driver: _Driver) -> None:
 
 
 async def _end_tasks() -> None:
-    """Lets what runs end with the error that it has been sent; what doesn't is cancelled."""
+    """Lets running coroutines end with the error they were sent, and cancels the others."""
     others = asyncio.all_tasks() - {asyncio.current_task()}
     if others:
         await asyncio.wait(others, timeout=_END_S)

@@ -1,7 +1,7 @@
 """The one logger. Importing Sensorium configures nothing.
 
 ``SENSORIUM_LOG_LEVEL`` (DEBUG, INFO, …) sets its level when an engine starts or the command
-line runs; handlers are the application's affair (the command line adds one of its own).
+line runs; the application adds handlers (the command line adds one of its own).
 """
 
 from __future__ import annotations

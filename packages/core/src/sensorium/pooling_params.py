@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from sensorium.errors import RequestError, UnsupportedError
 
-#: Ways to make one vector of a prompt's hidden states that others have and this engine hasn't.
+#: Ways of pooling that other engines have and this one doesn't.
 _UNBUILT = ("MEAN", "CLS", "ALL", "STEP")
 
 
@@ -22,7 +22,7 @@ class PoolingParams:
 
     Raises:
         UnsupportedError: a way of pooling that isn't built.
-        RequestError: a value of another type, or a way that nobody knows.
+        RequestError: a value of another type, or an unknown way of pooling.
     """
 
     pooling_type: str = "LAST"

@@ -1,4 +1,4 @@
-"""What a caller may ask of the sampling of one request."""
+"""``SamplingParams``: how one request is sampled and when it ends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``EngineStats``: what an engine counts and measures, as plain numbers.
+"""``EngineStats``: an engine's counters and measurements, as plain numbers.
 
     the step loop ─ CoreStats ─┐
                                ├─→ EngineStats          ``await AsyncEngine.stats()``
@@ -81,7 +81,7 @@ class CacheStats:
 
 @dataclass(frozen=True, slots=True)
 class MediaStats:
-    """What preparing the items of one kind took.
+    """The work of preparing one kind's items.
 
     Attributes:
         num_bytes: encoded bytes of items that were fetched or came with the request.
@@ -140,7 +140,7 @@ class MediaRecorder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CoreStats:
-    """What the step loop knows.
+    """The step loop's part.
 
     Attributes:
         num_running, num_waiting: sequences now.
@@ -184,7 +184,7 @@ class EngineStats(CoreStats):
     """What ``AsyncEngine.stats()`` returns.
 
     Attributes:
-        is_healthy: as ``AsyncEngine.is_healthy``; if not, the engine's part is what it last said.
+        is_healthy: as ``AsyncEngine.is_healthy``; if not, the engine's part is its last snapshot.
         num_restarts: processes that took a dead one's place.
         num_unfinished_requests: being prepared, waiting or running.
         processor_cache: processed media.

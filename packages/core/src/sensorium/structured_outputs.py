@@ -1,8 +1,7 @@
 """``StructuredOutputs``: the form that an answer must have.
 
-Takes what a caller says in any of its spellings and keeps plain text, which can be hashed and sent
-to another process. Whether a schema, expression or grammar can be compiled is found out later
-(``sensorium.grammar``).
+Takes any spelling of a form and keeps plain text, which can be hashed and sent to another process.
+``sensorium.grammar`` later checks that the form can be compiled.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from sensorium.sampling_params import SamplingParams
 if TYPE_CHECKING:
     import torch
 
-#: In a chunk: a token that a step still running samples, known to the runner alone so far.
+#: In a chunk: a token that a running step samples, whose value only the runner has so far.
 PENDING = -1
 #: Named tensors for one encoder, of any dtype; uint8 where that is lossless.
 Features = Mapping[str, "torch.Tensor"]
@@ -171,7 +171,7 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class MediaPlan:
-    """What an item will cost and look like to the model, known from its shape alone.
+    """An item's tokens and layout in the prompt, known from its shape alone.
 
     Which item of the prompt it is (``PreparedItem.index``) isn't known to it, and so is no part of
     its ids: ``ModelFamily.compose`` adds what depends on the index.
@@ -214,7 +214,7 @@ class PreparedItem:
     Attributes:
         kind, index: as in ``MediaItem``; a derived item has its parent's index.
         key: 32 bytes that name its content and every option that shapes its embeddings.
-        plan: its cost and look.
+        plan: its tokens and layout.
         features: encoder name → that encoder's input; or ``PRECOMPUTED`` → the rows themselves;
             empty if only the embedding's key is known.
         parent: the key of the item it was derived from.
@@ -294,7 +294,7 @@ class EngineItem:
         num_tokens: rows of its embedding.
         embed_bytes: what the embedding costs in the encoder cache, all levels included.
         features: as in ``PreparedItem``; in host memory until the request ends.
-        index, uuid: how messages name it.
+        index, uuid: its name in messages.
     """
 
     key: bytes
@@ -320,7 +320,7 @@ class EngineRequest:
         bad_word_ids: token sequences that may not be completed.
         arrival_s: monotonic time of admission.
         priority: lower ones go first; equal ones by arrival.
-        pooling: nothing is generated; the prompt as one vector is what is wanted, made so.
+        pooling: how to make the prompt's vector, where nothing is generated; else None.
     """
 
     request_id: str
@@ -347,7 +347,7 @@ class EngineRequest:
 
 # --- one step -------------------------------------------------------------------------
 
-# What there is one of for each sequence and step is a named tuple: made in a third of the time of a
+# Objects made for each sequence in each step are named tuples: made in a third of the time of a
 # frozen dataclass.
 
 
@@ -361,7 +361,7 @@ class Chunk(NamedTuple):
         token_ids: the tokens start … stop-1; the last one may be ``PENDING``.
         pages: the sequence's page table, covering at least ``stop`` tokens.
         num_rows: output rows wanted: those of the last so many of its tokens. The row of a token
-            tells of the one behind it. The last row's token is sampled; the tokens behind the
+            predicts the next one. The token after the last row is sampled; the tokens after the
             others are given, in this chunk, and their log-probabilities are wanted. Of a request
             to embed, the last row itself is wanted.
     """
@@ -429,7 +429,7 @@ Pooled = tuple[float, ...]
 
 
 class SampledTokens(NamedTuple):
-    """The tokens behind the rows that one chunk wanted, in order.
+    """The tokens that follow the rows of one chunk, in order.
 
     Attributes:
         token_ids: one a row: the given ones, and the sampled one last.
@@ -445,7 +445,7 @@ class Masks(NamedTuple):
     """Which tokens may be sampled next, for some of a step's requests.
 
     Attributes:
-        request_ids: whose masks they are; every other request may have any token.
+        request_ids: the masks' requests; every other request may get any token.
         words: (len(request_ids), ceil(vocab_size / 32)) int32: bit ``i % 32`` of word ``i // 32``,
             the least significant bit first, is 1 where token i is allowed (llguidance's layout).
     """
@@ -456,7 +456,7 @@ class Masks(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class StepOutput:
-    """What came of one step: plain data, which may come from another process.
+    """The result of one step: plain data, which may come from another process.
 
     Attributes:
         tokens: one entry for each chunk with ``num_rows`` that did not fail, of requests that
@@ -475,7 +475,7 @@ class StepOutput:
 
 @dataclass(frozen=True, slots=True)
 class ExecutorInfo:
-    """What there is to know of whoever carries out the steps.
+    """The properties of an executor.
 
     Attributes:
         device, dtype: what it computes on and in, as torch prints them (the dtype without
@@ -499,7 +499,7 @@ class ExecutorInfo:
 
 
 class RequestUpdate(NamedTuple):
-    """What the engine tells the frontend of one sequence after a step.
+    """The engine's report to the frontend on one sequence after a step.
 
     Attributes:
         new_token_ids, logprobs: since the last update; logprobs only if asked for.

@@ -1,4 +1,4 @@
-"""``sensorium COMMAND``: finds the subcommand, runs it, and says what went wrong in a sentence.
+"""``sensorium COMMAND``: finds the subcommand, runs it, and reports errors as one sentence.
 
 ``plugins`` is core's own subcommand; all others come from plugins. Nothing here knows a
 model.
@@ -63,8 +63,8 @@ def _run(arguments: list[str], registry: Registry) -> int:
 
 
 def _ran(command: Command, namespace: argparse.Namespace) -> int:
-    """Runs a command; whatever it raises but our own errors, Ctrl-C and an exit status is told as
-    its mistake."""
+    """Runs a command; any exception but our own errors, Ctrl-C and an exit status is reported as
+    its bug."""
     try:
         status = command.run(namespace)
     except (SensoriumError, KeyboardInterrupt):

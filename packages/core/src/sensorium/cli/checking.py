@@ -1,4 +1,4 @@
-"""``sensorium plugins check DISTRIBUTION``: what can be known of a plugin without a model."""
+"""``sensorium plugins check DISTRIBUTION``: checks of a plugin that need no model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sensorium.plugins.registry import Registry
 
 
 def check_distribution(registry: Registry, distribution: str) -> Iterator[tuple[str, str | None]]:
-    """What was checked, and what is wrong with it (None: nothing), one after the other.
+    """Each check's name, and its fault (None: none).
 
     Raises:
         PluginError: no such distribution is installed.

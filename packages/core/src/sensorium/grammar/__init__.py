@@ -3,7 +3,7 @@
     StructuredOutputs ─ bounds ─ compile ─→ Grammar ─ matcher() ─→ Matcher ─ MaskMaker ─→ masks
                         Grammars keeps grammars by their text
 
-Stands on llguidance, an optional dependency (``sensorium-core[structured]``), and knows nothing of
+Uses llguidance, an optional dependency (``sensorium-core[structured]``), and knows nothing of
 requests, schedulers or devices.
 """
 

@@ -1,4 +1,4 @@
-"""What a grammar may be at most, counted before anything is compiled.
+"""Bounds on grammars, checked before anything is compiled.
 
 The numbers are chosen so that whatever passes is compiled in about a second at worst, usually in
 one or two milliseconds, makes masks in some milliseconds, and can't exhaust a thread's stack.
@@ -17,7 +17,8 @@ from sensorium.grammar.schema_tree import depth, pointer, target, walk
 
 MAX_SCHEMA_BYTES = 65_536
 MAX_SCHEMA_DEPTH = 64
-#: Of all that is referred to, each counted once: the library follows one inside another.
+#: Depth of all references together, each counted once, since the library follows one inside
+#: another.
 MAX_REFERENCES_DEPTH = 512
 MAX_PROPERTIES = 500
 #: The least common multiple of all ``multipleOf``, without its decimal places: as many states
@@ -123,7 +124,8 @@ def regex_size(regex: str) -> int:
     """Characters of an expression whose counted repetitions are written out.
 
     ``a{3}`` counts 3, ``(ab{2}){0,4}`` 12; classes and escapes count as one each. Of repetitions
-    without an upper bound the lower one counts. A text that is no expression has some size too.
+    without an upper bound the lower one counts. A text that isn't a valid expression gets some size
+    too.
     """
     sizes, last, i = [0], 0, 0
     while i < len(regex):

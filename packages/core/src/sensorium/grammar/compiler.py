@@ -25,7 +25,7 @@ WHITESPACE = r"(?: |\r?\n[ \t]{0,32})"
 
 
 def compile_form(form: StructuredOutputs, vocabulary: Vocabulary) -> LLMatcher:
-    """The grammar at its beginning, its first mask computed, which is the dearest.
+    """The compiled grammar, with its first mask, the costliest, computed.
 
     Raises:
         LimitError, RequestError: it is too large, faulty, can't be expressed, or allows nothing.
@@ -51,7 +51,7 @@ def _allowed(mask: bytes, vocab_size: int) -> list[int]:
 
 
 def _source(form: StructuredOutputs) -> tuple[str, Callable[[str], str]]:
-    """The grammar's text for the library, and what explains the library's refusals."""
+    """The grammar's text for the library, and the function that explains its refusals."""
     library = llguidance().LLMatcher
     if form.regex is not None:
         bounds.check_regex("regex", form.regex)

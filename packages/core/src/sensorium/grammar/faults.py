@@ -1,7 +1,7 @@
 """Why a grammar can't be compiled, in a sentence for the caller.
 
-The library's reasons are texts for developers, with excerpts and hints about its own options. Those
-that are known are said anew, with the place in the schema; of others the first line is kept.
+The library's reasons are texts for developers, with excerpts and hints about its own options. Known
+reasons are reworded, with the place in the schema; of others the first line is kept.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _regex_reason(reason: str) -> str:
-    """What the parser of expressions says behind its excerpt."""
+    """The message of the expression parser, without its excerpt."""
     if found := re.search(r"^\s*error: (.*)$", reason, re.M):
         return found[1].strip().rstrip(".")
     if "lookarounds not supported" in reason or "WordUnicode" in reason:

@@ -24,7 +24,7 @@ class Grammars:
     """Compiles forms and keeps the grammars; any number of threads may use it at once.
 
     Nothing is loaded before the first form comes, which then takes half a second or more: call
-    ``compile`` where nobody waits for other answers.
+    ``compile`` from a thread on which no other answer depends.
 
     Args:
         vocab_size: logits of one row.
@@ -68,11 +68,12 @@ class Grammars:
             return self._grammars.get((form, eos_ids))
 
     def load(self, eos_ids: frozenset[int]) -> None:
-        """Reads the checkpoint's tokens before a form needs them, if they can be read at all.
+        """Reads the checkpoint's tokens before a form needs them; ignores a tokenizer that can't be
+        read.
 
         The library holds the interpreter's lock meanwhile, for half a second or more.
         """
-        with suppress(UnsupportedError):  # said to whoever asks for a form
+        with suppress(UnsupportedError):  # requests with a form get this error
             self.vocabulary(eos_ids)
 
     def vocabulary(self, eos_ids: frozenset[int]) -> Vocabulary:

@@ -27,8 +27,9 @@ def llguidance() -> ModuleType:
 def limits() -> Any:
     """What the library may spend on one grammar (its ``LLParserLimits``).
 
-    They are counts of its own work, so the same grammar always meets the same fate. A grammar that
-    exceeds one of them while it is compiled is refused; one that does so later ends its request.
+    They count the library's own work, so the same grammar always has the same outcome. A grammar
+    that exceeds one of them while it is compiled is refused; one that does so later ends its
+    request.
     """
     return llguidance().LLParserLimits(
         initial_lexer_fuel=200_000,

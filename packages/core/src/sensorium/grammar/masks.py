@@ -27,7 +27,7 @@ class MaskMaker:
         self._executor = llguidance().LLExecutor(num_threads)
 
     def fill(self, matchers: Sequence[Matcher], words: Masks) -> None:
-        """Writes down what may follow.
+        """Writes the masks of the tokens that may follow.
 
         A matcher that fails here says so (``has_failed``), and its mask means nothing.
 

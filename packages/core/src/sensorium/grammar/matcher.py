@@ -1,4 +1,4 @@
-"""``Matcher``: how far one answer has come in its grammar."""
+"""``Matcher``: the state of one answer in its grammar."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Grammar:
         self._start = start
 
     def matcher(self, *, ignore_eos: bool = False) -> Matcher:
-        """One answer's, at its beginning.
+        """A matcher for a new answer.
 
         Args:
             ignore_eos: tokens that end a text are not allowed where the grammar could go on.

@@ -1,6 +1,6 @@
-"""The causal decoder: Llama's shape and those that differ from it by a table's entry.
+"""``Decoder``: the causal decoder of Llama and of every family that a table describes.
 
-What differs is a field of ``DecoderConfig`` each: with its defaults, what is built here is Llama.
+Each difference is a field of ``DecoderConfig``, whose defaults make Llama.
 
 It computes a flat run of tokens of many sequences at once. It knows nothing of requests,
 media or sampling: attention's ``AttentionBatch`` says which token belongs to which sequence.
@@ -68,8 +68,8 @@ class Decoder(nn.Module):
         non_causal: whether batches may hold non-causal ranges.
 
     Raises:
-        ConfigError: something of ``config`` isn't built, or the attention backend that the
-            environment names can't do it.
+        ConfigError: ``config`` needs something that isn't built, or that the attention backend
+            named by the environment lacks.
     """
 
     def __init__(
@@ -210,7 +210,7 @@ class Layer(nn.Module):
         kv: Tensor,
         batch: AttentionBatch,
     ) -> tuple[Tensor, Tensor]:
-        """What the layer before gave, and gives: two (N, hidden) whose sum is its output.
+        """Takes and returns a layer's output as two (N, hidden) whose sum it is.
 
         The sum is left to the next norm, which adds and norms in one pass. ``residual`` is None
         before the first layer.

@@ -1,4 +1,4 @@
-"""Building blocks of the decoder: projections and norms that allocate, and no more.
+"""Building blocks of the decoder: projections and norms.
 
 Parameters are created empty, in their final dtype and on their final device; loading fills
 them. Projections that read the same input are fused into one matrix, and ``weight_slots``
@@ -42,8 +42,8 @@ class FusedLinear(nn.Module):
 
     Args:
         parts: the projections' own names and output sizes, in order.
-        multiple: each part gets rows of zeros behind its own up to a multiple of this; its
-            results are as wide.
+        multiple: each part is padded with rows of zeros to a multiple of this; its results are as
+            wide.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Linear(nn.Module):
     """One projection.
 
     Args:
-        multiple: it takes inputs padded to a multiple of this, and what is there counts nothing.
+        multiple: its inputs are padded to a multiple of this; the padding is ignored.
     """
 
     def __init__(
@@ -152,7 +152,7 @@ class RMSNorm(nn.Module):
 
 
 class NoNorm(nn.Module):
-    """Stands where other decoders have a norm."""
+    """The identity, in place of other decoders' norm."""
 
     def forward(self, x: Tensor) -> Tensor:
         """``x``."""

@@ -1,9 +1,9 @@
-"""Fills a decoder and its encoders from safetensors files, and lets nothing pass unseen.
+"""Fills a decoder and its encoders from safetensors files, and accounts for every weight.
 
-Every name in a file must be claimed by the decoder's or an encoder's table, every parameter
-must be filled, every shape must fit: what doesn't is named. Only what is known to be left over
-from training or conversion is passed over, with a warning. Tensors are read by mmap and copied
-straight into place, converted to the engine's dtype on the way.
+Every name in a file must be claimed by the decoder's or an encoder's table, every parameter must be
+filled, every shape must fit; an error names the one that doesn't. Only weights that are known to be
+left over from training or conversion are skipped, with a warning. Tensors are read by mmap and
+copied straight into place, converted to the engine's dtype on the way.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from sensorium.plugins import EncoderContext, EncoderSpec, ModelFamily, WeightMa
 
 logger = logging.getLogger("sensorium.models")
 
-#: Weights that a decoder has no use for, as transformers doesn't: heads that classify, reward
-#: or estimate values, and tables that follow from the config.
+#: Weights that a decoder doesn't use, as in transformers: classification, reward and value heads,
+#: and tables that follow from the config.
 _LEFT_OVER = re.compile(
     r"(.*\.)?((score|classifier|qa_outputs|v_head|value_head|reward_head)\..+"
     r"|rotary_emb\.(inv_freq|original_inv_freq|cos_cached|sin_cached)"
@@ -46,13 +46,13 @@ _SHOWN = 3
 
 @dataclass(slots=True)
 class Consumer:
-    """Something that takes weights out of files.
+    """A module, or a set of claims, that takes weights from files.
 
     Attributes:
-        label: how messages name it.
+        label: its name in messages.
         weights: the names it claims.
-        slots: where they go; None: it claims names, but isn't built (nobody uses it).
-        optional: slots that a file may hold and that aren't there.
+        slots: where they go; None: it claims names, but isn't built, since it isn't used.
+        optional: slots that a file may hold although this module doesn't have them.
         fused: other slots, each of which fills several of ``slots`` at once: their names.
         may_be_missing: files that hold none of its weights are no error.
     """
@@ -97,10 +97,10 @@ def load_model(
 ) -> LoadedEncoders:
     """Fills ``decoder`` and builds and fills the encoders that are used.
 
-    An encoder is lost, and the model isn't, where its plugin fails, where its own source
-    (``EncoderSpec.source``) doesn't fit it, and where the checkpoint holds none of its weights. One
-    of whose weights the checkpoint holds a part is an error, so that a damaged checkpoint never
-    starts without its encoders.
+    Only the encoder is lost where its plugin fails, where its own source (``EncoderSpec.source``)
+    doesn't fit it, and where the checkpoint holds none of its weights. A checkpoint that holds part
+    of an encoder's weights is an error, so that a damaged checkpoint never starts without its
+    encoders.
 
     Args:
         specs: every encoder of the architecture; those not used claim their names too.
@@ -112,8 +112,8 @@ def load_model(
     files hold one that differs.
 
     Raises:
-        ConfigError: a weight that nobody claims, a parameter that nobody fills, a shape or
-            dtype that doesn't fit, or files that aren't there.
+        ConfigError: a weight that no table claims, a parameter that no weight fills, a shape or
+            dtype that doesn't fit, or missing files.
         PluginError: the family failed.
     """
     result = LoadedEncoders()
@@ -158,9 +158,10 @@ def load_model(
 
 @contextmanager
 def _losing(name: str, spec: EncoderSpec, result: LoadedEncoders) -> Iterator[None]:
-    """Turns a failure that is the encoder's alone into its loss.
+    """Records an encoder as lost if the failure is its own.
 
-    A ``ConfigError`` of an encoder whose weights are the checkpoint's own is the checkpoint's.
+    A ``ConfigError`` of an encoder whose weights are in the checkpoint is an error of the
+    checkpoint.
     """
     try:
         yield
@@ -178,7 +179,7 @@ def load_encoder(
     *,
     download_dir: str | None = None,
 ) -> nn.Module:
-    """Builds and fills one encoder alone; what others claim of the checkpoint is passed over.
+    """Builds and fills one encoder; weights that others claim are skipped.
 
     Raises:
         ConfigError, PluginError: as ``load_model``.
@@ -223,11 +224,11 @@ def build_encoder(spec: EncoderSpec, context: EncoderContext) -> nn.Module:
 def fill(
     consumers: Sequence[Consumer], files: Iterable[Path], source: str, *, others: bool = False
 ) -> None:
-    """Copies every tensor of ``files`` to whoever claims it.
+    """Copies every tensor of ``files`` to the consumer that claims it.
 
     Args:
-        source: how messages name the files' origin.
-        others: names that no consumer claims are somebody else's.
+        source: the files' origin in messages.
+        others: names that no consumer claims belong to other modules.
 
     Raises:
         ConfigError: as ``load_model``.
@@ -254,7 +255,7 @@ def fill(
 
 
 def _tell_unclaimed(names: Sequence[str], source: str) -> None:
-    """Warns of what is known to be left over, and refuses everything else."""
+    """Warns of weights that are known to be unused, and refuses all others."""
     left_over = [name for name in names if _LEFT_OVER.fullmatch(name)]
     unknown = [name for name in names if name not in left_over]
     if unknown:

@@ -1,4 +1,4 @@
-"""Core's own plugin: the text decoders, by the door that every plugin uses."""
+"""Core's own plugin: the text decoders, through the interface that every plugin uses."""
 
 from __future__ import annotations
 

@@ -42,12 +42,12 @@ class Style:
     Attributes:
         model_types: the ``model_type`` entries that it is known by.
         defaults: values of keys that published files leave out (those of transformers' class).
-        bias: of the attention's projections: as ``attention_bias`` says ("config"), of q, k and
-            v always ("qkv"), or of none ("none").
+        bias: which attention projections have one: as ``attention_bias`` says ("config"), always q,
+            k and v ("qkv"), or none ("none").
         windows: reads sliding windows.
         norms: a layer's norms.
         fields: fields of ``DecoderConfig`` that all its checkpoints share.
-        more: reads what else the style has.
+        more: reads further fields of the style.
         local_rope: layers with a window have a rope of their own.
         partial_rope: the config may turn a part of each head only.
         rope_types: spellings of a scaling's type that mean another.

@@ -1,6 +1,6 @@
 """The operations of a decoder, in plain torch and by the compiled extension where it serves.
 
-The extension's own side is in ``extension.py``; what correct means is in ``reference.py``.
+The extension's own side is in ``extension.py``; ``reference.py`` defines what is correct.
 """
 
 from sensorium.ops.attention import (

@@ -1,4 +1,4 @@
-"""The interface between the decoder's layers and what computes their attention.
+"""``AttentionBackend``: the interface between the decoder's layers and attention.
 
 Knows the layout of the KV cache and what a step's attention is given; computes nothing.
 
@@ -92,7 +92,8 @@ class AttentionBackend(Protocol):
     captures: ClassVar[bool]
 
     def lacks(self, spec: AttentionSpec, layout: AttentionLayout) -> str | None:
-        """What of ``spec`` or ``layout`` it can't do, in words; None if it can do all of it."""
+        """The part of ``spec`` or ``layout`` that it doesn't support, in words; None if it supports
+        all."""
 
     def store_kv(self, k: Tensor, v: Tensor, kv: Tensor, slot_mapping: Tensor) -> None:
         """Writes new keys and values into one layer's cache.

@@ -1,4 +1,4 @@
-"""Which attention backend each kind of layer uses.
+"""Chooses the attention backend of each kind of layer.
 
 ``SENSORIUM_ATTENTION`` forces one for all; else each kind of layer gets the first of ``BACKENDS``
 that lacks nothing it needs. All backends share the cache's layout, so layers may differ.

@@ -1,8 +1,8 @@
-"""The compiled extension: which of its libraries are here, and what they can be used for.
+"""The compiled extension: loads its libraries, and tells where they can be used.
 
 The libraries lie in ``sensorium/_extension`` beside ``built.json``, which says why one was not
-built. Loading registers the ops ``torch.ops.sensorium.*`` for a device; a library that is
-missing, or that this machine can't run, leaves a reason, and everything goes on in plain torch.
+built. Loading registers the ops ``torch.ops.sensorium.*`` for a device; if a library is missing, or
+this machine can't run it, the reason is kept and plain torch is used.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ DTYPES = {
     "cpu": (torch.float32, torch.bfloat16),
     "cuda": (torch.float16, torch.bfloat16),
 }
-#: How often each op was called, by "device.op": for tests and for whoever wonders which ran.
+#: How often each op was called, by "device.op": for tests and for debugging.
 CALLS: Counter[str] = Counter()
 
 #: What CUDA answers where the library can't run: the code and what it means (cudaError_t).
@@ -108,7 +108,7 @@ def _load_library(device_type: str) -> tuple[ctypes.CDLL | None, str]:
         torch.ops.load_library(str(path))  # type: ignore[no-untyped-call]
         return ctypes.CDLL(str(path)), ""
     except OSError as error:
-        # torch hides the loader's text, which begins with the path, which is nobody's business.
+        # torch hides the loader's text, which begins with the path; messages must not hold paths.
         text = str(error.__cause__ or error)
         sentence = text.replace(str(FOLDER) + os.sep, "").splitlines()[0]
         return None, f"its {device_type} library doesn't load ({sentence})"

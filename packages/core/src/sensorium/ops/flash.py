@@ -6,8 +6,8 @@ Three packages with three interfaces, written against their documentation:
     3   flash_attn_interface    KV-cache function with a page table of any page size (Hopper)
     2   flash_attn              varlen function with a block table (pages of 256·n tokens)
 
-A package that is there and can't be imported, or whose function lacks an argument that is needed
-here (pages came late to each of them), is passed over, and the reason is told.
+A package that is installed but can't be imported, or whose function lacks an argument that is
+needed here (each got paging late), is skipped with a reason.
 
 None of them knows non-causal ranges. The store of keys and values, and the rotary embedding, are
 the extension's where it serves, else plain torch's.
@@ -52,7 +52,7 @@ class Flash:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What an environment holds.
+    """The installed versions.
 
     Attributes:
         usable: the versions that can be called, the newest first.
@@ -149,7 +149,7 @@ def _is_absent(error: Exception, module: str) -> bool:
 
 
 def _unfit(version: int, layout: AttentionLayout) -> str | None:
-    """What stands against a version on this device and page size."""
+    """Why a version can't be used on this device and page size."""
     major, _ = torch.cuda.get_device_capability(layout.device)
     if version == 4 and major not in (10, 11):
         return f"pages on sm_{major}x (flash-attn 4)"

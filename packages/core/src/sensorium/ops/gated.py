@@ -1,4 +1,4 @@
-"""The gate of an MLP; by the extension where it serves the tensor."""
+"""The gate of an MLP, by the extension where it supports the tensor."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Normalisation: what each row's scale is; by the extension where it serves the tensor."""
+"""RMS normalisation, by the extension where it supports the tensor."""
 
 from __future__ import annotations
 

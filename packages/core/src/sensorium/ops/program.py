@@ -1,9 +1,9 @@
-"""``Program``: a run of the CPU's ops, recorded once and carried out again without torch or Python.
+"""``Program``: a run of CPU ops, recorded once and replayed without torch or Python.
 
 What CUDA graphs are to a GPU. A small model's decode step is some hundred ops of microseconds, and
-each costs as much again before it begins: Python, torch's dispatcher, waking threads. A program has
-none of that. It reads its inputs, weights and pages where they lay when it was recorded, so they
-must stay there; its caller writes new inputs into the same tensors.
+each costs as much again in overhead: Python, torch's dispatcher, waking threads. A program has none
+of that overhead. It reads its inputs, weights and pages where they lay when it was recorded, so
+they must stay there; its caller writes new inputs into the same tensors.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ RECORDED = frozenset(
 
 
 class NotRecordedError(Exception):
-    """The function does something that no program can do."""
+    """The function does something that can't be recorded."""
 
 
 class Program:
@@ -82,7 +82,7 @@ class Program:
         self.result.copy_(result)
 
     def run(self) -> Tensor:
-        """Carries it out again; returns ``result``."""
+        """Replays the program; returns ``result``."""
         self._run(self._handle)
         extension.CALLS.update(self._calls)
         return self.result

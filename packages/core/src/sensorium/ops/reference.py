@@ -1,4 +1,4 @@
-"""Attention in plain torch: what correct means, and what runs where nothing faster does.
+"""Attention in plain torch: the definition of correct, and the fallback.
 
 Scores and softmax are float32 for half-precision inputs. Work is cut into blocks so that
 memory stays bounded whatever the lengths.
@@ -24,7 +24,7 @@ MAX_GATHERED = 2**16
 
 
 class ReferenceAttention:
-    """The plain-torch backend; it lacks nothing."""
+    """The plain-torch backend; it supports everything."""
 
     name: ClassVar[str] = "reference"
     captures: ClassVar[bool] = False

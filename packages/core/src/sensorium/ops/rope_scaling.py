@@ -1,4 +1,4 @@
-"""What a rope scaling makes of the rotary frequencies and of the length of what is turned.
+"""Rope scalings: the rotary frequencies, and the factor of cosines and sines.
 
 Two types depend on how long a sequence is: dynamic NTK and LongRoPE. transformers chooses anew in
 every forward pass, by the longest sequence of the batch. A paged KV cache can't: keys that were

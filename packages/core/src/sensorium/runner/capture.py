@@ -1,4 +1,4 @@
-"""Capturing what is asked of the device once, to ask it again with one launch."""
+"""Captures work on the device as a CUDA graph, to replay it with one launch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def capture(work: Callable[[], object], pool: Pool) -> torch.cuda.CUDAGraph:
     stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        work()  # libraries choose and allocate now, not while capturing
+        work()  # libraries choose kernels and allocate now, not while capturing
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, pool=pool):

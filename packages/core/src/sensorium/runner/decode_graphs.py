@@ -1,11 +1,11 @@
 """``DecodeGraphs``: the forward pass of steps in which every sequence decodes one token, captured.
 
 A launch costs the host more than a small kernel costs the device; a captured graph is one launch.
-There is a graph for each of some batch sizes; a step takes the next larger one, and the rows that
-are left over decode a token nobody asked for into a page that nobody reads.
+There is a graph for each of some batch sizes; a step uses the next larger one, whose padding rows
+decode a token that is discarded, into the spare page.
 
-Four numbers a row are all that the host sends: the token, or ``PENDING``; its request's slot; its
-place in the sequence; its position. Everything else follows on the device.
+The host sends four numbers a row: the token, or ``PENDING``; its request's slot; its place in the
+sequence; its position. The device derives everything else.
 
 Choosing the best token of each row is a graph of its own, since masks may be made before it. A step
 that asks for anything else (a draw, penalties, log-probabilities) is sampled kernel by kernel.
@@ -55,7 +55,7 @@ class DecodeGraphs:
         self._input = torch.zeros(4 * largest, dtype=torch.int32, device=device)
         self._hidden = memory.hidden_rows(largest)
         self._chosen = torch.zeros(largest, dtype=torch.long, device=device)
-        # The largest first: the others then fit into the memory that it took.
+        # The largest first, so that the others fit into its memory.
         self._graphs = {size: self._capture(size, pool) for size in reversed(self._sizes)}
         self._choices = {
             size: capture(partial(self._choose, size), pool) for size in reversed(self._sizes)

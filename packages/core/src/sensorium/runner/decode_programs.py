@@ -1,9 +1,9 @@
 """``DecodePrograms``: on the CPU, the pass of steps in which every sequence decodes one token.
 
-Like ``DecodeGraphs``, with ``Program`` in a graph's place. A batch size is recorded when it first
-comes, by the step that needs it; a step takes the next larger size, and the rows that are left over
-decode a token nobody asked for into a page that nobody reads. What no program can do (a layer of
-plain torch) goes on as every other step.
+Like ``DecodeGraphs``, with ``Program`` in a graph's place. A batch size is recorded by the first
+step that needs it; a step uses the next larger size, whose padding rows decode a token that is
+discarded, into the spare page. Steps that can't be recorded (a layer of plain torch) are computed
+like all others.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from sensorium.types import Chunk
 
 logger = logging.getLogger("sensorium.runner")
 
-#: Sequences of the largest program: with more, a step's work is long beside what it costs to ask
-#: for it.
+#: Sequences of the largest program: with more, the work of a step far outweighs the cost of
+#: launching it.
 MAX_SIZE = 64
 
 
@@ -35,7 +35,7 @@ class DecodePrograms:
     """Programs over one ``StepMemory``.
 
     Args:
-        sizes: numbers of sequences; of larger ones than ``MAX_SIZE`` that one takes the place.
+        sizes: numbers of sequences; those above ``MAX_SIZE`` are replaced by it.
     """
 
     def __init__(self, memory: StepMemory, sizes: Sequence[int]) -> None:
@@ -66,7 +66,7 @@ class DecodePrograms:
     def _record(
         self, size: int, chunks: Sequence[Chunk], running: Sequence[RunningRequest]
     ) -> Tensor | None:
-        """Computes a step as the first of its size."""
+        """Computes and records the first step of a size."""
         self._programs[size] = None
         inputs = self._inputs(size)
         self._fill(inputs, chunks, running)
@@ -102,7 +102,7 @@ class DecodePrograms:
     def _fill(
         self, inputs: _Inputs, chunks: Sequence[Chunk], running: Sequence[RunningRequest]
     ) -> None:
-        """A step's rows, and rows that nobody asked for: a first token each, in the spare page."""
+        """A step's rows and padding rows: each of these a first token, in the spare page."""
         memory, page_size = self._memory, self._memory.page_size
         tables = memory.tables.on_device.numpy()
         count, size = len(chunks), len(inputs.hidden)

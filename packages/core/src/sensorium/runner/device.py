@@ -1,4 +1,4 @@
-"""Which device and dtype an engine computes on."""
+"""Chooses the device and dtype of an engine."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def choose_device(config: EngineConfig) -> torch.device:
     """The device that ``device=`` names; "auto" is CUDA where there is any.
 
     Raises:
-        ConfigError: no device of this name, or none that this machine has.
+        ConfigError: an unknown device, or one that this machine doesn't have.
     """
     name = config.device
     if name == "auto":
@@ -42,7 +42,7 @@ def choose_dtype(config: EngineConfig, decoder: DecoderConfig, device: torch.dev
     float16 becomes float32 on the CPU, where torch has no fast float16.
 
     Raises:
-        ConfigError: the checkpoint's own isn't one that is computed in.
+        ConfigError: the checkpoint's own dtype isn't supported.
     """
     if config.dtype != "auto":
         return DTYPES[config.dtype]

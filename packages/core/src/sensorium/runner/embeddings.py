@@ -1,6 +1,6 @@
-"""``Embeddings``: encodes items and keeps what came out, by key.
+"""``Embeddings``: encodes items and keeps their embeddings, by key.
 
-The scheduler keeps the book: what is dropped, and when, is its decision.
+The scheduler decides which embeddings are dropped, and when.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ MAX_ROWS = 4096
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """What came of encoding some items.
+    """The result of encoding some items.
 
     Attributes:
         failures: key → a sentence, for items that could not be encoded.
         finite: key → (() bool on the device, a sentence): False if the embedding is not all
-            numbers. It is kept all the same until whoever reads this drops it.
+            numbers. It is kept until the reader of ``finite`` drops it.
     """
 
     failures: dict[bytes, str] = field(default_factory=dict)
@@ -127,7 +127,7 @@ class Embeddings:
         return () if PRECOMPUTED in item.features else self._adapters[item.kind].encoders
 
     def _precomputed(self, item: EngineItem) -> EncoderOutput:
-        """An embedding that came with the request: each row, and behind it its levels'."""
+        """An embedding that came with the request: each row, followed by those of its levels."""
         rows = self._placed(item.features[PRECOMPUTED]["rows"])
         if rows.shape[1] == self._hidden_size:
             return EncoderOutput(rows)
@@ -137,8 +137,8 @@ class Embeddings:
     def _run(self, name: str, items: Sequence[EngineItem]) -> list[EncoderOutput | str]:
         """Encodes together; if that fails, one by one, so that only the culprit fails.
 
-        Where the device's memory doesn't suffice, in halves, so that the fewest calls are made
-        that fit. A device that has failed (``torch.AcceleratorError``) is for the engine to know.
+        If the device runs out of memory, the batch is halved until it fits. A failed device
+        (``torch.AcceleratorError``) is left to the engine.
         """
         try:
             return self._encode(name, [item.features[name] for item in items])
@@ -149,7 +149,7 @@ class Embeddings:
             return [Failure.of(error)]
         except torch.OutOfMemoryError:
             error_text = self._no_room(name, items[0])
-        # Outside of the handler, whose exception would keep the failed call's tensors alive.
+        # Outside the except block, whose exception keeps the failed call's tensors alive.
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
         if len(items) == 1:
@@ -180,7 +180,7 @@ class Embeddings:
         ]
 
     def _sent(self, features: Features) -> Features:
-        """Features on an accelerator, by copies that the host needn't wait for."""
+        """Copies features to the device without making the host wait."""
         if self._device.type != "cuda":
             return features
         return {

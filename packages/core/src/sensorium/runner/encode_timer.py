@@ -16,8 +16,8 @@ from sensorium.types import EngineItem
 class EncodeTimer:
     """Used from one thread.
 
-    On an accelerator two events are recorded around an encoder's work, and read when somebody asks
-    or encodes again and the device has passed them.
+    On an accelerator two events are recorded around an encoder's work, and read at the next
+    snapshot or encoding after the device has passed them.
     """
 
     def __init__(self, device: torch.device) -> None:

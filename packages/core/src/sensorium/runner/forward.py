@@ -3,8 +3,8 @@
     forward   pages into the tables → hidden states (replayed or computed) → the rows wanted
     sample    rows → logits → tokens
 
-Everything is asked of the device and nothing is waited for. The tokens stay there too: a request's
-next chunk finds its last one in ``last_tokens``.
+All work is enqueued on the device without waiting. Sampled tokens stay there too: a request's next
+chunk reads its last token from ``last_tokens``.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ _MAX_PROMPT_ROWS = 256
 
 @dataclass(frozen=True, slots=True)
 class HiddenRows:
-    """What some chunks came to, on the device, before anything is sampled.
+    """The hidden rows of some chunks, on the device, before sampling.
 
     Attributes:
         rows: (S, hidden): what is sampled from, a row each; the next ``forward`` may overwrite it.
         sampling: whose rows they are, (S,).
-        in_graph: whether they lie where a graph left them, for another to choose their tokens.
+        in_graph: whether the rows are a graph's output, from which another graph can choose tokens.
         given: log-probabilities of given tokens.
         prompts: log-probabilities of prompt tokens, where asked for.
         pooled: request id → (hidden,) float32.
@@ -150,7 +150,7 @@ class ForwardPass:
         return self._wanted(out[flat.wanted], chunks, running, prompts)
 
     def sample(self, hidden: HiddenRows, masks: Masks | None) -> Choice | None:
-        """A token for each row, noted where the next step will look for it; None: no rows."""
+        """A token for each row, stored in ``last_tokens`` for the next step; None: no rows."""
         if hidden.rows is None:
             return None
         running = hidden.sampling
@@ -175,7 +175,7 @@ class ForwardPass:
         running: Sequence[RunningRequest],
         prompts: tuple[PromptReports, ...],
     ) -> HiddenRows:
-        """Tells the rows (R, hidden) that chunks want apart: sampled, given, pooled."""
+        """Divides the rows (R, hidden) that chunks want: sampled, given, pooled."""
         sampled: list[int] = []
         sampling: list[RunningRequest] = []
         given: list[GivenReports] = []
@@ -228,7 +228,7 @@ class ForwardPass:
         return self._recorded.run(chunks, running)
 
     def _embed(self, flat: FlatBatch) -> tuple[Tensor, DeepRows | None]:
-        """Token embeddings with media embeddings in their places, and what goes in deeper."""
+        """Token embeddings with media embeddings in place, and the deeper levels' additions."""
         hidden = self._memory.decoder.embed(flat.token_ids)
         if not flat.embedded:
             return hidden, None

@@ -1,8 +1,8 @@
 """Weights in huge pages of the processor's memory.
 
-A decode step reads every weight once. In pages of 4 KiB the processor spends a part of that time on
-finding out where each page lies; in pages of 2 MiB there is next to nothing to find out. Linux
-makes such pages where a program asks for them.
+A decode step reads every weight once. With pages of 4 KiB the processor spends part of that time on
+translating addresses; with pages of 2 MiB almost none. Linux provides such pages to programs that
+ask for them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How many KV pages there is room for, and how long a context they allow."""
+"""Computes how many KV pages fit into memory, and how long a context they allow."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sensorium.types import KVShape
 
 logger = logging.getLogger("sensorium.runner")
 
-#: What the KV cache takes at most on the CPU where nothing else is said.
+#: Largest KV cache on the CPU, unless an option sets its size.
 MAX_CPU_KV_BYTES = 4 * GIB
 
 
@@ -89,8 +89,8 @@ def device_kv_bytes(
 ) -> int:
     """What is left of the engine's share of an accelerator's memory.
 
-    The share is this engine's own: two of 0.4 each fit beside one another. Where other processes
-    leave less than it, it is what they leave, less a twentieth that stays free.
+    The share is this engine's own: two engines of 0.4 each fit on one device. Where other processes
+    leave less, the share is what they leave, less a twentieth that stays free.
 
     Args:
         reserved_bytes: what the encoder cache may grow to.

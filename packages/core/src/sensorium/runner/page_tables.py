@@ -1,6 +1,6 @@
 """``PageTables``: the page tables of all running requests, on the device.
 
-A table only grows while its request runs, so a step sends what is new and nothing else.
+A table only grows while its request runs, so a step sends only its new pages.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class PageTables:
         self._num_known = [0] * num_slots
 
     def forget(self, slot: int) -> None:
-        """The slot's next request has other pages."""
+        """Clears a slot for its next request."""
         self._num_known[slot] = 0
 
     def update(self, chunks: Sequence[Chunk], running: Sequence[RunningRequest]) -> None:

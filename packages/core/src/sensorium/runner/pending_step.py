@@ -12,7 +12,7 @@ from sensorium.types import PromptLogprobs, SampledTokens, StepOutput, TokenLogp
 
 
 class PendingStep:
-    """What was asked of the device, and how to read its answers. Reading them changes nothing.
+    """The device's results, and how to read them. Reading changes nothing.
 
     Args:
         choices: the sampled tokens, in the order of the chunks.
@@ -21,7 +21,7 @@ class PendingStep:
         pooled: request id → (hidden,) float32.
         finite: key of an embedding made in this step → (1,) bool, and what is wrong if it is False.
         failed: request id → why, as far as the host knows it.
-        users_of: who computes with an embedding in this step.
+        users_of: the requests that compute with an embedding in this step.
     """
 
     def __init__(

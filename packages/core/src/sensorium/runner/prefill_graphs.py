@@ -27,7 +27,7 @@ from sensorium.runner.capture import Pool, capture
 from sensorium.runner.step_memory import StepMemory, fitting
 from sensorium.runner.upload import upload
 
-#: Sequences of a step at most. Attention starts blocks for so many of them, empty ones too.
+#: Sequences of a step at most. Attention starts blocks for this many, empty ones too.
 MAX_SEQS = 32
 _SIZES = (16, 32, 64, 128, 192, 256, 384, 512)
 
@@ -62,7 +62,7 @@ class PrefillGraphs:
         self._page_table = torch.full(
             (MAX_SEQS, max_pages), memory.spare_page, dtype=torch.int32, device=device
         )
-        # The largest first: the others then fit into the memory that it took.
+        # The largest first, so that the others fit into its memory.
         self._graphs = {
             size: capture(partial(self._forward, size), pool) for size in reversed(self._sizes)
         }

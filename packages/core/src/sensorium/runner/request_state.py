@@ -1,4 +1,4 @@
-"""``RunningRequest``: what the runner remembers of a request between steps."""
+"""``RunningRequest``: the runner's state of a request between steps."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class RunningRequest:
         slot: its row in the tables on the device.
         is_greedy: whether its most probable token is always taken.
         needs_counts: whether what is sampled next depends on how often each token has occurred.
-        has_bias: whether the same is added to its logits at each step.
+        has_bias: whether its logits get the same addition at each step.
         edits_logits: whether bias, bans or penalties may change its logits. (``bad_words`` come as
             masks: only the host can tell what they forbid.)
         is_plain: whether its token is the best of the raw logits, and nothing else is asked for.
@@ -28,7 +28,7 @@ class RunningRequest:
         num_counted: how many of them ``TokenCounts`` has counted.
         bias: (vocab_size,) float32 on the device, once it was needed: what is added to its logits
             at each step.
-        failure: why it can't go on, once something of it has failed.
+        failure: why the request can't continue, once a part of it has failed.
     """
 
     def __init__(self, request: EngineRequest, engine_seed: int, slot: int = 0) -> None:
@@ -53,13 +53,13 @@ class RunningRequest:
         self._seed = f"request {own}" if own is not None else f"{engine_seed} {request.request_id}"
 
     def take(self, chunk: Chunk) -> None:
-        """Notes the generated tokens among a chunk's; doing so twice changes nothing."""
+        """Records the generated tokens of a chunk; recording them again changes nothing."""
         prompt = len(self.request.token_ids)
         first = max(prompt, chunk.start)
         if chunk.stop > first:
             self.generated[first - prompt :] = chunk.token_ids[first - chunk.start :]
 
     def step_seed(self) -> int:
-        """A seed for the next token alone, the same however often it is computed again."""
+        """A seed for the next token only, the same if the token is computed again."""
         text = f"{self._seed} {len(self.generated)}".encode()
         return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1

@@ -3,9 +3,8 @@
     launch   drop what ended → take in what started → encode items → one forward pass
     sample   choose tokens
 
-It decides nothing: what is computed, kept and dropped is the scheduler's word. Both halves only ask
-the device for all this; what came of it is read later, so that the next step can be planned
-meanwhile.
+The scheduler decides what is computed, kept and dropped. Both halves only enqueue work on the
+device; results are read later, so that the next step can be planned meanwhile.
 """
 
 from __future__ import annotations
@@ -52,12 +51,12 @@ WorstItems: TypeAlias = Callable[[Collection[str]], Sequence[EngineItem]]
 
 @dataclass(frozen=True, slots=True)
 class LaunchedStep:
-    """A batch whose hidden rows the device is computing; opaque to everybody else.
+    """A batch whose hidden rows the device is computing; opaque outside the runner.
 
     Attributes:
         running: its requests.
         parts: what is computed together.
-        encoded: what came of its items.
+        encoded: the result of encoding its items.
         failed: request id → why, as far as the host knows it.
     """
 
@@ -68,7 +67,7 @@ class LaunchedStep:
     failed: Mapping[str, str]
 
     def users_of(self, key: bytes) -> set[str]:
-        """Who asked for an embedding in this step, or computes with it."""
+        """The requests that had an embedding encoded in this step, or compute with it."""
         users = {task.request_id for task in self.batch.encode if task.key == key}
         for chunk in self.batch.chunks:
             of = self.running[chunk.request_id]
@@ -84,7 +83,8 @@ class Runner:
         specs: every encoder of the architecture, by name.
         adapters: kind → adapter; the encoders they name are built, the others only claim
             their weights.
-        options_of: an encoder's plugin options, by its name; owner_of: who brought it.
+        options_of: an encoder's plugin options, by its name; owner_of: the distribution that
+            brought it.
         worst_items: makes the largest items there can be, for memory profiling on an
             accelerator.
 
@@ -221,7 +221,7 @@ class Runner:
 
     @property
     def info(self) -> ExecutorInfo:
-        """What the engine must know of it."""
+        """As ``Executor.info``."""
         return ExecutorInfo(
             device=str(self.device),
             dtype=str(self.dtype).removeprefix("torch."),
@@ -235,8 +235,7 @@ class Runner:
 
     @torch.inference_mode()
     def launch(self, batch: Batch) -> LaunchedStep:
-        """Asks the device to compute one batch, behind those that it is carrying out; ``sample``
-        must follow before the next one."""
+        """Enqueues one batch on the device; ``sample`` must follow before the next one."""
         for request_id in batch.ended:
             self._forget(request_id)
         self._embeddings.drop(batch.evict)
@@ -254,7 +253,7 @@ class Runner:
 
     @torch.inference_mode()
     def sample(self, launched: LaunchedStep, masks: Masks | None = None) -> PendingStep:
-        """Asks the device to choose tokens for the rows of the batch that was launched last."""
+        """Enqueues the choice of tokens for the rows of the batch that was launched last."""
         parts, failed = launched.parts, dict(launched.failed)
         choices = [choice for part in parts for choice in self._choose(part, masks, failed)]
         self._note(failed)
@@ -279,12 +278,12 @@ class Runner:
             self._free_slots.append(running.slot)
 
     def _note(self, failed: Mapping[str, str]) -> None:
-        """What has failed goes on failing until the scheduler hears of it."""
+        """Marks requests as failed; they fail again until the scheduler has ended them."""
         for request_id, sentence in failed.items():
             self._requests[request_id].failure = sentence
 
     def _encode(self, batch: Batch, failed: dict[str, str]) -> Encoded:
-        """Encodes what is asked for; notes those that lack an embedding, and why."""
+        """Encodes the batch's items; adds requests that lack an embedding to ``failed``."""
         encoded = Encoded()
         if batch.encode:
             items = [self._requests[t.request_id].request.items[t.item] for t in batch.encode]

@@ -27,7 +27,7 @@ from sensorium.sampling_params import SamplingParams
 from sensorium.types import Masks, PromptLogprobs, SampledTokens, TokenLogprobs
 
 _NEVER = float("-inf")
-#: In place of a token: the model gave no numbers; every token is forbidden.
+#: Codes in place of a token: the logits are NaN; every token is forbidden.
 _NO_NUMBER, _NO_TOKEN = -1, -2
 _FAILURES = {
     _NO_NUMBER: "The model's output for this request is not a number.",
@@ -41,7 +41,7 @@ class Choice:
 
     Attributes:
         chosen: (S,) int64: tokens, or one of the codes below 0.
-        reports: what ``logprobs`` asks for, by row; None if nobody does.
+        reports: the requested log-probabilities, by row; None if no request wants any.
     """
 
     requests: tuple[RunningRequest, ...]
@@ -151,7 +151,7 @@ def choose(
     Args:
         logits: (len(requests), vocab_size) float32; left as they are.
         counts: where the requests that need counts have theirs; None: none needs any.
-        masks: what some requests may choose from; None: all of them from every token.
+        masks: the tokens that some requests may choose from; None: no request is restricted.
     """
     edited = edit(logits, requests, counts)
     if masks is not None:

@@ -1,4 +1,5 @@
-"""``StepMemory``: what every forward pass reads and writes, where it lies as long as the engine.
+"""``StepMemory``: the tensors that every forward pass reads and writes, at addresses that never
+change.
 
 Recorded passes (``decode_graphs``, ``prefill_graphs``, ``decode_programs``) rely on that.
 """
@@ -40,12 +41,12 @@ class StepMemory:
 
     @property
     def spare_slot(self) -> int:
-        """The slot of a request that nobody made."""
+        """The slot of padding rows."""
         return len(self.tables.on_device) - 1
 
     @property
     def spare_page(self) -> int:
-        """The page that nobody reads."""
+        """The page that padding rows write to and no request reads."""
         return self.kv_cache.shape[2] - 1
 
     @property

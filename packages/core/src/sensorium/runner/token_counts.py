@@ -1,6 +1,6 @@
 """``TokenCounts``: how often each token has occurred in the requests that are penalised for it.
 
-Kept on the device, since the newest token is known nowhere else when the next one is sampled.
+Kept on the device, since only the device knows the newest token when the next one is sampled.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Small arrays on their way to the device and back, without making the host wait.
 
-An ordinary copy waits until the device has done all that was asked of it before. One from or to
-pinned memory is only queued; the allocator of that memory keeps it until the copy is done.
+An ordinary copy waits until the device has finished all earlier work. A copy from or to pinned
+memory is only queued; the allocator keeps that memory until the copy is done.
 """
 
 from __future__ import annotations

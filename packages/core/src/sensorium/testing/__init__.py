@@ -1,4 +1,4 @@
-"""Contracts that tell a plugin's author that the plugin is right.
+"""Contracts: tests that check a plugin against the interface.
 
     from sensorium.testing import model_context
     from sensorium.testing.kind import MediaKindContract

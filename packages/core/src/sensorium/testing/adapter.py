@@ -1,4 +1,4 @@
-"""``MediaAdapterContract``: what every ``MediaAdapter`` and the encoders it feeds must keep to."""
+"""``MediaAdapterContract``: the rules for every ``MediaAdapter`` and the encoders it feeds."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class MediaAdapterContract:
         return ({},)
 
     def shapes(self) -> Sequence[MediaShape]:
-        """Shapes to plan; whatever is hard about this family belongs here."""
+        """Shapes to plan; give the family's difficult cases here."""
         return ()
 
     def random_shape(self, rng: random.Random) -> MediaShape | None:
@@ -224,7 +224,7 @@ class MediaAdapterContract:
                 )
 
     def test_a_blank_item_of_the_worst_case_can_be_made(self) -> None:
-        """Or none of any shape: then memory profiling leaves the kind out."""
+        """A kind may make no blank items at all; memory profiling then leaves it out."""
         adapter, kind = self.make_adapter(), self.make_kind()
         options = adapter.options({})
         worst = adapter.worst_case(options, kind.options_key())

@@ -1,4 +1,4 @@
-"""``ModelFamilyContract``: what every ``ModelFamily`` must keep to, on a small checkpoint."""
+"""``ModelFamilyContract``: the rules for every ``ModelFamily``, tested on a small checkpoint."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ class ModelFamilyContract:
             for pair in swapped:
                 one, other = llm.generate(list(pair), sampling, use_tqdm=False)
                 first, second = (o.outputs[0].cumulative_logprob or 0.0 for o in (one, other))
-                # What stands beside a row in a batch moves its sums by rounding, some 1e-6.
+                # Batch mates change a row's sums by rounding, some 1e-6.
                 assert abs(first - second) > 1e-4, "the media don't reach the answer"
 
     # --- helpers -----------------------------------------------------------------------

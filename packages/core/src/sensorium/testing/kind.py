@@ -1,4 +1,4 @@
-"""``MediaKindContract``: what every ``MediaKind`` must keep to."""
+"""``MediaKindContract``: the rules for every ``MediaKind``."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ class MediaKindContract:
             assert not same(loaded[i], loaded[j]), f"values {i} and {j} load to the same"
 
     def test_the_digest_decodes_nothing(self) -> None:
-        """So a file has one however damaged it is."""
+        """A file has a digest however damaged it is."""
         kind = self.kind
         for data in given(self.encoded(), "encoded"):
             cut = data[: len(data) // 2]
@@ -279,6 +279,6 @@ class MediaKindContract:
             try:
                 if isinstance(loaded.value, MediaReader):
                     for _ in loaded.value.pieces():
-                        pass  # damage shows where it is read
+                        pass  # damage shows only when the item is read
             finally:
                 close_readers(loaded)

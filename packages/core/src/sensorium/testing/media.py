@@ -1,4 +1,4 @@
-"""What the contracts share: an author's values → sources, and what may be done with them."""
+"""Helpers of the contracts: an author's values → sources, loading and comparing."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 def missing(owner: object, name: str, what: str) -> NotImplementedError:
-    """The error for something that the author has to say and hasn't."""
+    """The error for a method that the author must define and hasn't."""
     return NotImplementedError(f"{type(owner).__name__} must define {name}: {what}.")
 
 
@@ -151,7 +151,7 @@ def _peak_bytes() -> int:
 
 
 def given(values: Iterable[T], name: str) -> list[T]:
-    """What an optional method gives; without anything the test is skipped, and says so."""
+    """The values of an optional method; without any, the test is skipped with a reason."""
     found = list(values)
     if not found:
         pytest.skip(f"{name}() gives nothing to try")

@@ -14,8 +14,8 @@ class ServingContract:
     """Derive ``class TestMyPlugin(ServingContract)`` and define ``prompts``.
 
     The model is a throwaway text model whose weights, and those of the plugin's encoders, are
-    random; what is looked at is that everything meets. The plugin must be installed (editable
-    will do), since it is found as users find it.
+    random; the tests check that all parts fit together. The plugin must be installed (editable will
+    do), since it is found as users find it.
 
     Attributes:
         architecture: one of the adapter's ``architectures`` that is a text model of core's.

@@ -1,7 +1,7 @@
-"""A small model out of nothing: its context for an adapter, and a checkpoint for an engine.
+"""A small throwaway model: its context for an adapter, and a checkpoint for an engine.
 
-Text alone, in one of the shapes of core's own families, with a tokenizer that reads bytes. Weights
-there are none: an engine draws them (``load_format="dummy"``).
+Text alone, in one of the shapes of core's own families, with a tokenizer that reads bytes. It has
+no weights: an engine draws them (``load_format="dummy"``).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class ByteTokenizer:
         return list(text.encode())
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
-        """The text of bytes; what is none is replaced."""
+        """The text of bytes; invalid ones are replaced."""
         return bytes(token_ids).decode(errors="replace")
 
     def token_to_id(self, token: str) -> int | None:
