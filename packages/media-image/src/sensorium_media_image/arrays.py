@@ -1,11 +1,11 @@
-"""Pictures given as arrays and tensors: which shapes and numbers they may have.
+"""Images given as arrays and tensors: which shapes and numbers they may have.
 
     (H, W, C)   where the last dimension is 1, 3 or 4
     (C, H, W)   else, where the first one is
 
 Channels: 1 grey, 3 RGB, 4 RGBA. Numbers: bool is black and white; integers are 0 … 255;
-floats are 0 … 1 if none is above 1, else 0 … 255, rounded. A picture all of whose floats are
-at most 1 is never meant as 0 … 255: it would be black.
+floats are 0 … 1 if none is above 1, else 0 … 255, rounded. An image whose floats are all at most 1
+can't be meant as 0 … 255: it would be black.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ def is_array(value: object) -> bool:
 
 
 def is_embedding(value: Array | torch.Tensor, width: int | None = None) -> bool:
-    """Whether a 3-D array or tensor is (items, tokens, hidden) and not a picture.
+    """Whether a 3-D array or tensor is embeddings (items, tokens, hidden) and not an image.
 
-    Only floating-point ones can be. Their last dimension is no number of channels, and the
-    first isn't either; or it is, and the value is a tensor whose last dimension is ``width``, the
-    model's, and that can't be a picture: the first dimension is 1 (one item, the usual case), or
-    values are outside 0 … 255. With ``width`` None any last dimension may be the model's.
+    Embeddings are floating-point, and either neither their first nor their last dimension is a
+    number of channels, or they are a tensor whose last dimension is ``width``, the model's, and
+    that can't be an image: the first dimension is 1 (one item, the usual case), or values are
+    outside 0 … 255. With ``width`` None any last dimension may be the model's.
     """
     if not is_floating(value) or value.ndim != 3 or value.shape[2] in CHANNELS:
         return False
@@ -55,16 +55,16 @@ def is_floating(value: Array | torch.Tensor) -> bool:
 
 def _within_levels(value: torch.Tensor) -> bool:
     if value.layout != torch.strided or value.is_meta or value.numel() == 0:
-        return True  # reading it as a picture will say what is wrong with it
+        return True  # reading it as an image will report what is wrong with it
     low, high = torch.aminmax(value.detach().float())
     return bool(low >= 0) and bool(high <= 255)
 
 
 def picture_size(shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """(height, width, channels) of a picture's shape.
+    """(height, width, channels) of an image's shape.
 
     Raises:
-        MediaError: the shape of no picture.
+        MediaError: no image has this shape.
     """
     if len(shape) == 3 and shape[2] in CHANNELS:
         return shape[0], shape[1], shape[2]

@@ -1,4 +1,4 @@
-"""Small pictures for examples and first trials: ``from sensorium.assets.image import ImageAsset``.
+"""Small images for examples and first trials: ``from sensorium.assets.image import ImageAsset``.
 
 They are drawn by a script of ours (``packages/media-image/tools/draw_assets.py``), not
 photographs: their names are those that users of vLLM's examples know.
@@ -35,7 +35,7 @@ class ImageAsset:
 
     @property
     def pil_image(self) -> Image.Image:
-        """The picture, decoded, mode RGB; a new object each time."""
+        """The image, decoded, mode RGB; a new object each time."""
         file = resources.files("sensorium_media_image") / "asset_files" / f"{self.name}.jpg"
         image = Image.open(io.BytesIO(file.read_bytes()), formats=["JPEG"])
         image.load()

@@ -1,4 +1,5 @@
-"""Reading numbers and names out of a checkpoint's JSON, with a sentence where they are wrong."""
+"""Reads numbers and names from a checkpoint's JSON; an error names the entry and what is
+allowed."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What an encoded image's first bytes say: its format and its size in pixels.
+"""Reads an encoded image's format and size in pixels from its first bytes.
 
-Only the formats on this list are ever handed to a decoder, and only after the size that is
-read here was held against the budget. Nothing is decoded and no library is asked: some
-decoders allocate the whole canvas as soon as they are opened.
+Only these formats are ever handed to a decoder, and only after the size that is read here was
+checked against the budget. Nothing is decoded and no library is used: some decoders allocate the
+whole canvas as soon as they are opened.
 
 Sources of the layouts: PNG specification 11.2.1 (IHDR), ITU-T T.81 B.2.2 (JPEG frame
 header), GIF89a 18 and 20 (logical screen and image descriptor), RFC 9649 (WebP), and the

@@ -1,10 +1,9 @@
-"""JPEG by libjpeg-turbo itself, straight into the array that is handed on.
+"""Decodes JPEG by libjpeg-turbo, straight into the array that is returned.
 
 Pillow decodes with the same library to the same levels, but four bytes a pixel in memory of
-its own, from which three are copied out again. What isn't decoded here without a single
-warning is left to Pillow, which then says what becomes of it: damaged and cut off files, and
-whatever else the library complains of. Knows nothing of colours that need a conversion of
-Pillow's (CMYK): the caller keeps them away.
+its own, from which three are copied out again. Files that this library can't decode without a
+warning (damaged or cut off ones, say) are left to Pillow. Colours that need a conversion of
+Pillow's (CMYK) aren't handled here: the caller keeps them away.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ def decode_jpeg(data: bytes, height: int, width: int) -> Uint8Array | None:
     Other threads run meanwhile.
 
     Returns:
-        None where the library has anything to complain of, or finds another size.
+        None where the library warns, or finds another size.
     """
     rgb = np.empty((height, width, 3), dtype=np.uint8)
     try:

@@ -59,7 +59,7 @@ class ImageKind(MediaKind):
     part_types: ClassVar[tuple[str, ...]] = ("image_url", "image_pil", "image_embeds")
     offline_part_types: ClassVar[tuple[str, ...]] = ("image_pil",)
     fetch_timeout_s: ClassVar[float] = 5.0
-    # The pixel budget is the limit that counts; this one only has to leave it room.
+    # The pixel budget is the effective limit; this one only has to be larger.
     max_decoded_bytes: ClassVar[int] = DECODE_BYTES_PER_PIXEL * LARGEST_MAX_IMAGE_PIXELS
     media_types: ClassVar[tuple[str, ...]] = ("image/*",)
     size_names: ClassVar[tuple[str, ...]] = ("height", "width")
@@ -114,7 +114,7 @@ class ImageKind(MediaKind):
         return Loaded(rgb, MediaShape(rgb.shape[:2]))
 
     def digest(self, sources: Sequence[Source]) -> bytes:
-        """Encoded bytes as they are; of values everything that ``load`` looks at.
+        """Hashes encoded bytes as they are, and everything that ``load`` reads of a value.
 
         A Pillow image that was opened and not yet read is decoded here, within the budget.
         """

@@ -1,4 +1,4 @@
-"""Frames cut into patches and normalised: what the towers with patches of their own take in.
+"""Cuts frames into patches and normalises them, for towers that take patches.
 
 Knows nothing of towers: the three lengths and the constants are given. Runs on any device.
 """
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-#: Rows of blocks taken at once on the CPU: what they need on the way fits its cache.
+#: Rows of blocks processed at once on the CPU: their intermediate values fit its cache.
 ROWS_AT_ONCE = 4
 
 

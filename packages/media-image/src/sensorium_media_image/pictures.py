@@ -1,6 +1,6 @@
-"""Opening, decoding, upright turning, and colours → RGB: Pillow's part, and the way round it.
+"""Opens images, decodes them, turns them upright and converts them to RGB.
 
-Everything a picture may come as ends as RGB, 8 bits a channel:
+Every image ends as RGB, 8 bits a channel:
 
     1, L, P, RGB, CMYK …     Pillow's own conversion
     LA, RGBA, PA, tRNS …     laid over the background by their alpha
@@ -10,12 +10,12 @@ Everything a picture may come as ends as RGB, 8 bits a channel:
     EXIF orientation         applied
 
 ``Image.open`` isn't used: its size check is a setting of the whole process, which belongs to
-the application. ``headers`` has read the format and held the size against our budget before a
+the application. ``headers`` has read the format and checked the size against our budget before a
 format's own class opens the bytes here.
 
-JPEG's pixels come from libjpeg-turbo without a detour (``jpeg``) where that gives what Pillow
-would. Everything else is Pillow's, and is converted and copied out of it in strips that fit
-the processor's cache, so that no second whole picture is made on the way.
+JPEG is decoded by libjpeg-turbo (``jpeg``) where the result equals Pillow's. Pillow decodes
+everything else, which is then converted and copied in strips that fit the processor's cache, so
+that no second whole image is made.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from sensorium_media_image.jpeg import MODES as JPEG_MODES
 from sensorium_media_image.jpeg import decode_jpeg
 
 ORIENTATION_TAG = 0x0112
-#: What a strip takes in Pillow's memory at four bytes a pixel.
+#: Bytes of a strip in Pillow's memory, at four bytes a pixel.
 STRIP_BYTES = 2**20
 #: Pillow decodes blocks of 64 KiB by default, and each of them gives the interpreter lock away and
 #: waits to have it back: with many threads that costs more than the decoding.
@@ -56,8 +56,8 @@ _OPENERS: dict[str, Callable[[io.BytesIO], ImageFile]] = {
 }
 
 # A Pillow image that was opened and not yet decoded must not be decoded by two threads at
-# once, also not by two engines. Pillow images can't be weakly referred to by hash, so that a
-# lock each isn't to be had; one of these is chosen by the object's identity.
+# once, also not by two engines. Pillow images can't be keys of a weak mapping, so each can't have
+# its own lock; one of these is chosen by the object's identity.
 _LOCKS = tuple(threading.Lock() for _ in range(64))
 
 
@@ -127,15 +127,15 @@ def load_value(picture: Image.Image) -> int:
 
 
 def orientation(picture: Image.Image) -> int:
-    """EXIF orientation of a decoded picture, 1 … 8; 1 (upright) if none can be read."""
+    """EXIF orientation of a decoded image, 1 … 8; 1 (upright) if none can be read."""
     try:
         return _checked_orientation(picture.getexif())
-    except Exception:  # damaged metadata doesn't make a picture unreadable
+    except Exception:  # damaged metadata doesn't make an image unreadable
         return 1
 
 
 def header_orientation(picture: Image.Image) -> int:
-    """The same as far as the header says it: nothing is decoded, the picture isn't touched.
+    """The same as far as the header states it: nothing is decoded, the image isn't touched.
 
     An orientation that stands behind the pixels, or in XMP, is only seen by ``orientation``.
     """
@@ -153,7 +153,7 @@ def _checked_orientation(exif: Image.Exif) -> int:
 
 
 def to_rgb(picture: Image.Image, exif: int, background: tuple[int, int, int]) -> Uint8Array:
-    """A decoded picture → (height, width, 3), turned upright, contiguous and writable."""
+    """A decoded image → (height, width, 3), turned upright, contiguous and writable."""
     if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format == "PNG"):
         rgb = _grey16_to_rgb(picture, background)
     elif picture.mode in ("I", "F"):

@@ -1,6 +1,6 @@
 """The forms in which images are given: ``multi_modal_data["image"]`` and chat parts.
 
-Nothing here reads or decodes a picture; floats may be looked at to tell embeddings apart.
+Nothing here reads or decodes an image; only floats are inspected, to tell embeddings apart.
 Embeddings go on to ``embeds``.
 """
 
@@ -35,7 +35,7 @@ def split_value(value: Any, embedding_width: int | None = None) -> list[Entry]:
         embedding_width: numbers in a row of embeddings; None: not known.
 
     Raises:
-        MediaError: a value that is no form of an image.
+        MediaError: a value in a form that images aren't given in.
     """
     if isinstance(value, (list, tuple)):
         return [_labelled_entry(index, entry, embedding_width) for index, entry in enumerate(value)]

@@ -26,7 +26,7 @@ from sensorium_media_image.towers.normalise import Normalisation, read_normalisa
 
 @dataclass(frozen=True, slots=True)
 class ClipConfig:
-    """The tower's shape, and which of its layers counts.
+    """The tower's shape, and which of its layers is read.
 
     Attributes:
         num_layers: layers that are run.

@@ -1,11 +1,11 @@
-"""The towers of Qwen2-VL and Qwen2.5-VL: pictures at their own resolution, rotated by place.
+"""The towers of Qwen2-VL and Qwen2.5-VL: images at their own resolution, rotary positions.
 
     Qwen2-VL (Wang et al. 2024)    LayerNorm, a plain MLP, every patch sees its whole frame
     Qwen2.5-VL (Bai et al. 2025)   RMSNorm, a gated MLP, most layers see a window
 
 Takes uint8 frames whose sides are multiples of a block of patches, and returns one embedding
-row a block. Frames come in pairs (a single one is paired with itself), so that moving
-pictures can use the same tower. Knows nothing of prompts.
+row a block. Frames come in pairs (a single one is paired with itself), so that video can use the
+same tower. Knows nothing of prompts.
 """
 
 from __future__ import annotations

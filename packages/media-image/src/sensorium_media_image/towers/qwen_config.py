@@ -1,7 +1,7 @@
 """Reading the shapes of Qwen2-VL's and Qwen2.5-VL's towers out of ``config.json``.
 
-The two spell them with the same words for different things: ``hidden_size`` is what Qwen2-VL's
-tower puts out and what Qwen2.5-VL's is wide inside.
+The two spell them with the same words for different things: ``hidden_size`` is the output width of
+Qwen2-VL's tower and the inner width of Qwen2.5-VL's.
 """
 
 from __future__ import annotations
