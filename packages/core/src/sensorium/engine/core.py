@@ -75,7 +75,7 @@ class EngineCore:
         self._give(given, self._news)
 
     def abort(self, request_ids: Iterable[str]) -> list[RequestUpdate]:
-        """Ends requests wherever they are; ids that nobody has are ignored."""
+        """Ends requests in any state; unknown ids are ignored."""
         updates = self.scheduler.abort(request_ids)
         self._constraints.forget(update.request_id for update in updates)
         return updates

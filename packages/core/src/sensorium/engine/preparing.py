@@ -115,7 +115,7 @@ class Preparation:
         try:
             self._loop.call_soon_threadsafe(self._cancel)
         except RuntimeError:
-            return  # its event loop is closed, and nobody waits any more
+            return  # its event loop is closed, so no caller waits
 
     def _cancel(self) -> None:
         if not self._has_left:

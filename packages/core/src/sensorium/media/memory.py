@@ -384,8 +384,8 @@ class Lease:
 
     def _settle(self, claim: Claim, features: object, num_bytes: int) -> None:
         with self.budget._lock:
-            # Returned first, so that features are charged to what was promised; nobody else can
-            # take it in between.
+            # Returned first, so that features are charged to what was promised; no other request
+            # can take it in between.
             self._return(claim, claim.num_bytes)
             if not claim.is_dropped:
                 self._add_features(features, num_bytes)

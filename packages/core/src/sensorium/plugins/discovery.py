@@ -39,8 +39,8 @@ def discover(
 
     Raises:
         ConfigError: a choice that is no claim, an extra plugin with the name of an installed
-            distribution, or something disabled that isn't installed. A choice that nobody can
-            serve is told when the registry is first asked for something.
+            distribution, or something disabled that isn't installed. A choice that no plugin can
+            serve is reported when the registry is first asked for something.
     """
     by_environment = [n for n in os.environ.get(DISABLED_VARIABLE, "").split(",") if n.strip()]
     off = _SwitchedOff([*disabled, *by_environment])

@@ -70,7 +70,7 @@ class WeightMap:
         """Our name for it; None if it is known and not needed.
 
         Raises:
-            KeyError: nobody claims it.
+            KeyError: no rule claims it.
         """
         for rule in self.rules:
             if match := re.fullmatch(rule.pattern, name):

@@ -65,7 +65,7 @@ class EngineProcess:
         self.channel = Channel(self.socket)
         path = [os.path.abspath(entry) for entry in sys.path]  # "" is the working directory
         hello = {"path": path, "package": str(PACKAGE)}
-        with suppress(ChannelClosedError):  # whoever listens hears of its death next
+        with suppress(ChannelClosedError):  # the listening thread finds the process dead next
             self.channel.send(json.dumps(hello).encode())
 
     @property

@@ -3,9 +3,9 @@
     frontend   SegmentPool:  place ─ write once ─→  memfd  ←─ read, pinned ─  SegmentTable  engine
                    ↑─────────── released, when no request needs it any more ───────┘
 
-A segment is a memfd: it has no name that anybody could open, counts against no ``/dev/shm``, and
-is gone with the last process that maps it. It is mapped (and, for an accelerator, pinned) once and
-then reused for features that fit its size.
+A segment is a memfd: it has no name that another process could open, counts against no
+``/dev/shm``, and is gone with the last process that maps it. It is mapped (and, for an accelerator,
+pinned) once and then reused for features that fit its size.
 
 This file knows neither sockets nor requests: the owner of the pool sends what the pool announces.
 """
