@@ -113,11 +113,11 @@ def make_llava(
     processor = dict(manifest.preprocessor_config)
     processor["size"] = {"shortest_edge": 56}
     processor["crop_size"] = {"height": 56, "width": 56}
-    _write_weights(folder, manifest.shapes(sizes), seed, dtype)
-    _write_json(folder / "config.json", config)
-    _write_json(folder / "preprocessor_config.json", processor)
-    _write_json(folder / "processor_config.json", manifest.processor_config)
-    _write_json(
+    write_weights(folder, manifest.shapes(sizes), seed, dtype)
+    write_json(folder / "config.json", config)
+    write_json(folder / "preprocessor_config.json", processor)
+    write_json(folder / "processor_config.json", manifest.processor_config)
+    write_json(
         folder / "generation_config.json",
         dict(manifest.generation_config) | {"pad_token_id": LLAVA_PAD_ID},
     )
@@ -125,7 +125,7 @@ def make_llava(
     tokenizer.add_special_tokens([AddedToken("<image>", special=True, normalized=False)])
     tokenizer.add_special_tokens([AddedToken("<pad>", special=True, normalized=False)])
     assert tokenizer.token_to_id("<image>") == LLAVA_IMAGE_ID
-    _write_tokenizer(
+    write_tokenizer(
         folder, tokenizer, LLAVA_TEMPLATE, bos="<s>", eos="</s>", pad="<pad>", unk="<unk>"
     )
     return folder
@@ -197,11 +197,11 @@ def _make_qwen_vl(
         **tower_sizes,
     }
     processor = dict(manifest.preprocessor_config) | {"max_pixels": 128 * 28 * 28}
-    _write_weights(folder, manifest.shapes(sizes), seed, dtype)
-    _write_json(folder / "config.json", config)
-    _write_json(folder / "preprocessor_config.json", processor)
-    _write_json(folder / "generation_config.json", _qwen_generation())
-    _write_tokenizer(folder, qwen_tokenizer(), QWEN_TEMPLATE, eos="<|im_end|>", pad="<|endoftext|>")
+    write_weights(folder, manifest.shapes(sizes), seed, dtype)
+    write_json(folder / "config.json", config)
+    write_json(folder / "preprocessor_config.json", processor)
+    write_json(folder / "generation_config.json", _qwen_generation())
+    write_tokenizer(folder, qwen_tokenizer(), QWEN_TEMPLATE, eos="<|im_end|>", pad="<|endoftext|>")
     return folder
 
 
@@ -228,11 +228,11 @@ def make_llama(
         "eos_token_id": 2,
         "torch_dtype": _name(dtype),
     }
-    _write_weights(folder, shapes, seed, dtype)
-    _write_json(folder / "config.json", config)
-    _write_json(folder / "generation_config.json", {"bos_token_id": 1, "eos_token_id": 2})
+    write_weights(folder, shapes, seed, dtype)
+    write_json(folder / "config.json", config)
+    write_json(folder / "generation_config.json", {"bos_token_id": 1, "eos_token_id": 2})
     template = LLAVA_TEMPLATE.replace("<image>\n", "")
-    _write_tokenizer(folder, llama_tokenizer(), template, bos="<s>", eos="</s>", unk="<unk>")
+    write_tokenizer(folder, llama_tokenizer(), template, bos="<s>", eos="</s>", unk="<unk>")
     return folder
 
 
@@ -260,10 +260,10 @@ def make_qwen2(folder: Path, seed: int = 0, dtype: torch.dtype = torch.float32) 
         "eos_token_id": QWEN_IDS["<|im_end|>"],
         "torch_dtype": _name(dtype),
     }
-    _write_weights(folder, shapes, seed, dtype)
-    _write_json(folder / "config.json", config)
-    _write_json(folder / "generation_config.json", _qwen_generation())
-    _write_tokenizer(folder, qwen_tokenizer(), QWEN_TEMPLATE, eos="<|im_end|>", pad="<|endoftext|>")
+    write_weights(folder, shapes, seed, dtype)
+    write_json(folder / "config.json", config)
+    write_json(folder / "generation_config.json", _qwen_generation())
+    write_tokenizer(folder, qwen_tokenizer(), QWEN_TEMPLATE, eos="<|im_end|>", pad="<|endoftext|>")
     return folder
 
 
@@ -355,7 +355,7 @@ def _text_sizes(decoder: Mapping[str, int], vocabulary: int) -> dict[str, int]:
     return {**decoder, "vocabulary": vocabulary, "tower_layers": 0, **dict.fromkeys(others, 1)}
 
 
-def _write_weights(
+def write_weights(
     folder: Path, shapes: Mapping[str, tuple[int, ...]], seed: int, dtype: torch.dtype
 ) -> None:
     folder.mkdir(parents=True, exist_ok=True)
@@ -382,7 +382,7 @@ def draw_weight(name: str, shape: tuple[int, ...], generator: torch.Generator) -
     return 1.2 * values / math.sqrt(fan_in)
 
 
-def _write_tokenizer(folder: Path, tokenizer: Tokenizer, template: str, **special: str) -> None:
+def write_tokenizer(folder: Path, tokenizer: Tokenizer, template: str, **special: str) -> None:
     tokenizer.save(str(folder / "tokenizer.json"))
     config: dict[str, Any] = {f"{role}_token": token for role, token in special.items()}
     config |= {
@@ -390,10 +390,10 @@ def _write_tokenizer(folder: Path, tokenizer: Tokenizer, template: str, **specia
         "clean_up_tokenization_spaces": False,
         "chat_template": template,
     }
-    _write_json(folder / "tokenizer_config.json", config)
+    write_json(folder / "tokenizer_config.json", config)
 
 
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2), encoding="utf-8")
 
 

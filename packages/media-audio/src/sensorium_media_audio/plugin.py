@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from sensorium.plugins.hookspecs import hookimpl
 
 if TYPE_CHECKING:
+    from sensorium.plugins.adapter import MediaAdapter
+    from sensorium.plugins.family import ModelFamily
     from sensorium.plugins.kind import MediaKind
 
 api = 2
@@ -18,3 +20,19 @@ def sensorium_media_kinds() -> list[type[MediaKind]]:
     from sensorium_media_audio.kind import AudioKind
 
     return [AudioKind]
+
+
+@hookimpl
+def sensorium_model_families() -> list[ModelFamily]:
+    """The families whose towers hear."""
+    from sensorium_media_audio.families import FAMILIES
+
+    return list(FAMILIES)
+
+
+@hookimpl
+def sensorium_media_adapters() -> list[type[MediaAdapter]]:
+    """How those families take audio."""
+    from sensorium_media_audio.families import ADAPTERS
+
+    return list(ADAPTERS)

@@ -1,0 +1,1 @@
+"""What turns spectrograms into embeddings."""
