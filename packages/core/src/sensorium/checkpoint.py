@@ -76,14 +76,17 @@ class Checkpoint:
         return weight_files(self.folder, self.name)
 
 
-def open_checkpoint(config: EngineConfig) -> Checkpoint:
+def open_checkpoint(config: EngineConfig, folder: Path | None = None) -> Checkpoint:
     """Finds (or downloads) ``config.model`` and reads its JSON files.
+
+    Args:
+        folder: where the model lies, if that is known already.
 
     Raises:
         ConfigError: no such model, no or broken ``config.json``, or quantized weights.
     """
     wants_weights = config.load_format != "dummy"
-    folder = resolve_folder(
+    folder = folder or resolve_folder(
         config.model,
         revision=config.revision,
         download_dir=config.download_dir,

@@ -30,6 +30,7 @@ HOOKS = {
     "adapters": "sensorium_media_adapters",
     "commands": "sensorium_commands",
     "assets": "sensorium_assets",
+    "models": "sensorium_models",
 }
 
 

@@ -1,5 +1,6 @@
 """What plugins bring together: uniqueness, choices, and what is said where something lacks."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -311,3 +312,20 @@ def test_plugin_options_go_to_the_owner(make: Any) -> None:
         registry.check_plugin_options({"broken": {}})
     with pytest.raises(KeyError):
         registry.owner_of(make.kind())
+
+
+# --- embedded models --------------------------------------------------------------------
+
+
+def test_a_distributions_model_is_found_by_its_name(make: Any, tmp_path: Path) -> None:
+    registry = make.registry({"a": make.plugin(models={"oranges": tmp_path})})
+    assert registry.embedded_model("oranges") == tmp_path
+    assert registry.embedded_model("apples") is None
+
+
+def test_a_model_of_two_distributions_is_nobodys(make: Any, tmp_path: Path) -> None:
+    plugins = {name: make.plugin(models={"oranges": tmp_path}) for name in ("a", "b")}
+    registry = make.registry(plugins)
+    with pytest.raises(PluginError, match="model:oranges"):
+        registry.embedded_model("oranges")
+    assert set(registry.conflicts) == {"model:oranges"}

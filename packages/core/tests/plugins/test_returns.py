@@ -1,6 +1,7 @@
 """A hook that returns the wrong thing makes its plugin fail, and says which thing."""
 
 import types
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -40,6 +41,10 @@ def _command(**changes: Any) -> Command:
         ("commands", [_command(), _command()], "two commands with one name"),
         ("assets", [], "returned a list; it must be a mapping"),
         ("assets", {3: types}, "its mapping has 3 as a key"),
+        ("models", [], "returned a list; it must be a mapping"),
+        ("models", {"or/anges": Path()}, "its mapping has 'or/anges' as a key"),
+        ("models", {"oranges": "."}, "returned '.' for 'oranges'; it must be a folder's Path"),
+        ("models", {"oranges": Path("no such")}, "for 'oranges'; it must be a folder's Path"),
         ("assets", {"scent": "types"}, "returned 'types' for 'scent'; it must be a module"),
     ],
 )
@@ -136,6 +141,7 @@ def test_right_returns_are_taken(make: Any) -> None:
         adapters=[make.adapter()],
         commands=[_command()],
         assets={"scent": types},
+        models={"oranges": Path()},
     )
     (status,) = make.registry({"stranger": plugin}).statuses
     assert status.error is None
@@ -147,4 +153,5 @@ def test_right_returns_are_taken(make: Any) -> None:
         "encoder:ToyForCausalLM/nose",
         "command:sniff",
         "assets:scent",
+        "model:oranges",
     }

@@ -1,6 +1,7 @@
 """``EnginePort``: everything that the server asks of the engine, in one place.
 
-Knows ``AsyncEngine``; nothing else in this package does. What it yields are core's own outputs.
+Knows ``AsyncEngine``; in this package only ``terminal.engine_backend`` does besides. What
+it yields are core's own outputs.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What this distribution registers: `sensorium serve`. The hook imports inside, for speed."""
+"""What this distribution registers: `sensorium serve` and `chat`. The hook imports inside."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ api = 2
 
 @hookimpl
 def sensorium_commands() -> list[Command]:
-    """`sensorium serve`."""
+    """`sensorium serve` and `sensorium chat`."""
     from sensorium.plugins.command import Command
-    from sensorium_server_openai.command.serve import HELP, add_arguments, run
+    from sensorium_server_openai.command import chat, serve
 
-    return [Command("serve", HELP, add_arguments, run)]
+    return [
+        Command("serve", serve.HELP, serve.add_arguments, serve.run),
+        Command("chat", chat.HELP, chat.add_arguments, chat.run),
+    ]

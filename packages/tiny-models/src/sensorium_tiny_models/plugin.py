@@ -1,7 +1,12 @@
-"""What this distribution registers: `sensorium demo`. The hook imports inside, for speed."""
+"""What this distribution registers: `sensorium demo`, and the model by its name.
+
+The hooks import inside, for speed.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sensorium.plugins.hookspecs import hookimpl
@@ -19,3 +24,11 @@ def sensorium_commands() -> list[Command]:
     from sensorium_tiny_models import demo
 
     return [Command("demo", demo.HELP, demo.add_arguments, demo.run)]
+
+
+@hookimpl
+def sensorium_models() -> Mapping[str, Path]:
+    """tiny-vl."""
+    from sensorium_tiny_models import model_path
+
+    return {"tiny-vl": model_path()}

@@ -17,6 +17,7 @@ _HEADINGS = {
     "encoder": "encoders",
     "command": "commands",
     "assets": "assets",
+    "model": "models",
 }
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from sensorium.checkpoint import (
@@ -93,7 +94,9 @@ def open_model(config: EngineConfig, registry: Registry) -> Model:
         ConfigError: a checkpoint or an option that can't work.
         PluginError: a plugin that the model needs is missing or broken.
     """
-    checkpoint = open_checkpoint(config)
+    is_local = Path(config.model).expanduser().exists()
+    embedded = None if is_local else registry.embedded_model(config.model)
+    checkpoint = open_checkpoint(config, embedded)
     tokenizer = load_tokenizer(config, checkpoint)
     architecture = checkpoint.architecture
     own_family = registry.family(architecture)

@@ -2,8 +2,9 @@
 
 A claim is written as the user writes it in ``plugin_choices``: "kind:NAME",
 "family:ARCHITECTURE", "adapter:ARCHITECTURE/KIND", "encoder:ARCHITECTURE/NAME". Core has
-three more of its own ("part:TYPE", "command:NAME", "assets:KIND"), which ``plugin_choices`` can't
-name. Two claimants are an error for requests and engines that need the claim, and for no others.
+four more of its own ("part:TYPE", "command:NAME", "assets:KIND", "model:NAME"), which
+``plugin_choices`` can't name. Two claimants are an error for requests and engines that need the
+claim, and for no others.
 """
 
 from __future__ import annotations
@@ -152,6 +153,7 @@ def claims_of(plugin: InstalledPlugin) -> Iterator[tuple[str, Any]]:
         yield from dependent_claims(claim, thing)
     yield from ((f"command:{c.name}", c) for c in plugin.brings("sensorium_commands"))
     yield from ((f"assets:{kind}", module) for kind, module in plugin.brings("sensorium_assets"))
+    yield from ((f"model:{name}", folder) for name, folder in plugin.brings("sensorium_models"))
 
 
 def check_own_claims(plugin: InstalledPlugin) -> None:

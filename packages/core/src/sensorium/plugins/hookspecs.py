@@ -1,4 +1,4 @@
-"""The five hooks. A plugin module states ``api = 2`` and implements any of them.
+"""The six hooks. A plugin module states ``api = 2`` and implements any of them.
 
 Hooks run once, when an engine or the command line starts. They import inside the function,
 so that discovery stays cheap.
@@ -7,6 +7,7 @@ so that discovery stays cheap.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -51,3 +52,8 @@ def sensorium_commands() -> list[Command]:  # type: ignore[empty-body]
 @hookspec
 def sensorium_assets() -> Mapping[str, ModuleType]:  # type: ignore[empty-body]
     """Kind → module; ``sensorium.assets.KIND`` resolves to it."""
+
+
+@hookspec
+def sensorium_models() -> Mapping[str, Path]:  # type: ignore[empty-body]
+    """Name → folder of a checkpoint that lies in the distribution, to be served by that name."""

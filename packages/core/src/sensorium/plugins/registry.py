@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -178,6 +179,22 @@ class Registry:
         """
         return self._by_hook("assets", "sensorium_assets", lambda pair: pair)
 
+    def embedded_model(self, name: str) -> Path | None:
+        """The folder of a model that a distribution holds; None: nobody has one of this name.
+
+        Calls no other hook.
+
+        Raises:
+            PluginError: several bring a model of this name.
+        """
+        models: Mapping[str, Path | PluginError] = self._by_hook(
+            "model", "sensorium_models", lambda pair: pair
+        )
+        found = models.get(name)
+        if isinstance(found, PluginError):
+            raise found
+        return found
+
     def missing_command(self, name: str) -> PluginError:
         """The error of a subcommand that no plugin brings."""
         return PluginError(
@@ -211,7 +228,9 @@ class Registry:
     def conflicts(self) -> Mapping[str, str]:
         """Claim that several plugins make → the sentence that says so. Calls all hooks."""
         claims = self._claims.conflicts()
-        for noun, things in (("command", self.commands), ("assets", self.assets)):
+        models = self._by_hook("model", "sensorium_models", lambda pair: pair)
+        by_noun = (("command", self.commands), ("assets", self.assets), ("model", models))
+        for noun, things in by_noun:
             claims |= {f"{noun}:{n}": str(e) for n, e in things.items() if _is_error(e)}
         return claims
 

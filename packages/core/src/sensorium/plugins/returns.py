@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -128,6 +129,19 @@ def check_assets(value: object) -> tuple[tuple[str, ModuleType], ...]:
     return tuple(value.items())
 
 
+def check_models(value: object) -> tuple[tuple[str, Path], ...]:
+    """A mapping from models' names to folders, as its items."""
+    if not isinstance(value, Mapping):
+        raise PluginFailure(f"returned {_shown(value)}; it must be a mapping of name → folder")
+    for name, folder in value.items():
+        _name("its mapping", "a key", name)
+        if not isinstance(folder, Path) or not folder.is_dir():
+            raise PluginFailure(
+                f"returned {_shown(folder)} for {name!r}; it must be a folder's Path"
+            )
+    return tuple(value.items())
+
+
 #: Hook → the check of what it returns.
 CHECKS: Mapping[str, Callable[[object], tuple[Any, ...]]] = {
     "sensorium_media_kinds": check_kinds,
@@ -135,6 +149,7 @@ CHECKS: Mapping[str, Callable[[object], tuple[Any, ...]]] = {
     "sensorium_media_adapters": check_adapters,
     "sensorium_commands": check_commands,
     "sensorium_assets": check_assets,
+    "sensorium_models": check_models,
 }
 
 

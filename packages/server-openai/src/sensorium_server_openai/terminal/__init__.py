@@ -1,0 +1,1 @@
+"""``sensorium chat``: a conversation in the terminal, whoever answers it."""
