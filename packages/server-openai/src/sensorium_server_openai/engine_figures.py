@@ -29,6 +29,14 @@ def engine_families(stats: EngineStats, model_name: str) -> Iterator[Metric]:
         counter = CounterMetricFamily(PREFIX + name, text, labels=["model_name"])
         counter.add_metric([model_name], count)
         yield counter
+    ended = CounterMetricFamily(
+        PREFIX + "sequences_ended",
+        "Sequences that ended, by reason.",
+        labels=["model_name", "finished_reason"],
+    )
+    for reason, count in stats.num_ended.items():
+        ended.add_metric([model_name, reason], count)
+    yield ended
     yield _histogram("step_seconds", "One step of the engine.", {(model_name,): stats.step_s})
     yield from _media(stats, model_name)
 
@@ -51,6 +59,19 @@ def _gauges(stats: EngineStats) -> Iterator[tuple[str, str, float]]:
         "Share of the cache of processed media in use.",
         _share(cache.num_bytes, cache.max_bytes),
     )
+    yield "kv_cache_pages", "Pages of the KV cache.", stats.num_kv_pages
+    yield "kv_cache_used_pages", "Pages that running sequences hold.", stats.num_used_kv_pages
+    yield "kv_cache_page_tokens", "Tokens of one page.", stats.kv_page_tokens
+    yield "encoder_cache_max_bytes", "What embeddings may take.", stats.encoder_cache_bytes
+    yield "encoder_cache_used_bytes", "What embeddings take.", stats.encoder_used_bytes
+    yield (
+        "encoder_cache_pinned_bytes",
+        "What embeddings take that unfinished requests need.",
+        stats.encoder_pinned_bytes,
+    )
+    yield "mm_cache_entries", "Processed media in the cache.", cache.num_entries
+    yield "mm_cache_used_bytes", "What processed media take.", cache.num_bytes
+    yield "mm_cache_max_bytes", "What processed media may take.", cache.max_bytes
     yield "engine_healthy", "1 while the engine serves.", float(stats.is_healthy)
 
 
@@ -64,6 +85,8 @@ def _counters(stats: EngineStats) -> Iterator[tuple[str, str, int]]:
     encoded = stats.num_encoder_hits + stats.num_encoded_items
     yield "encoder_cache_queries", "Embeddings needed.", encoded
     yield "encoder_cache_hits", "Embeddings found.", stats.num_encoder_hits
+    generated = stats.num_generated_tokens
+    yield "engine_generation_tokens", "Tokens generated, of aborted requests too.", generated
     yield "engine_restarts", "Engine processes that took a dead one's place.", stats.num_restarts
 
 
