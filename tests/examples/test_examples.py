@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from tiny_checkpoints import make_llava
+from tiny_ultravox import make_ultravox
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 ANSWERS = {
@@ -37,7 +38,10 @@ def run(name: str, *arguments: str) -> str:
 
 def test_every_example_is_listed_here() -> None:
     found = {path.stem for path in EXAMPLES.glob("*.py")}
-    assert {name for name in found if not name.startswith("server_")} == set(ANSWERS)
+    assert {name for name in found if not name.startswith("server_")} == {
+        *ANSWERS,
+        "audio_language",
+    }
 
 
 @pytest.mark.parametrize("name", ANSWERS)
@@ -60,3 +64,8 @@ def test_on_the_embedded_model(name: str) -> None:
 def test_on_llava(name: str, llava: Path) -> None:
     """The family that the examples were written for, here with random weights."""
     run(name, str(llava))
+
+
+def test_on_ultravox(tmp_path: Path) -> None:
+    """Random weights; what is asserted is that there are answers."""
+    assert run("audio_language", str(make_ultravox(tmp_path))).strip()

@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 from served import Served, served
 from tiny_checkpoints import make_llava
+from tiny_ultravox import make_ultravox
 
 from sensorium import AsyncEngine
+from sensorium.assets.audio import AudioAsset
 from sensorium.assets.image import ImageAsset
 from sensorium_server_openai.engine_port import EnginePort
 from sensorium_tiny_models import model_path
@@ -46,7 +48,8 @@ def run(name: str, *arguments: str) -> list[str]:
 
 
 def test_every_example_is_listed_here() -> None:
-    assert {path.stem for path in EXAMPLES.glob("server_*.py")} == set(ANSWERS)
+    found = {path.stem for path in EXAMPLES.glob("server_*.py")}
+    assert found == {*ANSWERS, "server_audio"}
 
 
 @pytest.mark.parametrize("name", ANSWERS)
@@ -91,3 +94,19 @@ LLAVA_CHAT = (
     "{% for p in m.content %}{% if p.type == 'text' %}{{ p.text }}{% else %}<image>{% endif %}"
     "{% endfor %}{% endif %}\n{% endfor %}ASSISTANT:"
 )
+
+
+def test_sound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Base64, a URL that the server fetches, and a uuid alone give the same answer."""
+    folder = AudioAsset("winning_call").get_local_path().parent
+    handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
+    files = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=files.serve_forever, daemon=True).start()
+    monkeypatch.setenv("SENSORIUM_ASSETS_URL", f"http://127.0.0.1:{files.server_port}")
+    model = str(make_ultravox(tmp_path))
+    options: dict[str, Any] = {"max_model_len": 1024, "allow_private_media_hosts": True}
+    with AsyncEngine(model, **options) as engine, served(EnginePort.of(engine, model)) as server:
+        text = "\n".join(run("server_audio", server.url + "/v1"))
+    files.shutdown()
+    files.server_close()
+    assert text.count("Chat completion output from") == 3

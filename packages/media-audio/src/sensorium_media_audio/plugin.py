@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from sensorium.plugins.hookspecs import hookimpl
@@ -36,3 +38,11 @@ def sensorium_media_adapters() -> list[type[MediaAdapter]]:
     from sensorium_media_audio.families import ADAPTERS
 
     return list(ADAPTERS)
+
+
+@hookimpl
+def sensorium_assets() -> Mapping[str, ModuleType]:
+    """``sensorium.assets.audio``."""
+    from sensorium_media_audio import assets
+
+    return {"audio": assets}

@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from sensorium.decoder_config import DecoderConfig
-from sensorium.errors import ConfigError, MediaError
+from sensorium.errors import ConfigError, MediaError, RequestError
 from sensorium.models.families import decoder_rules, read_decoder_config
 from sensorium.plugins import (
     EncoderSpec,
@@ -126,7 +126,13 @@ class UltravoxAudio(MediaAdapter):
     def plan_embeds(
         self, num_rows: int, fields: Mapping[str, Tensor], options: Mapping[str, Any]
     ) -> MediaPlan:
-        """Any number of rows: a clip may have any length."""
+        """Any number of rows: a clip may have any length.
+
+        Raises:
+            RequestError: no rows.
+        """
+        if num_rows < 1:
+            raise RequestError("its embeddings have no rows; a clip has one at least.")
         return self._plan(num_rows)
 
     def process(
