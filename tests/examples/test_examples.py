@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny_checkpoints import make_llava
+from tiny_checkpoints import make_llava, make_phi3v
 from tiny_ultravox import make_ultravox
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -21,6 +21,8 @@ ANSWERS = {
     "frames_as_images": 1,
     "async_stream": 2,
 }
+#: Examples of one family: how a random tiny checkpoint of it is made, and lines of its answers.
+FAMILIES = {"phi3v_images": (make_phi3v, 1)}
 
 
 @pytest.fixture(scope="session")
@@ -41,7 +43,15 @@ def test_every_example_is_listed_here() -> None:
     assert {name for name in found if not name.startswith("server_")} == {
         *ANSWERS,
         "audio_language",
+        *FAMILIES,
     }
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_on_the_family_it_is_for(name: str, tmp_path: Path) -> None:
+    make, num_answers = FAMILIES[name]
+    answers = [line for line in run(name, str(make(tmp_path))).splitlines() if line.strip()]
+    assert len(answers) >= num_answers
 
 
 @pytest.mark.parametrize("name", ANSWERS)

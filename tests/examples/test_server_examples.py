@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from served import Served, served
-from tiny_checkpoints import make_llava
+from tiny_checkpoints import make_llava, make_phi3v
 from tiny_ultravox import make_ultravox
 
 from sensorium import AsyncEngine
@@ -77,6 +77,21 @@ def test_pictures_at_addresses(tmp_path: Path) -> None:
         assert len(run("server_images", server.url + "/v1", *urls)) >= ANSWERS["server_images"]
     files.shutdown()
     files.server_close()
+
+
+def test_images_on_phi3v(tmp_path: Path) -> None:
+    """The family for which the example is written, here with random weights."""
+    folder = make_phi3v(tmp_path)
+    with (
+        AsyncEngine(
+            str(folder),
+            trust_remote_code=True,
+            max_model_len=4096,
+            limit_mm_per_prompt={"image": 2},
+        ) as engine,
+        served(EnginePort.of(engine, str(folder))) as server,
+    ):
+        assert len(run("server_images", server.url + "/v1")) >= 2
 
 
 def test_embeddings_on_llava(tmp_path: Path) -> None:

@@ -30,6 +30,25 @@ from transformers import (
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073], dtype=np.float32)
 STD = np.array([0.26862954, 0.26130258, 0.27577711], dtype=np.float32)
 EMBED = "model.vision_embed_tokens."
+#: Entries of ``config.json`` that describe the decoder.
+READ_BY_PHI3 = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "vocab_size",
+    "hidden_act",
+    "max_position_embeddings",
+    "original_max_position_embeddings",
+    "rms_norm_eps",
+    "rope_theta",
+    "sliding_window",
+    "tie_word_embeddings",
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+)
 TAG = re.compile(r"<\|image_(\d+)\|>")
 
 
@@ -116,7 +135,7 @@ class Phi3VReference:
         return model.to(self.dtype).eval()
 
     def _decoder(self, config: dict[str, Any]) -> Phi3ForCausalLM:
-        kept = {k: v for k, v in config.items() if k not in ("architectures", "model_type")}
+        kept = {k: v for k, v in config.items() if k in READ_BY_PHI3}
         kept["rope_scaling"] = dict(config["rope_scaling"], type="longrope")
         model = Phi3ForCausalLM(Phi3Config(**kept))
         self._fill(model, {k: v for k, v in self.tensors.items() if EMBED not in k})
@@ -133,7 +152,11 @@ class Phi3VReference:
     @torch.no_grad()
     def embeds(self, picture: Image.Image, num_crops: int | None = None) -> torch.Tensor:
         """(tokens, hidden) of one picture: tiles, separator, global view."""
-        padded = hd_transform(picture, self.side, num_crops or self.num_crops)
+        return self.embeds_of(hd_transform(picture, self.side, num_crops or self.num_crops))
+
+    @torch.no_grad()
+    def embeds_of(self, padded: Image.Image) -> torch.Tensor:
+        """The same of a picture that fills whole tiles."""
         values = pixel_values(padded, self.side).to(self.dtype)
         states = self.clip(pixel_values=values, output_hidden_states=True).hidden_states[-2][:, 1:]
         count = round(states.shape[1] ** 0.5)
@@ -194,7 +217,7 @@ class Phi3VReference:
     def hidden_and_logits(
         self, ids: list[int], features: list[torch.Tensor]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """(tokens, hidden) behind the last norm and (tokens, vocabulary), of ids with -i in them."""
+        """(tokens, hidden) behind the last norm and (tokens, vocabulary); -i is picture i."""
         tokens = torch.tensor(ids)
         x = self.decoder.model.embed_tokens(tokens.clamp(min=0))
         for i, rows in enumerate(features, start=1):

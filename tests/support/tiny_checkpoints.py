@@ -55,6 +55,18 @@ QWEN_SPECIALS = (
 #: Ids of ``QWEN_SPECIALS``, right behind the 256 bytes and the merges.
 QWEN_IDS = {token: 300 + i for i, token in enumerate(QWEN_SPECIALS)}
 
+#: What Phi-3.5-vision's vocabulary has behind Llama's, here without the many that are unused.
+PHI3V_SPECIALS = (
+    "<|endoftext|>",
+    "<|assistant|>",
+    "<|system|>",
+    "<|end|>",
+    "<|user|>",
+    "<|image|>",
+)
+PHI3V_VOCABULARY = 392
+PHI3V_IDS = {token: LLAVA_IMAGE_ID + i for i, token in enumerate(PHI3V_SPECIALS)}
+
 LLAVA_TEMPLATE = (
     "{% for message in messages %}"
     "{{ message['role'] | upper }}: "
@@ -74,6 +86,14 @@ QWEN_TEMPLATE = (
     "{% endfor %}{% endif %}<|im_end|>\n"
     "{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+PHI3V_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ '<|' + message['role'] + '|>\n' + message['content'] + '<|end|>\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt and messages[-1]['role'] != 'assistant' %}"
+    "{{ '<|assistant|>\n' }}{% endif %}"
 )
 
 
@@ -202,6 +222,74 @@ def _make_qwen_vl(
     write_json(folder / "preprocessor_config.json", processor)
     write_json(folder / "generation_config.json", _qwen_generation())
     write_tokenizer(folder, qwen_tokenizer(), QWEN_TEMPLATE, eos="<|im_end|>", pad="<|endoftext|>")
+    return folder
+
+
+def make_phi3v(
+    folder: Path,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    *,
+    wide: bool = False,
+    original_len: int = 4096,
+) -> Path:
+    """A Phi-3.5-vision: tiles of 56×56 pixels of 4 rows each, a tower of 3 layers of which 2 count.
+
+    Args:
+        original_len: beyond which LongRoPE's second set of factors holds.
+    """
+    wider, times = (WIDER, WIDER_TOWER) if wide else (1, 1)
+    widths, decoder_sizes = _decoder(wider)
+    manifest = load_manifest("phi_3_5_vision")
+    config = copy.deepcopy(dict(manifest.config))
+    config |= widths | {
+        "vocab_size": PHI3V_VOCABULARY,
+        "pad_token_id": PHI3V_IDS["<|endoftext|>"],
+        "max_position_embeddings": 65_536,
+        "original_max_position_embeddings": original_len,
+        "torch_dtype": _name(dtype),
+    }
+    num_pairs = config["hidden_size"] // config["num_attention_heads"] // 2
+    for name in ("long_factor", "short_factor"):
+        factors = config["rope_scaling"][name]
+        config["rope_scaling"][name] = factors[:: len(factors) // num_pairs][:num_pairs]
+    config["img_processor"] |= {
+        "image_dim_out": 32 * times,
+        "intermediate_size": 48 * times,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "image_size": 56,
+        "num_img_tokens": 4,
+    }
+    sizes = decoder_sizes | {
+        "gate_up": 2 * decoder_sizes["mlp"],
+        "qkv": decoder_sizes["query"] + 2 * decoder_sizes["key"],
+        "vocabulary": PHI3V_VOCABULARY,
+        "tower": 32 * times,
+        "tower_mlp": 48 * times,
+        "tower_layers": 3,
+        "tower_positions": 17,
+        "patch": 14,
+        "merged": 128 * times,
+    }
+    write_weights(folder, manifest.shapes(sizes), seed, dtype)
+    write_json(folder / "config.json", config)
+    processor = dict(manifest.preprocessor_config) | {"num_img_tokens": 4}
+    write_json(folder / "preprocessor_config.json", processor)
+    tokenizer = llama_tokenizer()
+    tokenizer.add_special_tokens(
+        [AddedToken(token, special=True, normalized=False) for token in PHI3V_SPECIALS]
+    )
+    assert all(tokenizer.token_to_id(token) == i for token, i in PHI3V_IDS.items())
+    write_tokenizer(
+        folder,
+        tokenizer,
+        PHI3V_TEMPLATE,
+        bos="<s>",
+        eos="<|endoftext|>",
+        pad="<|endoftext|>",
+        unk="<unk>",
+    )
     return folder
 
 

@@ -6,22 +6,25 @@ import base64
 import io
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from family_helpers import load_tower, make_adapter, open_folder, random_image
+from family_helpers import load_tower, make_adapter, model_context, open_folder, random_image
 from PIL import Image
-from tiny_checkpoints import make_llava, make_qwen2vl, make_qwen25vl
+from tiny_checkpoints import make_llava, make_phi3v, make_qwen2vl, make_qwen25vl
 
 from sensorium.plugins import Encoder, MediaAdapter, MediaKind
 from sensorium.testing.adapter import MediaAdapterContract
 from sensorium.testing.family import ModelFamilyContract
 from sensorium.testing.kind import MediaKindContract
+from sensorium.tokenizer import Tokenizer
 from sensorium.types import Loaded, MediaPlan, MediaShape
 from sensorium_media_image.families.llava import LlavaFamily, LlavaImages
+from sensorium_media_image.families.phi3v import Phi3VFamily, Phi3VImages
 from sensorium_media_image.families.qwen_vl import QwenImages, QwenVLFamily
 from sensorium_media_image.kind import ImageKind
 
@@ -131,6 +134,23 @@ class TestLlavaImages(_ImageAdapterContract):
         return {}
 
 
+class TestPhi3VImages(_ImageAdapterContract):
+    make, family, adapter = staticmethod(make_phi3v), Phi3VFamily(), Phi3VImages
+
+    def make_adapter(self) -> MediaAdapter:
+        """With a tokenizer, which this adapter asks for the id of its token."""
+        checkpoint = open_folder(_folder(self.make))
+        context = model_context(self.family, checkpoint.config, checkpoint.processor)
+        tokenizer = Tokenizer.load(_folder(self.make))
+        return Phi3VImages(replace(context, tokenizer=tokenizer))
+
+    def option_settings(self) -> Sequence[Mapping[str, Any]]:
+        return [{}, {"num_crops": 1}, {"num_crops": 16}]
+
+    def embeds_fields_of(self, loaded: Loaded, plan: MediaPlan) -> Mapping[str, torch.Tensor]:
+        return {}
+
+
 class _QwenImagesContract(_ImageAdapterContract):
     def option_settings(self) -> Sequence[Mapping[str, Any]]:
         return [
@@ -175,6 +195,10 @@ class _ImageFamilyContract(ModelFamilyContract):
 
 class TestLlavaFamily(_ImageFamilyContract):
     make = staticmethod(make_llava)
+
+
+class TestPhi3VFamily(_ImageFamilyContract):
+    make = staticmethod(make_phi3v)
 
 
 class TestQwen2VLFamily(_ImageFamilyContract):

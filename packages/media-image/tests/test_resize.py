@@ -24,16 +24,17 @@ SIZES = [
 
 @pytest.mark.parametrize(("size", "target"), SIZES)
 @pytest.mark.parametrize("smooth", [True, False])
+@pytest.mark.parametrize("filter_name", ["bicubic", "bilinear"])
 def test_pillow_differs_by_two_levels_in_one_percent_at_most(
-    size: tuple[int, int], target: tuple[int, int], smooth: bool
+    size: tuple[int, int], target: tuple[int, int], smooth: bool, filter_name: str
 ) -> None:
     pixels = random_image(*size, seed=1)
     if not smooth:
         pixels = np.random.default_rng(2).integers(0, 256, pixels.shape, dtype=np.uint8)
-    ours = resize(pixels, *target).numpy()
+    ours = resize(pixels, *target, filter_name).numpy()
     with one_axis_resizes():
         reference = np.asarray(
-            Image.fromarray(pixels).resize(target[::-1], Image.Resampling.BICUBIC)
+            Image.fromarray(pixels).resize(target[::-1], Image.Resampling[filter_name.upper()])
         )
     difference = np.abs(ours.astype(int) - reference)
     assert difference.max() <= 2
@@ -52,6 +53,16 @@ def test_the_memory_layout_does_not_change_the_result(
     planes = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()[None]
     reference = torch.nn.functional.interpolate(planes, target, mode="bicubic", antialias=True)
     assert torch.equal(resize(pixels, *target), reference[0].permute(1, 2, 0))
+
+
+@pytest.mark.parametrize(("size", "target"), [*SIZES, ((28, 7), (64, 1)), ((7, 28), (1, 64))])
+def test_columns_first_is_resizing_the_transposed(
+    size: tuple[int, int], target: tuple[int, int]
+) -> None:
+    pixels = random_image(*size, seed=5)
+    turned = resize(np.ascontiguousarray(pixels.transpose(1, 0, 2)), *target[::-1], "bilinear")
+    ours = resize(pixels, *target, "bilinear", columns_first=True)
+    assert torch.equal(ours, turned.transpose(0, 1))
 
 
 def test_the_result_is_contiguous_and_owns_its_memory() -> None:

@@ -67,8 +67,11 @@ class Adapter(MediaAdapter):
         token_ids: tuple[int, ...] = (),
         in_context: str | None = None,
         part: Mapping[str, Any] | None = None,
+        *,
+        parts_text: bool = False,
     ) -> None:
         self.kind = kind  # type: ignore[misc]
+        self._parts_text = parts_text
         self._text, self._token_ids, self._part = text, token_ids, part
         self._in_context = in_context or text
 
@@ -78,6 +81,7 @@ class Adapter(MediaAdapter):
             self._text.replace("{}", number),
             self._token_ids,
             self._in_context.replace("{}", number),
+            self._parts_text,
         )
 
     def template_part(self) -> Mapping[str, Any] | None:

@@ -72,6 +72,23 @@ def test_a_placeholder_outside_the_vocabulary_cuts_the_text(qwen: Tokenizer, not
     assert without_slots(qwen, prompt) == ["One ", ", two ", "", "."]
 
 
+def test_a_placeholder_that_parts_the_text_makes_texts_of_the_pieces(
+    llama: Tokenizer, make: Any
+) -> None:
+    """As if each piece were a prompt: with <s> in front, and its own beginning of a word."""
+    note = make("note", "[[note]]", parts_text=True)
+    pieces = ["One", " two ", "", "\nthree"]
+    prompt = tokenize_prompt(llama, {"note": note}, {"note": 3}, text="[[note]]".join(pieces))
+    expected = [llama.encode(piece, add_special_tokens=True) for piece in pieces]
+    assert list(prompt.token_ids) == [i for ids in expected for i in ids]
+    ends = [sum(map(len, expected[: i + 1])) for i in range(3)]
+    assert prompt.slots == tuple(Slot("note", i, end, 0) for i, end in enumerate(ends))
+    bare = tokenize_prompt(
+        llama, {"note": note}, {"note": 1}, text="a[[note]]b", add_special_tokens=False
+    )
+    assert list(bare.token_ids) == llama.encode("a") + llama.encode("b")
+
+
 def test_kinds_mix(qwen: Tokenizer, thing: Any, note: Any) -> None:
     adapters = {"thing": thing, "note": note}
     text = f"a {PAD} b [[note]] c {PAD} d"
@@ -85,7 +102,8 @@ def test_numbered_placeholders_name_their_items(qwen: Tokenizer, numbered: Any) 
     adapters = {"note": numbered}
     prompt = tokenize_prompt(qwen, adapters, {"note": 2}, text=text.replace("[[10]]", ""))
     assert [slot.index for slot in prompt.slots] == [1, 0]
-    for wrong in ("[[1]] [[1]]", "[[1]]", "[[1]] [[3]]", "[[1]] [[2]] [[3]]"):
+    further = ("[[1]] [[2]] [[3]]", "[[1]] [[2]] [[9]]", "[[1]] [[2]] [[99]]")
+    for wrong in ("[[1]] [[1]]", "[[1]]", "[[1]] [[3]]", *further):
         with pytest.raises(RequestError, match=r"\[\[1\]\] … \[\[2\]\]"):
             tokenize_prompt(qwen, adapters, {"note": 2}, text=wrong)
 

@@ -16,13 +16,27 @@ from torch import Tensor
 
 Pixels = npt.NDArray[np.uint8]
 
+_ROUTINES = {
+    "bicubic": torch.ops.aten._upsample_bicubic2d_aa.out,
+    "bilinear": torch.ops.aten._upsample_bilinear2d_aa.out,
+}
 
-def resize(pixels: Pixels, height: int, width: int) -> Tensor:
-    """Bicubic with antialiasing: along the rows first, rounded, then along the columns.
+
+def resize(
+    pixels: Pixels,
+    height: int,
+    width: int,
+    filter_name: str = "bicubic",
+    *,
+    columns_first: bool = False,
+) -> Tensor:
+    """Resizes with antialiasing: along the rows first, rounded, then along the columns.
 
     Args:
         pixels: (H, W, 3), contiguous.
         height, width: the size wanted, each at least 1.
+        filter_name: "bicubic" or "bilinear".
+        columns_first: along the columns first, as resizing what is transposed would.
 
     Returns:
         (height, width, 3) uint8, contiguous, sharing no memory with ``pixels``.
@@ -30,32 +44,35 @@ def resize(pixels: Pixels, height: int, width: int) -> Tensor:
     if pixels.shape[:2] == (height, width):
         return torch.from_numpy(pixels.copy())
     image = _as_tensor(pixels)
-    if width == 1:
-        return _by_planes(image, height, width)
+    if width == 1 and not columns_first:
+        return _by_planes(image, height, width, filter_name)
+    if columns_first and image.shape[0] != height:
+        image = _resize(image, height, image.shape[1], filter_name)
     if image.shape[1] != width:
-        image = _resize(image, image.shape[0], width)
+        image = _resize(image, image.shape[0], width, filter_name)
     if image.shape[0] != height:
-        image = _resize(image, height, width)
+        image = _resize(image, height, width, filter_name)
     return image
 
 
-def _resize(image: Tensor, height: int, width: int) -> Tensor:
+def _resize(image: Tensor, height: int, width: int, filter_name: str) -> Tensor:
     """One axis, so that what lies between the two is in numpy's memory as well.
 
     Into memory with the channels last torch writes three times as fast as into the planes
-    that ``interpolate`` would allocate; both call the same code.
+    that ``interpolate`` would allocate; both call the same code. A single column isn't written
+    so: there some processors err.
     """
+    if width == 1:
+        return _by_planes(image, height, width, filter_name)
     resized = torch.from_numpy(np.empty((height, width, 3), dtype=np.uint8))
-    torch.ops.aten._upsample_bicubic2d_aa.out(
-        _planes(image), [height, width], False, None, None, out=_planes(resized)
-    )
+    _ROUTINES[filter_name](_planes(image), [height, width], False, None, None, out=_planes(resized))
     return resized
 
 
-def _by_planes(image: Tensor, height: int, width: int) -> Tensor:
-    """As everyone calls it: where ``_resize`` writes a single column, some processors err."""
+def _by_planes(image: Tensor, height: int, width: int, filter_name: str) -> Tensor:
+    """As everyone calls it."""
     resized = torch.nn.functional.interpolate(
-        _planes(image), (height, width), mode="bicubic", align_corners=False, antialias=True
+        _planes(image), (height, width), mode=filter_name, align_corners=False, antialias=True
     )
     return resized[0].permute(1, 2, 0).contiguous()
 

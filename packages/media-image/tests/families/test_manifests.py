@@ -20,6 +20,7 @@ from sensorium.models.decoder import Decoder
 from sensorium.models.load import load_model
 from sensorium.plugins import EncoderContext, ModelFamily
 from sensorium_media_image.families.llava import LlavaFamily
+from sensorium_media_image.families.phi3v import Phi3VFamily
 from sensorium_media_image.families.qwen_vl import QwenVLFamily
 from sensorium_media_image.manifests import load_manifest
 
@@ -29,18 +30,26 @@ MAKERS: dict[str, Callable[..., Path]] = {
     "qwen2_vl_2b": make_qwen2vl,
     "qwen2_5_vl_3b": make_qwen25vl,
 }
+#: Families that transformers has no class of.
+NATIVE = ("phi_3_5_vision",)
 FAMILIES: dict[str, ModelFamily] = {
+    "phi_3_5_vision": Phi3VFamily(),
     "llava_1_5_7b": LlavaFamily(),
     "qwen2_vl_2b": QwenVLFamily(),
     "qwen2_5_vl_3b": QwenVLFamily(),
 }
 
 
-@pytest.mark.parametrize("name", MANIFESTS)
+@pytest.mark.parametrize("name", [*MANIFESTS, *NATIVE])
 def test_the_tensors_add_up_to_the_published_size(name: str) -> None:
     manifest = load_manifest(name)
     assert manifest.num_bytes() == manifest.total_bytes
-    assert manifest.total_bytes in (14_126_854_144, 4_417_971_200, 7_509_245_952)
+    assert manifest.total_bytes in (
+        14_126_854_144,
+        4_417_971_200,
+        7_509_245_952,
+        2 * 4_146_621_440,
+    )
     assert set(manifest.sources) >= {"names", "shapes", "config", "preprocessor_config"}
 
 
@@ -48,11 +57,11 @@ def test_the_number_of_tensors() -> None:
     assert len(load_manifest("qwen2_vl_2b").shapes()) == 729
 
 
-@pytest.mark.parametrize("name", MANIFESTS)
+@pytest.mark.parametrize("name", [*MANIFESTS, *NATIVE])
 def test_every_published_name_has_its_place_and_its_shape(name: str) -> None:
     """The published sizes, on the meta device: nothing is allocated."""
     manifest, family = load_manifest(name), FAMILIES[name]
-    slots = published_slots(family, manifest.config, manifest.preprocessor_config)
+    slots, fused = published_slots(family, manifest.config, manifest.preprocessor_config)
     (spec,) = family.encoders
     maps = {
         "decoder": family.decoder_weights(manifest.config),
@@ -67,16 +76,19 @@ def test_every_published_name_has_its_place_and_its_shape(name: str) -> None:
         if target is None:
             unused.add(weight)
             continue
-        assert slots[takers[0], target] == shape, weight
-        filled.add((takers[0], target))
+        parts = fused.get((takers[0], target), [target])
+        shapes = [slots[takers[0], part] for part in parts]
+        assert (sum(rows for rows, *_ in shapes), *shapes[0][1:]) == shape, weight
+        filled |= {(takers[0], part) for part in parts}
     assert not set(slots) - filled
     assert all("layers.23." in weight or "post_layernorm" in weight for weight in unused)
 
 
 def published_slots(
     family: ModelFamily, config: Mapping[str, Any], processor: Mapping[str, Any]
-) -> dict[tuple[str, str], tuple[int, ...]]:
-    from sensorium.models.layers import weight_slots
+) -> tuple[dict[tuple[str, str], tuple[int, ...]], dict[tuple[str, str], list[str]]]:
+    """The shape of every slot, and the slots that a file may hold as one matrix."""
+    from sensorium.models.layers import fused_slots, weight_slots
 
     decoder_config, meta = family.decoder_config(config), torch.device("meta")
     context = EncoderContext(
@@ -95,11 +107,13 @@ def published_slots(
         ),
         "tower": spec.build(context),
     }
-    return {
+    slots = {
         (part, target): tuple(slot.shape)
         for part, module in modules.items()
         for target, slot in weight_slots(module).items()
     }
+    fused = fused_slots(modules["decoder"])
+    return slots, {("decoder", name): list(parts) for name, (_, parts) in fused.items()}
 
 
 @pytest.mark.parametrize("name", MANIFESTS)

@@ -22,6 +22,7 @@ from sensorium.frontend.placeholders import (
     find_mentions,
     merge_segments,
     own_spellings,
+    slot_segment,
     surroundings,
 )
 from sensorium.plugins import MediaAdapter
@@ -117,7 +118,7 @@ class ChatView:
     def _item_mark(self, item: MediaItem) -> str:
         placeholder = self._adapters[item.kind].placeholder(item.index)
         before, after = surroundings(placeholder)
-        slot = SlotSegment(item.kind, item.index, placeholder.text)
+        slot = slot_segment(item.kind, item.index, placeholder)
         return self._marks.add((TextSegment(before), slot, TextSegment(after)))
 
     # --- placeholders written by hand -------------------------------------------------
@@ -159,9 +160,9 @@ class ChatView:
         marked: list[str] = []
         copied = 0
         for mention, index in mentions:
-            placeholder = self._adapters[mention.kind].placeholder(index).text
-            before, _, after = text[mention.start : mention.stop].partition(placeholder)
-            slot = SlotSegment(mention.kind, index, placeholder)
+            placeholder = self._adapters[mention.kind].placeholder(index)
+            before, _, after = text[mention.start : mention.stop].partition(placeholder.text)
+            slot = slot_segment(mention.kind, index, placeholder)
             marked.append(guard.text(text[copied : mention.start], self._marks))
             marked.append(self._marks.add((TextSegment(before), slot, TextSegment(after))))
             copied = mention.stop
@@ -193,9 +194,10 @@ class ChatView:
             waiting = shown[mention.kind]
             # A placeholder for which no item was shown gets a number past the last item's.
             index = waiting.pop(0) if waiting else self._counts[mention.kind]
-            placeholder = text[mention.start : mention.stop]
+            parts_text = self._adapters[mention.kind].placeholder(index).parts_text
+            written = text[mention.start : mention.stop]
             segments.append(TextSegment(text[copied : mention.start]))
-            segments.append(SlotSegment(mention.kind, index, placeholder))
+            segments.append(SlotSegment(mention.kind, index, written, parts_text))
             copied = mention.stop
         return [*segments, TextSegment(text[copied:])]
 

@@ -14,6 +14,9 @@ from sensorium.errors import RequestError
 from sensorium.plugins import MediaAdapter, Placeholder, Slot, TokenizedPrompt
 from sensorium.tokenizer import Tokenizer
 
+#: A numbered placeholder that stands for no item is told as a mistake up to this number.
+NUMBERS_LOOKED_FOR = 100
+
 
 @dataclass(frozen=True, slots=True)
 class TextSegment:
@@ -31,11 +34,16 @@ class LiteralSegment:
 
 @dataclass(frozen=True, slots=True)
 class SlotSegment:
-    """An item's placeholder, spelt ``placeholder``."""
+    """An item's placeholder, spelt ``placeholder``.
+
+    Attributes:
+        parts_text: as ``Placeholder.parts_text``.
+    """
 
     kind: str
     index: int
     placeholder: str
+    parts_text: bool = False
 
 
 Segment = TextSegment | LiteralSegment | SlotSegment
@@ -100,7 +108,7 @@ def split_text(
         own = mention.kind in written
         before, after = ("", "") if own else surroundings(placeholder)
         segments.append(TextSegment(text[copied : mention.start] + before))
-        segments.append(SlotSegment(mention.kind, index, placeholder.text))
+        segments.append(slot_segment(mention.kind, index, placeholder))
         segments.append(TextSegment(after))
         copied = mention.stop
     segments.append(TextSegment(text[copied:]))
@@ -112,12 +120,16 @@ def own_spellings(
 ) -> dict[str, tuple[str, int | None]]:
     """The families' own placeholder texts → (kind, the index they name or None).
 
-    Looks for one placeholder more than there are items, to detect one too many.
+    Looks for one placeholder more than there are items, to detect one too many; where placeholders
+    are numbered, for every number up to ``NUMBERS_LOOKED_FOR``.
     """
     spellings: dict[str, tuple[str, int | None]] = {}
     for kind, adapter in adapters.items():
         texts = [adapter.placeholder(i).text for i in range(counts.get(kind, 0) + 2)]
         indexed = len(set(texts)) > 1
+        if indexed:
+            further = range(len(texts), NUMBERS_LOOKED_FOR)
+            texts += [adapter.placeholder(i).text for i in further]
         for i, text in enumerate(texts):
             spellings.setdefault(text, (kind, i if indexed else None))
     return spellings
@@ -155,6 +167,11 @@ def assign_items(
     return [next(order[mention.kind]) for mention in mentions]
 
 
+def slot_segment(kind: str, index: int, placeholder: Placeholder) -> SlotSegment:
+    """The slot of the item with this index."""
+    return SlotSegment(kind, index, placeholder.text, placeholder.parts_text)
+
+
 def surroundings(placeholder: Placeholder) -> tuple[str, str]:
     """What ``in_context`` has in front of the placeholder and behind it."""
     before, _, after = placeholder.in_context.partition(placeholder.text)
@@ -186,16 +203,35 @@ def tokenize_segments(
     """Token ids of segments, with a slot for each of theirs.
 
     Text is tokenized whole across placeholders that are tokens of the vocabulary, so that
-    the ids are those of the whole text; any other placeholder cuts it and leaves no ids.
+    the ids are those of the whole text; any other placeholder cuts it and leaves no ids. Where
+    placeholders part the text, each piece is a text of its own, an empty one too.
     """
     prefix, suffix = tokenizer.affixes if add_special_tokens else ([], [])
-    token_ids = list(prefix)
+    token_ids: list[int] = []
     slots: list[Slot] = []
-    for number, run in enumerate(_runs(tokenizer, segments)):
-        ids, run_slots = _encode_run(tokenizer, run, len(token_ids), continues=number > 0)
-        token_ids += ids
-        slots += run_slots
-    return TokenizedPrompt(tuple(token_ids + suffix), tuple(slots))
+    for parting, piece in _pieces(segments):
+        if parting is not None:
+            slots.append(Slot(parting.kind, parting.index, len(token_ids), 0))
+        token_ids += prefix
+        for number, run in enumerate(_runs(tokenizer, piece)):
+            ids, run_slots = _encode_run(tokenizer, run, len(token_ids), continues=number > 0)
+            token_ids += ids
+            slots += run_slots
+        token_ids += suffix
+    return TokenizedPrompt(tuple(token_ids), tuple(slots))
+
+
+def _pieces(segments: Sequence[Segment]) -> Iterator[tuple[SlotSegment | None, list[Segment]]]:
+    """The stretches between placeholders that part the text, each with the one before it."""
+    parting: SlotSegment | None = None
+    piece: list[Segment] = []
+    for segment in segments:
+        if isinstance(segment, SlotSegment) and segment.parts_text:
+            yield parting, piece
+            parting, piece = segment, []
+        else:
+            piece.append(segment)
+    yield parting, piece
 
 
 def _runs(tokenizer: Tokenizer, segments: Sequence[Segment]) -> Iterator[list[Segment]]:

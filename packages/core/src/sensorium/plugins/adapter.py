@@ -29,11 +29,14 @@ class Placeholder:
         token_ids: the placeholder in a prompt given as ids; () if the vocabulary doesn't have it.
         in_context: what a chat part or a generic placeholder turns into; holds ``text``
             exactly once, with whatever the family wants around it.
+        parts_text: the text before it and the text behind it are tokenized as texts of their own,
+            each with the specials of a prompt (BOS, say), as some published processors do.
     """
 
     text: str
     token_ids: tuple[int, ...]
     in_context: str
+    parts_text: bool = False
 
 
 class MediaAdapter(ABC):

@@ -1,7 +1,7 @@
-"""CLIP's tower (Radford et al. 2021) with LLaVA-1.5's projector behind it.
+"""CLIP's tower (Radford et al. 2021): alone, and with LLaVA-1.5's projector behind it.
 
-Takes square uint8 pixels and returns one embedding row a patch, read from a layer before the
-last. Layers behind that one are neither built nor loaded. Knows nothing of prompts.
+Takes squares of pixels and returns one row a patch, read from a layer before the last. Layers
+behind that one are neither built nor loaded. Knows nothing of prompts.
 """
 
 from __future__ import annotations
@@ -123,8 +123,49 @@ def _used_layers(feature_layer: object, num_layers: int) -> int:
     return index
 
 
-class ClipTower(nn.Module):
-    """Pixels to embedding rows of the decoder's width. Parameters are created empty.
+class ClipTrunk(nn.Module):
+    """Normalised squares to the rows of the layer that counts. Parameters are created empty."""
+
+    def __init__(self, config: ClipConfig, dtype: torch.dtype, device: torch.device) -> None:
+        super().__init__()
+        self.config = config
+        size, patch = config.hidden_size, config.patch_size
+        self.class_embedding = nn.Parameter(torch.empty(size, dtype=dtype, device=device))
+        self.patch_embedding = nn.Parameter(
+            torch.empty(size, 3, patch, patch, dtype=dtype, device=device)
+        )
+        self.position_embedding = Embedding(
+            config.num_patches + 1, size, dtype=dtype, device=device
+        )
+        self.pre_layernorm = nn.LayerNorm(size, config.norm_eps, dtype=dtype, device=device)
+        self.layers = nn.ModuleList(
+            ClipLayer(config, dtype, device) for _ in range(config.num_layers)
+        )
+
+    def features(self, values: Tensor) -> Tensor:
+        """(B, S, S, 3) float32, normalised → (B, num_tokens, hidden)."""
+        x = self.embed(values)
+        batch, length, _ = x.shape
+        segments = Segments([length * i for i in range(batch + 1)], x.device)
+        rows = x.flatten(0, 1)
+        for layer in self.layers:
+            rows = layer(rows, segments)
+        x = rows.view(batch, length, -1)
+        return x if self.config.keep_class else x[:, 1:]
+
+    def embed(self, values: Tensor) -> Tensor:
+        """(B, S, S, 3) → (B, patches + 1, hidden): patches, class, positions, norm."""
+        weight = self.patch_embedding
+        patches = patchify(values, self.config.patch_size).to(weight.dtype)
+        x = nn.functional.linear(patches, weight.flatten(1))
+        first = self.class_embedding.expand(len(x), 1, -1)
+        x = torch.cat((first, x), dim=1) + self.position_embedding.weight
+        normed: Tensor = self.pre_layernorm(x)
+        return normed
+
+
+class ClipTower(ClipTrunk):
+    """Pixels to embedding rows of the decoder's width.
 
     Args:
         config: the shape.
@@ -140,21 +181,8 @@ class ClipTower(nn.Module):
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config, dtype, device)
         self.normalisation = normalisation
-        size, patch = config.hidden_size, config.patch_size
-        self.class_embedding = nn.Parameter(torch.empty(size, dtype=dtype, device=device))
-        self.patch_embedding = nn.Parameter(
-            torch.empty(size, 3, patch, patch, dtype=dtype, device=device)
-        )
-        self.position_embedding = Embedding(
-            config.num_patches + 1, size, dtype=dtype, device=device
-        )
-        self.pre_layernorm = nn.LayerNorm(size, config.norm_eps, dtype=dtype, device=device)
-        self.layers = nn.ModuleList(
-            ClipLayer(config, dtype, device) for _ in range(config.num_layers)
-        )
         self.projector = Projector(config, out_size, dtype, device)
 
     @torch.no_grad()
@@ -166,28 +194,9 @@ class ClipTower(nn.Module):
         """
         if not items:
             return []
-        x = self.embed(torch.stack([item["pixels"] for item in items]))
-        batch, length, _ = x.shape
-        segments = Segments([length * i for i in range(batch + 1)], x.device)
-        rows = x.flatten(0, 1)
-        for layer in self.layers:
-            rows = layer(rows, segments)
-        x = rows.view(batch, length, -1)
-        if not self.config.keep_class:
-            x = x[:, 1:]
+        pixels = torch.stack([item["pixels"] for item in items])
+        x = self.features(self.normalisation.apply(pixels, self.patch_embedding.device))
         return [EncoderOutput(embeds) for embeds in self.projector(x)]
-
-    def embed(self, pixels: Tensor) -> Tensor:
-        """(B, S, S, 3) uint8 → (B, patches + 1, hidden): patches, class, positions, norm."""
-        weight = self.patch_embedding
-        mean, std = self.normalisation.constants(weight.device)
-        values = (pixels.to(weight.device).float() - mean) / std
-        patches = patchify(values, self.config.patch_size).to(weight.dtype)
-        x = nn.functional.linear(patches, weight.flatten(1))
-        first = self.class_embedding.expand(len(x), 1, -1)
-        x = torch.cat((first, x), dim=1) + self.position_embedding.weight
-        normed: Tensor = self.pre_layernorm(x)
-        return normed
 
 
 def patchify(values: Tensor, patch_size: int) -> Tensor:
@@ -263,8 +272,15 @@ def clip_weights(config: Mapping[str, Any]) -> WeightMap:
     Three spellings: the published one (``vision_tower.vision_model.``), transformers 5's in
     memory (``model.vision_tower.``), and the hybrid that it writes (``vision_tower.``).
     """
-    clip = read_clip_config(config)
+    projector = WeightRule(
+        r"(?:model\.)?multi_modal_projector\.(linear_[12]\.(?:weight|bias))", r"projector.\1"
+    )
     tower = r"(?:model\.)?vision_tower\.(?:vision_model\.)?"
+    return WeightMap((*trunk_rules(tower, read_clip_config(config)), projector))
+
+
+def trunk_rules(tower: str, clip: ClipConfig) -> tuple[WeightRule, ...]:
+    """Published names behind ``tower``, a regular expression → the trunk's."""
     layer = rf"{tower}encoder\.layers\."
     unused = "|".join(str(i) for i in range(clip.num_layers, clip.num_stored_layers))
     rules = [
@@ -274,14 +290,10 @@ def clip_weights(config: Mapping[str, Any]) -> WeightMap:
         WeightRule(rf"{tower}pre_layrnorm\.(weight|bias)", r"pre_layernorm.\1"),
         WeightRule(rf"{layer}(\d+)\.(?:self_attn|mlp)\.(\w+\.\w+)", r"layers.\1.\2"),
         WeightRule(rf"{layer}(\d+)\.(layer_norm[12]\.\w+)", r"layers.\1.\2"),
-        WeightRule(
-            r"(?:model\.)?multi_modal_projector\.(linear_[12]\.(?:weight|bias))",
-            r"projector.\1",
-        ),
         # Behind the layer that is read, or derived from the config: nothing depends on them.
         WeightRule(rf"{tower}post_layernorm\.(?:weight|bias)", None),
         WeightRule(rf"{tower}embeddings\.position_ids", None),
     ]
     if unused:
         rules.insert(0, WeightRule(rf"{layer}(?:{unused})\..*", None))
-    return WeightMap(tuple(rules))
+    return tuple(rules)

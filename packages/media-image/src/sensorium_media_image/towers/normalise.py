@@ -38,6 +38,11 @@ class Normalisation:
         mean = torch.tensor(self.mean, device=device) * factor
         return mean, torch.tensor(self.std, device=device) * factor
 
+    def apply(self, pixels: Tensor, device: torch.device) -> Tensor:
+        """(…, 3) uint8 → the same shape, normalised, float32 on ``device``."""
+        mean, std = self.constants(device)
+        return (pixels.to(device).float() - mean) / std
+
 
 def read_normalisation(processor: Mapping[str, Any]) -> Normalisation:
     """From ``preprocessor_config.json``; what it leaves out is CLIP's.

@@ -203,6 +203,10 @@ def placeholder(value: Any) -> Placeholder:
         )
     if not isinstance(given.token_ids, tuple) or not all(map(_is_count, given.token_ids)):
         raise WrongReturnError("a placeholder whose token_ids are no tuple of ids")
+    if not isinstance(given.parts_text, bool):
+        raise WrongReturnError(
+            f"a placeholder with parts_text = {said(given.parts_text)}; it is a bool"
+        )
     return given
 
 

@@ -1,0 +1,197 @@
+"""Greedy tokens of Phi-3.5-vision equal the composed reference's, whatever the engine does.
+
+transformers has no class of the family: the reference is its CLIP and its Phi-3 with the glue
+between written anew (``phi3v_reference``). It is given the pixels that our own preprocessing made
+(its equality with Pillow's is tested where it lives), so that only the models are compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from attention_backends import DECODER, TOWER, Attention
+from family_helpers import loaded, model_context, open_folder, random_image
+from greedy import Comparison
+from meeting import let_requests_meet
+from phi3v_reference import Phi3VReference
+from PIL import Image
+from tiny_checkpoints import PHI3V_IDS, make_phi3v
+
+from sensorium import LLM, SamplingParams
+from sensorium.tokenizer import Tokenizer
+from sensorium.types import MediaShape
+from sensorium_media_image.families.phi3v import Phi3VFamily, Phi3VImages
+
+GREEDY = SamplingParams(temperature=0.0, repetition_penalty=1.0, max_tokens=12, ignore_eos=True)
+ENGINES: dict[str, dict[str, Any]] = {
+    "defaults": {},
+    "chunks of 16": {"max_num_batched_tokens": 16},
+    "no prefix cache, chunks of 64": {
+        "enable_prefix_caching": False,
+        "max_num_batched_tokens": 64,
+    },
+    "one at a time": {"max_num_seqs": 1},
+    # 38 pages of 3 layers × 2 heads × 4 tokens × 16 floats: they hold the two prompts that come
+    # first, but not with their answers.
+    "few pages": {
+        "page_size": 4,
+        "max_model_len": 144,
+        "kv_cache_memory_bytes": 38 * 2 * 3 * 2 * 4 * 16 * 4,
+    },
+}
+#: A prompt, and the (height, width) of its pictures by their numbers.
+Prompt = tuple[str, list[tuple[int, int]]]
+PROMPTS: list[Prompt] = [
+    ("<|user|>\nwhat is <|image_1|>?<|end|>\n<|assistant|>\n", [(90, 120)]),
+    ("the <|image_2|> and the <|image_1|> differ in", [(60, 200), (300, 80)]),
+    ("no picture at all", []),
+    ("<|image_1|>first<|image_2|><|image_3|>and then.", [(56, 56), (250, 250), (31, 45)]),
+    ("a", []),
+    ("what is this? <|image_1|> answer:", [(120, 90)]),
+    ("<|user|>\nwhat is <|image_1|>? At more length, please.<|end|>\n", [(90, 120)]),
+]
+RANKS = [1, 0, 1, 1, 1, 1, 0]
+
+
+def pictures(sizes: list[tuple[int, int]]) -> list[Image.Image]:
+    """One picture in three occurs in several prompts."""
+    return [Image.fromarray(random_image(*size, seed=size[0] % 3)) for size in sizes]
+
+
+def prompts() -> list[dict[str, Any]]:
+    """``PROMPTS`` as a caller gives them."""
+    return [
+        {"prompt": text, **({"multi_modal_data": {"image": pictures(sizes)}} if sizes else {})}
+        for text, sizes in PROMPTS
+    ]
+
+
+class Comparer:
+    """Holds answers of a folder's model against the reference's."""
+
+    def __init__(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
+        self.model = Phi3VReference(folder, dtype)
+        checkpoint = open_folder(folder)
+        context = model_context(Phi3VFamily(), checkpoint.config, checkpoint.processor)
+        self.adapter = Phi3VImages(replace(context, tokenizer=Tokenizer.load(folder)))
+
+    def padded(self, picture: Image.Image) -> Image.Image:
+        """The picture in its tiles, as the engine's frontend makes them."""
+        pixels, options = np.asarray(picture), self.adapter.options({})
+        plan = self.adapter.plan(MediaShape(pixels.shape[:2]), options)
+        features = self.adapter.process(loaded(pixels), plan, options)
+        return Image.fromarray(features["tower"]["pixels"].numpy())
+
+    def logits(self, prompt: Prompt, output: Any) -> torch.Tensor:
+        """(answer, vocabulary): the reference's, each row before its token."""
+        text, sizes = prompt
+        features = [self.model.embeds_of(self.padded(picture)) for picture in pictures(sizes)]
+        ids = self.model.token_ids(text, [len(rows) for rows in features])
+        image_id = PHI3V_IDS["<|image|>"]
+        assert list(output.prompt_token_ids) == [image_id if i < 0 else i for i in ids], text
+        answer = output.outputs[0].token_ids
+        return self.model.hidden_and_logits([*ids, *answer], features)[1][len(ids) - 1 : -1]
+
+    def compare(self, asked: Sequence[Prompt], outputs: Sequence[Any]) -> Comparison:
+        """Answers to ``asked``, one after the other."""
+        comparison = Comparison()
+        for prompt, output in zip(asked, outputs, strict=True):
+            comparison.add(self.logits(prompt, output), output.outputs[0].token_ids, prompt[0])
+        return comparison
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny checkpoint with random weights."""
+    return make_phi3v(tmp_path_factory.mktemp("phi3v"), seed=7)
+
+
+@pytest.fixture(scope="module")
+def reference(folder: Path) -> Comparer:
+    """The same weights in transformers' classes."""
+    return Comparer(folder)
+
+
+@pytest.mark.parametrize("options", ENGINES.values(), ids=ENGINES)
+def test_greedy_tokens_equal_the_references(
+    folder: Path, reference: Comparer, options: dict[str, Any], attention: Attention
+) -> None:
+    given = prompts()
+    few_pages = "kv_cache_memory_bytes" in options
+    options = {"device": "cpu", "dtype": "float32", "max_model_len": 256, **options}
+    with LLM(folder, trust_remote_code=True, **options) as llm:
+        if few_pages:
+            let_requests_meet(llm, len(given))
+        first = llm.generate(given, GREEDY, use_tqdm=False, priority=RANKS)
+        again = llm.generate(given, GREEDY, use_tqdm=False)
+        llm.check_integrity()
+    attention.assert_ran(*DECODER, *TOWER)
+    cached = sum(output.num_cached_tokens for output in again)
+    assert (sum(output.metrics.num_preemptions for output in first) > 0) == few_pages
+    assert few_pages or (cached > 0) == options.get("enable_prefix_caching", True)
+    print(reference.compare([*PROMPTS, *PROMPTS], [*first, *again]).report())
+
+
+def test_the_second_set_of_rope_factors(tmp_path: Path, attention: Attention) -> None:
+    """It holds for an engine that admits more than the original length, and in the reference for
+    sequences that are longer."""
+    folder = make_phi3v(tmp_path, seed=7, original_len=8)
+    asked = [prompt for prompt in PROMPTS if prompt[0] != "a"]  # which is shorter
+    given = [prompt for prompt in prompts() if prompt["prompt"] != "a"]
+    with LLM(folder, device="cpu", dtype="float32", max_model_len=256) as llm:
+        outputs = llm.generate(given, GREEDY, use_tqdm=False)
+    attention.assert_ran(*DECODER, *TOWER)
+    print(Comparer(folder).compare(asked, outputs).report())
+
+
+def test_the_answer_depends_on_the_picture(reference: Comparer) -> None:
+    """Else the comparison above would prove nothing."""
+    logits = []
+    for seed in range(2):
+        rows = reference.model.embeds(Image.fromarray(random_image(80, 80, seed)))
+        ids = reference.model.token_ids("what is <|image_1|>?", [len(rows)])
+        logits.append(reference.model.hidden_and_logits(ids, [rows])[1][-1])
+    assert (logits[0] - logits[1]).abs().max() > 0.1
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("chunk", [16, 2048])
+def test_greedy_tokens_on_the_gpu(folder: Path, reference: Comparer, chunk: int) -> None:
+    """The same comparison with the engine on CUDA and the reference on the CPU."""
+    given = prompts()
+    options: dict[str, Any] = {"dtype": "float32", "max_model_len": 256}
+    options |= {"gpu_memory_utilization": 0.3, "max_num_batched_tokens": chunk}
+    with LLM(folder, device="cuda", **options) as llm:
+        outputs = llm.generate([*given, *given], GREEDY, use_tqdm=False)
+        llm.check_integrity()
+    print(reference.compare([*PROMPTS, *PROMPTS], outputs).report())
+
+
+@pytest.mark.gpu
+def test_bfloat16_tokens_on_the_gpu_are_the_references_best(
+    tmp_path: Path, attention: Attention
+) -> None:
+    """By CUDA's ops and without them, within twice what bfloat16 does to the reference itself."""
+    folder = make_phi3v(tmp_path, seed=7, dtype=torch.bfloat16, wide=True)
+    exact, rounded = (Comparer(folder, dtype) for dtype in (torch.float32, torch.bfloat16))
+    options: dict[str, Any] = {"max_num_batched_tokens": 64, "gpu_memory_utilization": 0.3}
+    options |= {"max_model_len": 256, "engine_process": False}  # the ops are counted here
+    with LLM(folder, device="cuda", dtype="bfloat16", **options) as llm:
+        outputs = llm.generate(prompts(), GREEDY, use_tqdm=False)
+        llm.check_integrity()
+    attention.assert_ran(*DECODER, *TOWER, device="cuda")
+    gaps, errors = [], []
+    for prompt, output in zip(PROMPTS, outputs, strict=True):
+        answer = output.outputs[0].token_ids
+        logits, near = (comparer.logits(prompt, output) for comparer in (exact, rounded))
+        chosen = logits.gather(1, torch.tensor(answer)[:, None])[:, 0]
+        gaps.append(float((logits.amax(-1) - chosen).max()))
+        errors.append(float((logits - near.float()).abs().max()))
+    print(f"furthest from the best {max(gaps):.3f}, bfloat16's own error {max(errors):.3f}")
+    assert max(gaps) < 2 * max(errors)
