@@ -22,7 +22,7 @@ ANSWERS = {
     "async_stream": 2,
 }
 #: Examples of one family: how a random tiny checkpoint of it is made, and lines of its answers.
-FAMILIES = {"phi3v_images": (make_phi3v, 1)}
+FAMILIES = {"phi3v_images": (make_phi3v, 1), "vlm2vec_embeddings": (make_phi3v, 2)}
 
 
 @pytest.fixture(scope="session")

@@ -7,26 +7,19 @@ between written anew (``phi3v_reference``). It is given the pixels that our own 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from attention_backends import DECODER, TOWER, Attention
-from family_helpers import loaded, model_context, open_folder, random_image
-from greedy import Comparison
+from family_helpers import random_image
 from meeting import let_requests_meet
-from phi3v_reference import Phi3VReference
+from phi3v_comparer import Comparer, Prompt, pictures
 from PIL import Image
-from tiny_checkpoints import PHI3V_IDS, make_phi3v
+from tiny_checkpoints import make_phi3v
 
 from sensorium import LLM, SamplingParams
-from sensorium.tokenizer import Tokenizer
-from sensorium.types import MediaShape
-from sensorium_media_image.families.phi3v import Phi3VFamily, Phi3VImages
 
 GREEDY = SamplingParams(temperature=0.0, repetition_penalty=1.0, max_tokens=12, ignore_eos=True)
 ENGINES: dict[str, dict[str, Any]] = {
@@ -45,8 +38,6 @@ ENGINES: dict[str, dict[str, Any]] = {
         "kv_cache_memory_bytes": 38 * 2 * 3 * 2 * 4 * 16 * 4,
     },
 }
-#: A prompt, and the (height, width) of its pictures by their numbers.
-Prompt = tuple[str, list[tuple[int, int]]]
 PROMPTS: list[Prompt] = [
     ("<|user|>\nwhat is <|image_1|>?<|end|>\n<|assistant|>\n", [(90, 120)]),
     ("the <|image_2|> and the <|image_1|> differ in", [(60, 200), (300, 80)]),
@@ -59,51 +50,12 @@ PROMPTS: list[Prompt] = [
 RANKS = [1, 0, 1, 1, 1, 1, 0]
 
 
-def pictures(sizes: list[tuple[int, int]]) -> list[Image.Image]:
-    """One picture in three occurs in several prompts."""
-    return [Image.fromarray(random_image(*size, seed=size[0] % 3)) for size in sizes]
-
-
 def prompts() -> list[dict[str, Any]]:
     """``PROMPTS`` as a caller gives them."""
     return [
         {"prompt": text, **({"multi_modal_data": {"image": pictures(sizes)}} if sizes else {})}
         for text, sizes in PROMPTS
     ]
-
-
-class Comparer:
-    """Holds answers of a folder's model against the reference's."""
-
-    def __init__(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
-        self.model = Phi3VReference(folder, dtype)
-        checkpoint = open_folder(folder)
-        context = model_context(Phi3VFamily(), checkpoint.config, checkpoint.processor)
-        self.adapter = Phi3VImages(replace(context, tokenizer=Tokenizer.load(folder)))
-
-    def padded(self, picture: Image.Image) -> Image.Image:
-        """The picture in its tiles, as the engine's frontend makes them."""
-        pixels, options = np.asarray(picture), self.adapter.options({})
-        plan = self.adapter.plan(MediaShape(pixels.shape[:2]), options)
-        features = self.adapter.process(loaded(pixels), plan, options)
-        return Image.fromarray(features["tower"]["pixels"].numpy())
-
-    def logits(self, prompt: Prompt, output: Any) -> torch.Tensor:
-        """(answer, vocabulary): the reference's, each row before its token."""
-        text, sizes = prompt
-        features = [self.model.embeds_of(self.padded(picture)) for picture in pictures(sizes)]
-        ids = self.model.token_ids(text, [len(rows) for rows in features])
-        image_id = PHI3V_IDS["<|image|>"]
-        assert list(output.prompt_token_ids) == [image_id if i < 0 else i for i in ids], text
-        answer = output.outputs[0].token_ids
-        return self.model.hidden_and_logits([*ids, *answer], features)[1][len(ids) - 1 : -1]
-
-    def compare(self, asked: Sequence[Prompt], outputs: Sequence[Any]) -> Comparison:
-        """Answers to ``asked``, one after the other."""
-        comparison = Comparison()
-        for prompt, output in zip(asked, outputs, strict=True):
-            comparison.add(self.logits(prompt, output), output.outputs[0].token_ids, prompt[0])
-        return comparison
 
 
 @pytest.fixture(scope="module")

@@ -78,8 +78,8 @@ class EngineConfig:
         media_memory_gb †: host memory (GiB) for media being fetched and decoded and for the
             features of unfinished requests; None: a quarter of the machine's, at least 1.
         interleave_mm_strings: chat text may carry placeholders by hand.
-        chat_template: a path or a template; chat_template_content_format: "auto", "openai"
-            or "string".
+        chat_template: the name of one of the family's, a path, or a template;
+            chat_template_content_format: "auto", "openai" or "string".
         generation_config: "auto" reads the checkpoint's ``generation_config.json``,
             "sensorium" doesn't.
         task: "generate" or "embed"; runner: "generate" or "pooling", the same by its other name.

@@ -276,6 +276,29 @@ def test_an_explicit_template_may_be_inline_and_must_exist(qwen: Any, tmp_path: 
         load_template("nowhere.jinja", tmp_path, qwen.ours, None)
 
 
+def test_an_explicit_template_is_a_name_then_a_path_then_inline(
+    qwen: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    named = {"brief": "by name", "{{ 1 }}": "by an odd name"}
+    for name in ("brief.jinja", "other.jinja"):
+        Path(name).write_text(f"the file {name}")
+    expected = {
+        "brief": "by name",
+        "brief.jinja": "by name",
+        "./brief.jinja": "the file brief.jinja",
+        "other.jinja": "the file other.jinja",
+        "{{ 1 }}": "by an odd name",
+        "{{ 2 }}": "2",
+    }
+    for explicit, rendered in expected.items():
+        found = load_template(explicit, tmp_path, qwen.ours, None, named)
+        assert found is not None
+        assert found.render(TALK, add_generation_prompt=False) == rendered, explicit
+    with pytest.raises(ConfigError, match=r"no template of the model's family \(brief, "):
+        load_template("breif", tmp_path, qwen.ours, None, named)
+
+
 def test_bos_is_added_as_transformers_does(qwen: Any, tmp_path: Path) -> None:
     tokenizer = tokenizer_in(tmp_path, qwen.ours, {"tokenizer": "x"})
     of_tokenizer = load_template(None, tmp_path, tokenizer, None)

@@ -152,6 +152,7 @@ def build_chat(config: EngineConfig, model: Model) -> ChatRenderer:
             model.checkpoint.folder,
             model.tokenizer,
             model.family.chat_template,
+            model.family.chat_templates,
         ),
         tokenizer=model.tokenizer,
         kinds=model.kinds,

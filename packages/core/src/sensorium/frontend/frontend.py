@@ -146,7 +146,8 @@ class Frontend:
     def _own_template(self, chat_template: str) -> ChatTemplate | None:
         """The template of one request; a bad one is the caller's fault, not the engine's."""
         try:
-            return load_template(chat_template, self._folder, self._tokenizer, None)
+            named = self._family.chat_templates
+            return load_template(chat_template, self._folder, self._tokenizer, None, named)
         except ConfigError as error:
             raise RequestError(str(error)) from error
 

@@ -30,6 +30,8 @@ class ModelFamily(ABC):
         position_axes: 1, or the axes of ``Composition.positions``.
         encoders: brought for all adapters to use.
         chat_template: used where checkpoint and tokenizer have none.
+        chat_templates: name → template: others that suit checkpoints of the family. The option
+            ``chat_template`` takes such a name, with or without ".jinja".
     """
 
     architectures: ClassVar[tuple[str, ...]]
@@ -38,6 +40,7 @@ class ModelFamily(ABC):
     position_axes: ClassVar[int] = 1
     encoders: ClassVar[tuple[EncoderSpec, ...]] = ()
     chat_template: ClassVar[str | None] = None
+    chat_templates: ClassVar[Mapping[str, str]] = {}
 
     def other_configs(self, config: Mapping[str, Any]) -> Mapping[str, str]:
         """Other checkpoints whose ``config.json`` is needed: name → folder or hub name.

@@ -71,6 +71,11 @@ def check_families(value: object) -> tuple[ModelFamily, ...]:
         _encoders(label, "encoders", family.encoders)
         if not isinstance(family.chat_template, str | None):
             raise PluginFailure(f"{label} has a chat_template that is no text")
+        named = family.chat_templates
+        if not isinstance(named, Mapping) or not all(
+            isinstance(entry, str) for pair in named.items() for entry in pair
+        ):
+            raise PluginFailure(f"{label} has chat_templates that are no mapping of names to texts")
     return families
 
 

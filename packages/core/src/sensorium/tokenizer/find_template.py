@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from sensorium.checkpoint import read_json
@@ -14,19 +15,26 @@ _PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json", "chat_t
 
 
 def load_template(
-    explicit: str | None, checkpoint_folder: Path, tokenizer: Tokenizer, fallback: str | None
+    explicit: str | None,
+    checkpoint_folder: Path,
+    tokenizer: Tokenizer,
+    fallback: str | None,
+    named: Mapping[str, str] | None = None,
 ) -> ChatTemplate | None:
     """Finds the engine's template.
 
-    Order: ``explicit`` (a path or a template) → the processor's → the tokenizer's →
+    Order: ``explicit`` (a name, a path or a template) → the processor's → the tokenizer's →
     ``fallback`` (the family's). None: there is none, and a conversation can't be served.
 
+    Args:
+        named: name → template, those of the family that ``explicit`` may name.
+
     Raises:
-        ConfigError: ``explicit`` is neither a file nor a template, or a syntax error.
+        ConfigError: ``explicit`` is no name, no file and no template, or a syntax error.
     """
     of_processor = any((checkpoint_folder / name).is_file() for name in _PROCESSOR_FILES)
     if explicit is not None:
-        found = {"default": _read_explicit(explicit)}
+        found = {"default": _read_explicit(explicit, named or {})}
     else:
         found = (_processor_templates(checkpoint_folder) if of_processor else {}) or dict(
             tokenizer.chat_templates
@@ -48,12 +56,17 @@ def _processor_templates(folder: Path) -> dict[str, str]:
     return template_files(folder)
 
 
-def _read_explicit(explicit: str) -> str:
+def _read_explicit(explicit: str, named: Mapping[str, str]) -> str:
+    """A registered name counts before a path, and a path before a template that is written out."""
+    name = explicit.removesuffix(".jinja")
+    if name in named:
+        return named[name]
     if "\n" in explicit or "{" in explicit:
         return explicit
     file = Path(explicit)
     if not file.is_file():
+        names = f", no template of the model's family ({', '.join(sorted(named))})" * bool(named)
         raise ConfigError(
-            f"chat_template is {explicit!r}, which is neither a file nor a Jinja template."
+            f"chat_template is {explicit!r}, which is neither a file nor a Jinja template{names}."
         )
     return file.read_text(encoding="utf-8")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -57,6 +57,16 @@ TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
 )
+#: What VLM2Vec was trained on: texts and placeholders in their order, and nothing around them.
+VLM2VEC_TEMPLATE = (
+    "{% if messages | length > 1 %}"
+    "{{ raise_exception('An embedding is made of one message.') }}{% endif %}"
+    "{% for message in messages %}"
+    "{% if message['content'] is string %}{{ message['content'] }}"
+    "{% else %}{% for part in message['content'] %}"
+    "{{ part['text'] }}{% if not loop.last %} {% endif %}"
+    "{% endfor %}{% endif %}{% endfor %}"
+)
 
 
 class Phi3VFamily(ModelFamily):
@@ -65,6 +75,7 @@ class Phi3VFamily(ModelFamily):
     architectures = (ARCHITECTURE,)
     encoders = (EncoderSpec(TOWER, build_phi3v_tower, phi3v_weights),)
     chat_template = TEMPLATE
+    chat_templates: ClassVar[Mapping[str, str]] = {"template_vlm2vec_phi3v": VLM2VEC_TEMPLATE}
 
     def decoder_config(self, config: Mapping[str, Any]) -> DecoderConfig:
         """As ``ModelFamily.decoder_config``: Phi-3's entries, flat."""
