@@ -9,6 +9,7 @@ import torch
 from sensorium.errors import LimitError, MediaError, PluginError
 from sensorium.media.process import process
 from sensorium.plugins import MediaReader
+from sensorium.plugins.guard import GuardedAdapter
 from sensorium.types import DerivedItem, Loaded, MediaPlan, MediaShape
 
 
@@ -35,7 +36,7 @@ def adapter(make: Any) -> Any:
         pieces = list(loaded.value.pieces(options.get("wanted")))
         return {"nose": {"sum": torch.tensor([sum(pieces) / options.get("divisor", 1)])}}
 
-    return make.adapter(process=process_)(None)
+    return GuardedAdapter.make(make.adapter(process=process_), None, "scents")  # type: ignore[arg-type]
 
 
 def run(adapter: Any, tape: Tape, *derived: Tape, **options: Any) -> list[Any]:
