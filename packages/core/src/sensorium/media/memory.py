@@ -28,9 +28,12 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from sensorium.errors import EngineClosedError, LimitError
+from sensorium.media.heap import trim_heap
 
 Result = TypeVar("Result")
 GIB = 2**30
+#: After so many bytes were given up, the C library is asked to return what it keeps of them.
+TRIM_BYTES = 64 * 2**20
 #: of the machine's memory, where ``media_memory_gb`` isn't given
 DEFAULT_FRACTION = 4
 MIN_DEFAULT_BYTES = GIB
@@ -90,6 +93,7 @@ class MemoryBudget:
         self.total_bytes = total_bytes
         self._copies = copies
         self._used = 0
+        self._given_up = 0  # since the heap was trimmed
         self._orphaned = 0  # part of it: held by work whose request has given up
         self._is_closed = False
         self._lock = threading.RLock()
@@ -139,6 +143,15 @@ class MemoryBudget:
                 assert lease._held == sum(claim.num_bytes for claim in lease._claims)
 
     # --- the rest is called by leases and claims, with the lock -------------------------
+
+    def counts_as_freed(self, num_bytes: int) -> bool:
+        """Counts what was given up; True when it has become worth giving back to the system."""
+        with self._lock:
+            self._given_up += num_bytes
+            is_due = self._given_up >= TRIM_BYTES
+            if is_due:
+                self._given_up = 0
+        return is_due
 
     def _is_oldest(self, lease: Lease) -> bool:
         return next(iter(self._preparing), None) == lease.number
@@ -257,7 +270,9 @@ class Lease:
                     result = await prepare()
                     break
                 except MustWait:
-                    self.give_up()
+                    given_up = self.give_up()
+                if self.budget.counts_as_freed(given_up):
+                    await asyncio.to_thread(trim_heap)
         except BaseException:
             self.release()
             raise
@@ -285,11 +300,13 @@ class Lease:
             self._claims.append(claim)
         return claim
 
-    def give_up(self) -> None:
-        """Returns everything; ``begin`` follows."""
+    def give_up(self) -> int:
+        """Returns everything, and how many bytes that were; ``begin`` follows."""
         with self.budget._lock:
+            held = self._held
             self._drop_all()
             self.budget._dispatch()
+        return held
 
     def finish(self) -> None:
         """Preparing is over: what remains are features, until ``release``."""
