@@ -50,6 +50,18 @@ if config["model_type"] in ("qwen2_vl", "qwen2_5_vl"):
         },
         "uuid": "embeds-1",  # Optional
     }
+elif config["model_type"] == "minicpmv":
+    # An image that isn't sliced has as many rows as the resampler has queries
+    base64_image_embedding = encoded(torch.randn(config["query_num"], hidden_size) / 10)
+    base64_image_sizes = encoded(torch.tensor([40, 40]))
+    embeds = {
+        "type": "image_embeds",
+        "image_embeds": {
+            "image_embeds": f"{base64_image_embedding}",  # Required
+            "image_sizes": f"{base64_image_sizes}",  # Required by openbmb/MiniCPM-V-2_6
+        },
+        "uuid": "embeds-1",  # Optional
+    }
 else:
     tower = config["vision_config"]
     num_rows = (tower["image_size"] // tower["patch_size"]) ** 2

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny_checkpoints import make_llava, make_phi3v
+from tiny_checkpoints import make_llava, make_minicpmv, make_phi3v
 from tiny_ultravox import make_ultravox
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -22,7 +22,11 @@ ANSWERS = {
     "async_stream": 2,
 }
 #: Examples of one family: how a random tiny checkpoint of it is made, and lines of its answers.
-FAMILIES = {"phi3v_images": (make_phi3v, 1), "vlm2vec_embeddings": (make_phi3v, 2)}
+FAMILIES = {
+    "minicpmv_embeddings": (make_minicpmv, 1),
+    "phi3v_images": (make_phi3v, 1),
+    "vlm2vec_embeddings": (make_phi3v, 2),
+}
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from served import Served, served
-from tiny_checkpoints import make_llava, make_phi3v
+from tiny_checkpoints import make_llava, make_minicpmv, make_phi3v
 from tiny_ultravox import make_ultravox
 
 from sensorium import AsyncEngine
@@ -99,6 +99,16 @@ def test_embeddings_on_llava(tmp_path: Path) -> None:
     folder = make_llava(tmp_path, seed=2)
     with (
         AsyncEngine(str(folder), max_model_len=512, chat_template=LLAVA_CHAT) as engine,
+        served(EnginePort.of(engine, str(folder))) as server,
+    ):
+        assert run("server_image_embeds", server.url + "/v1", str(folder))
+
+
+def test_embeddings_on_minicpmv(tmp_path: Path) -> None:
+    """The family whose embeddings come with the images' sizes, here with random weights."""
+    folder = make_minicpmv(tmp_path)
+    with (
+        AsyncEngine(str(folder), trust_remote_code=True, max_model_len=512) as engine,
         served(EnginePort.of(engine, str(folder))) as server,
     ):
         assert run("server_image_embeds", server.url + "/v1", str(folder))

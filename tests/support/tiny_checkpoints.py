@@ -55,6 +55,16 @@ QWEN_SPECIALS = (
 #: Ids of ``QWEN_SPECIALS``, right behind the 256 bytes and the merges.
 QWEN_IDS = {token: 300 + i for i, token in enumerate(QWEN_SPECIALS)}
 
+#: What MiniCPM-V's vocabulary has behind Qwen2's.
+MINICPMV_SPECIALS = (
+    "<unk>",
+    "<image>",
+    "</image>",
+    "<slice>",
+    "</slice>",
+    "<image_id>",
+    "</image_id>",
+)
 #: What Phi-3.5-vision's vocabulary has behind Llama's, here without the many that are unused.
 PHI3V_SPECIALS = (
     "<|endoftext|>",
@@ -88,6 +98,12 @@ QWEN_TEMPLATE = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
+MINICPMV_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
 PHI3V_TEMPLATE = (
     "{% for message in messages %}"
     "{{ '<|' + message['role'] + '|>\n' + message['content'] + '<|end|>\n' }}"
@@ -287,6 +303,60 @@ def make_phi3v(
         PHI3V_TEMPLATE,
         bos="<s>",
         eos="<|endoftext|>",
+        pad="<|endoftext|>",
+        unk="<unk>",
+    )
+    return folder
+
+
+def make_minicpmv(
+    folder: Path, seed: int = 0, dtype: torch.dtype = torch.float32, *, wide: bool = False
+) -> Path:
+    """A MiniCPM-V-2.6: 4 rows a view of about 56×56 pixels, up to 4 slices."""
+    wider, times = (WIDER, WIDER_TOWER) if wide else (2, 1)  # the resampler's heads have 128
+    widths, decoder_sizes = _decoder(wider)
+    manifest = load_manifest("minicpm_v_2_6")
+    config = copy.deepcopy(dict(manifest.config))
+    config |= widths | {
+        "vocab_size": QWEN_VOCABULARY,
+        "bos_token_id": QWEN_IDS["<|endoftext|>"],
+        "eos_token_id": QWEN_IDS["<|im_end|>"],
+        "max_position_embeddings": 65_536,
+        "query_num": 4,
+        "torch_dtype": _name(dtype),
+    }
+    config["vision_config"] |= {
+        "hidden_size": 32 * times,
+        "intermediate_size": 48 * times,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+    }
+    sizes = decoder_sizes | {
+        "vocabulary": QWEN_VOCABULARY,
+        "tower": 32 * times,
+        "tower_mlp": 48 * times,
+        "tower_layers": 3,
+        "tower_positions": 4900,
+        "patch": 14,
+        "queries": 4,
+        "in_proj": 3 * decoder_sizes["hidden"],
+    }
+    slicing = {"scale_resolution": 56, "max_slice_nums": 4}
+    processor = dict(manifest.preprocessor_config) | slicing | {"image_feature_size": 4}
+    config["slice_config"] |= slicing
+    write_weights(folder, manifest.shapes(sizes), seed, dtype)
+    write_json(folder / "config.json", config)
+    write_json(folder / "preprocessor_config.json", processor)
+    write_json(folder / "generation_config.json", _qwen_generation())
+    tokenizer = qwen_tokenizer()
+    tokenizer.add_special_tokens(
+        [AddedToken(token, special=True, normalized=False) for token in MINICPMV_SPECIALS]
+    )
+    write_tokenizer(
+        folder,
+        tokenizer,
+        MINICPMV_TEMPLATE,
+        eos="<|im_end|>",
         pad="<|endoftext|>",
         unk="<unk>",
     )

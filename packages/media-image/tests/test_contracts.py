@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from family_helpers import load_tower, make_adapter, model_context, open_folder, random_image
 from PIL import Image
-from tiny_checkpoints import make_llava, make_phi3v, make_qwen2vl, make_qwen25vl
+from tiny_checkpoints import make_llava, make_minicpmv, make_phi3v, make_qwen2vl, make_qwen25vl
 
 from sensorium.plugins import Encoder, MediaAdapter, MediaKind
 from sensorium.testing.adapter import MediaAdapterContract
@@ -24,6 +24,7 @@ from sensorium.testing.kind import MediaKindContract
 from sensorium.tokenizer import Tokenizer
 from sensorium.types import Loaded, MediaPlan, MediaShape
 from sensorium_media_image.families.llava import LlavaFamily, LlavaImages
+from sensorium_media_image.families.minicpmv import MiniCPMVFamily, MiniCPMVImages
 from sensorium_media_image.families.phi3v import Phi3VFamily, Phi3VImages
 from sensorium_media_image.families.qwen_vl import QwenImages, QwenVLFamily
 from sensorium_media_image.kind import ImageKind
@@ -134,21 +135,33 @@ class TestLlavaImages(_ImageAdapterContract):
         return {}
 
 
-class TestPhi3VImages(_ImageAdapterContract):
-    make, family, adapter = staticmethod(make_phi3v), Phi3VFamily(), Phi3VImages
-
+class _NativeImagesContract(_ImageAdapterContract):
     def make_adapter(self) -> MediaAdapter:
-        """With a tokenizer, which this adapter asks for the id of its token."""
+        """With a tokenizer, which these adapters ask for the ids of their tokens."""
         checkpoint = open_folder(_folder(self.make))
         context = model_context(self.family, checkpoint.config, checkpoint.processor)
-        tokenizer = Tokenizer.load(_folder(self.make))
-        return Phi3VImages(replace(context, tokenizer=tokenizer))
+        return self.adapter(replace(context, tokenizer=Tokenizer.load(_folder(self.make))))
+
+
+class TestPhi3VImages(_NativeImagesContract):
+    make, family, adapter = staticmethod(make_phi3v), Phi3VFamily(), Phi3VImages
 
     def option_settings(self) -> Sequence[Mapping[str, Any]]:
         return [{}, {"num_crops": 1}, {"num_crops": 16}]
 
     def embeds_fields_of(self, loaded: Loaded, plan: MediaPlan) -> Mapping[str, torch.Tensor]:
         return {}
+
+
+class TestMiniCPMVImages(_NativeImagesContract):
+    make, family, adapter = staticmethod(make_minicpmv), MiniCPMVFamily(), MiniCPMVImages
+
+    def option_settings(self) -> Sequence[Mapping[str, Any]]:
+        return [{}, {"max_slice_nums": 1}, {"max_slice_nums": 9}]
+
+    def embeds_fields_of(self, loaded: Loaded, plan: MediaPlan) -> Mapping[str, torch.Tensor]:
+        height, width = loaded.shape.size
+        return {"image_sizes": torch.tensor([width, height])}
 
 
 class _QwenImagesContract(_ImageAdapterContract):
@@ -195,6 +208,10 @@ class _ImageFamilyContract(ModelFamilyContract):
 
 class TestLlavaFamily(_ImageFamilyContract):
     make = staticmethod(make_llava)
+
+
+class TestMiniCPMVFamily(_ImageFamilyContract):
+    make = staticmethod(make_minicpmv)
 
 
 class TestPhi3VFamily(_ImageFamilyContract):

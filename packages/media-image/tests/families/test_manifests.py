@@ -20,6 +20,7 @@ from sensorium.models.decoder import Decoder
 from sensorium.models.load import load_model
 from sensorium.plugins import EncoderContext, ModelFamily
 from sensorium_media_image.families.llava import LlavaFamily
+from sensorium_media_image.families.minicpmv import MiniCPMVFamily
 from sensorium_media_image.families.phi3v import Phi3VFamily
 from sensorium_media_image.families.qwen_vl import QwenVLFamily
 from sensorium_media_image.manifests import load_manifest
@@ -31,9 +32,10 @@ MAKERS: dict[str, Callable[..., Path]] = {
     "qwen2_5_vl_3b": make_qwen25vl,
 }
 #: Families that transformers has no class of.
-NATIVE = ("phi_3_5_vision",)
+NATIVE = ("phi_3_5_vision", "minicpm_v_2_6")
 FAMILIES: dict[str, ModelFamily] = {
     "phi_3_5_vision": Phi3VFamily(),
+    "minicpm_v_2_6": MiniCPMVFamily(),
     "llava_1_5_7b": LlavaFamily(),
     "qwen2_vl_2b": QwenVLFamily(),
     "qwen2_5_vl_3b": QwenVLFamily(),
@@ -49,12 +51,14 @@ def test_the_tensors_add_up_to_the_published_size(name: str) -> None:
         4_417_971_200,
         7_509_245_952,
         2 * 4_146_621_440,
+        16_198_350_304,
     )
     assert set(manifest.sources) >= {"names", "shapes", "config", "preprocessor_config"}
 
 
 def test_the_number_of_tensors() -> None:
     assert len(load_manifest("qwen2_vl_2b").shapes()) == 729
+    assert len(load_manifest("minicpm_v_2_6").shapes()) == 789
 
 
 @pytest.mark.parametrize("name", [*MANIFESTS, *NATIVE])
