@@ -18,6 +18,7 @@ def with_items(
     tail: int = 2,
     atomic: bool = False,
     max_tokens: int = 3,
+    num_pieces: int = 1,
 ) -> EngineRequest:
     """``lead`` tokens of text, then one span for each key, then ``tail`` tokens of text."""
     offsets = [lead + i * length for i in range(len(keys))]
@@ -26,7 +27,7 @@ def with_items(
         request_id,
         [1] * (lead + len(keys) * length + tail),
         max_tokens=max_tokens,
-        items=tuple(item(key, length, num_bytes=num_bytes) for key in keys),
+        items=tuple(item(key, length, num_bytes=num_bytes, num_pieces=num_pieces) for key in keys),
         spans=tuple(spans),
     )
 

@@ -54,10 +54,17 @@ def scheduler_config(**changes: Any) -> SchedulerConfig:
     return SchedulerConfig(**(limits | changes))
 
 
-def item(key: bytes, num_tokens: int, *, num_bytes: int = 10, features: bool = True) -> EngineItem:
+def item(
+    key: bytes,
+    num_tokens: int,
+    *,
+    num_bytes: int = 10,
+    features: bool = True,
+    num_pieces: int = 1,
+) -> EngineItem:
     """An item of a kind that nobody ships."""
     encoders: dict[str, Features] = {"nose": {}} if features else {}
-    return EngineItem(key, "scent", num_tokens, num_bytes, encoders)
+    return EngineItem(key, "scent", num_tokens, num_bytes, encoders, num_pieces=num_pieces)
 
 
 def request(
@@ -188,13 +195,14 @@ class StandInRunner:
 
     Args:
         config: the limits that batches must keep.
-        failures: (request id, how many of its chunks ran before) that fail. With an even number
-            what it should have encoded isn't made, with an odd one it is.
+        failures: (request id, how many steps had a chunk or an item of its before) that fail. With
+            an even number what it should have encoded isn't made, with an odd one it is.
         overlaps: steps are told of only when somebody asks, as on an accelerator.
 
     Attributes:
         requests: those it knows.
         cache: key → bytes of the embeddings it has.
+        parts: key → how many pieces of an embedding in the making it has; -1: one failed.
         num_encodes: key → how often it was encoded.
         max_batched_tokens: the longest step so far.
         open: steps that were started and not told of yet, the oldest first.
@@ -221,7 +229,9 @@ class StandInRunner:
         self._launched: StandInStep | None = None
         self.requests: dict[str, EngineRequest] = {}
         self.cache: dict[bytes, int] = {}
+        self.parts: dict[bytes, tuple[EngineItem, int]] = {}
         self.num_encodes: dict[bytes, int] = {}
+        self._decodes: set[str] = set()
         self.max_batched_tokens = 0
         self.open: list[StandInStep] = []
         self.most_open = 0
@@ -254,7 +264,7 @@ class StandInRunner:
         except Exception as error:
             if isinstance(error, AssertionError):
                 self.wrong = error
-            self._broken |= {chunk.request_id for chunk in batch.chunks}
+            self._broken |= _asked(batch)
             raise
 
     def _launch(self, batch: Batch) -> StandInStep:
@@ -263,14 +273,16 @@ class StandInRunner:
         for request_id in batch.ended:
             del self.requests[request_id], self._tokens[request_id]
             self._broken.discard(request_id)
+            self._decodes.discard(request_id)
         for key in batch.evict:
             self.cache.pop(key, None)
+            self.parts.pop(key, None)
         for started in batch.started:
             assert started.request_id not in self.requests
             self.requests[started.request_id] = started
             self._tokens[started.request_id] = list(started.token_ids)
-        failed = {chunk.request_id for chunk in batch.chunks if self._fails(chunk)}
-        failed |= self._broken & {chunk.request_id for chunk in batch.chunks}
+        failed = {request_id for request_id in _asked(batch) if self._fails(request_id)}
+        failed |= self._broken & _asked(batch)
         not_made = {task.key for task in batch.encode if not self._encode(task, failed)}
         self._check_sizes(batch)
         for chunk in batch.chunks:
@@ -296,24 +308,36 @@ class StandInRunner:
         launched.output = StepOutput(tuple(tokens), sentences)
         return launched
 
-    def _fails(self, chunk: Chunk) -> bool:
-        count = self._num_chunks.get(chunk.request_id, 0)
-        self._num_chunks[chunk.request_id] = count + 1
-        return (chunk.request_id, count) in self._failures
+    def _fails(self, request_id: str) -> bool:
+        count = self._num_chunks.get(request_id, 0)
+        self._num_chunks[request_id] = count + 1
+        return (request_id, count) in self._failures
 
     def _encode(self, task: EncodeTask, failed: set[str]) -> bool:
         source = self.requests[task.request_id].items[task.item]
         assert source.key == task.key
         assert source.features, "an item is to be encoded without features"
         assert task.key not in self.cache, "an item is encoded twice"
-        if task.request_id in failed and self._num_chunks[task.request_id] % 2:
+        start, stop = task.pieces
+        assert 0 <= start < stop <= source.num_pieces
+        _, num_done = self.parts.get(task.key, (source, 0))
+        assert start == 0 or task.key in self.parts, "a piece's predecessors aren't there"
+        is_broken = task.request_id in failed and self._num_chunks[task.request_id] % 2
+        if is_broken or num_done < 0:
+            self.parts[task.key] = source, -1
             return False
+        assert num_done == start, "pieces are encoded out of order"
+        self.parts[task.key] = source, stop
+        if stop < source.num_pieces:
+            return False
+        del self.parts[task.key]
         self.cache[task.key] = source.embed_bytes
         self.num_encodes[task.key] = self.num_encodes.get(task.key, 0) + 1
         return True
 
     def _check_sizes(self, batch: Batch) -> None:
         num_bytes = sum(self.cache.values())
+        num_bytes += sum(source.embed_bytes for source, _ in self.parts.values())
         assert num_bytes <= self.config.encoder_cache_bytes, "embeddings exceed their budget"
         num_tokens = sum(len(chunk.token_ids) for chunk in batch.chunks)
         limit = self.config.max_num_batched_tokens
@@ -323,6 +347,14 @@ class StandInRunner:
         ids = [chunk.request_id for chunk in batch.chunks]
         assert len(set(ids)) == len(ids)
         assert all(chunk.token_ids for chunk in batch.chunks)
+        num_pieces = sum(task.pieces[1] - task.pieces[0] for task in batch.encode)
+        if any(chunk.request_id in self._decodes for chunk in batch.chunks):
+            most = self.config.max_encode_pieces_per_step
+            assert num_pieces <= most, "rows that decode wait for too many pieces"
+        # Where log-probabilities of given tokens are wanted, rows come before a prefill's end.
+        for chunk in batch.chunks:
+            if chunk.num_rows and self.requests[chunk.request_id].sampling.logprobs is None:
+                self._decodes.add(chunk.request_id)
         self.max_batched_tokens = max(self.max_batched_tokens, num_tokens)
 
     def _check_chunk(self, chunk: Chunk) -> None:
@@ -420,6 +452,11 @@ class StandInStep:
         return self.output
 
 
+def _asked(batch: Batch) -> set[str]:
+    """Requests of which anything is computed."""
+    return {of.request_id for of in (*batch.chunks, *batch.encode)}
+
+
 def _allowed(chunk: Chunk, masks: Masks | None) -> list[int] | None:
     if masks is None or chunk.request_id not in masks.request_ids:
         return None
@@ -489,6 +526,7 @@ class StandInEngine:
         assert not self.runner.open, "a step was never taken in"
         assert not self.grammars.answers, "a grammar was not told to forget all requests"
         self.scheduler.check_integrity()
+        assert not self.runner.parts, "pieces are kept for nobody"
         assert not self.runner.requests, "the runner was not told to forget all requests"
         stats = self.scheduler.stats
         assert stats.num_used_pages == stats.encoder_pinned_bytes == 0

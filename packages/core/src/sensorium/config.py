@@ -59,6 +59,8 @@ class EngineConfig:
             option: its calls wait for each other.
         mm_processor_cache_gb: processed media kept in host memory (GiB); 0 turns it off.
         mm_encoder_cache_gb †: embeddings kept on the device (GiB).
+        max_encode_pieces_per_step †: pieces of items encoded in one step at most while any
+            sequence decodes; an item that its adapter doesn't divide is one piece.
         limit_mm_per_prompt: kind → items in one prompt at most, or a mapping with "count"
             and the sizes that memory profiling should assume.
         media_io_kwargs: kind → how its media are read.
@@ -117,6 +119,7 @@ class EngineConfig:
     max_queued_requests: int | None = None
     mm_processor_cache_gb: float = 4.0
     mm_encoder_cache_gb: float = 1.0
+    max_encode_pieces_per_step: int = 8
     limit_mm_per_prompt: Mapping[str, int | Mapping[str, int | float]] = field(default_factory=dict)
     media_io_kwargs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     mm_processor_kwargs: Mapping[str, Any] = field(default_factory=dict)
@@ -212,6 +215,7 @@ class EngineConfig:
             "page_size",
             "max_num_batched_tokens",
             "max_num_seqs",
+            "max_encode_pieces_per_step",
             "max_queued_requests",
             "max_model_len",
             "kv_cache_memory_bytes",

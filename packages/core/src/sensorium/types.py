@@ -184,6 +184,8 @@ class MediaPlan:
             everywhere. Its ones number ``num_tokens``.
         grid: the item's extent in the units of its position scheme, () if it has none.
         facts: whatever else the family's ``compose`` needs.
+        num_pieces: pieces that its encoders make one by one (``Encoder.encode_piece``), of one row
+            at least; 1: they make it whole.
 
     Raises:
         PluginError: ``num_tokens``, ``token_ids`` and ``is_embed`` that don't fit each other.
@@ -194,6 +196,7 @@ class MediaPlan:
     is_embed: bytes | None = None
     grid: tuple[int, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
+    num_pieces: int = 1
 
     def __post_init__(self) -> None:
         if self.is_embed is not None and len(self.is_embed) != len(self.token_ids):
@@ -295,6 +298,7 @@ class EngineItem:
         embed_bytes: what the embedding costs in the encoder cache, all levels included.
         features: as in ``PreparedItem``; in host memory until the request ends.
         index, uuid: its name in messages.
+        num_pieces: pieces that it is encoded in, one behind another; 1: at once.
     """
 
     key: bytes
@@ -304,6 +308,7 @@ class EngineItem:
     features: Mapping[str, Features]
     index: int = 0
     uuid: str | None = None
+    num_pieces: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -380,11 +385,16 @@ class Chunk(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class EncodeTask:
-    """An item to encode before this step's forward."""
+    """An item, or a run of its pieces, to encode before this step's forward.
+
+    Attributes:
+        pieces: the half-open run; the steps before have asked for those that come before it.
+    """
 
     request_id: str
     item: int
     key: bytes
+    pieces: tuple[int, int] = (0, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -394,7 +404,8 @@ class Batch:
     Attributes:
         started: requests that run for the first time (or again after preemption); the
             runner keeps their sampling state and features until they are in ``ended``.
-        encode: items whose embeddings must be made, in order, each key once.
+        encode: items whose embeddings, or pieces of them, must be made, in order, each key once;
+            their requests need not have a chunk.
         chunks: what to compute; chunks that decode one token and prefill chunks mix.
         evict: keys of embeddings to drop before encoding.
         ended: requests the runner may forget (finished, aborted or preempted).

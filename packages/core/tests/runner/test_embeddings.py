@@ -104,3 +104,121 @@ def test_a_broken_device_is_not_taken_for_a_broken_item() -> None:
     with pytest.raises(torch.AcceleratorError):
         embeddings.encode(items(3))
     assert len(nose.calls) == 1
+
+
+# --- piece by piece ------------------------------------------------------------------------
+
+
+class Sniffer(Nose):
+    """Two rows a piece, numbered, with one level; before that, whatever a test wants to happen."""
+
+    def encode_piece(self, item: Features, piece: int, num_pieces: int) -> EncoderOutput:
+        self.calls.append([int(item["number"]), piece, num_pieces])
+        self.happens([item])
+        rows = torch.arange(2.0 * piece, 2.0 * piece + 2)[:, None].expand(2, HIDDEN)
+        return EncoderOutput(rows, 10 * rows[None])
+
+
+def sniffer(happens: Callable[[Sequence[Features]], None]) -> tuple[Sniffer, Embeddings]:
+    nose, adapter = Sniffer(happens), Adapter()
+    guarded = GuardedEncoder(nose, "nose", "a-stranger", hidden_size=HIDDEN, levels=1)
+    adapters: Any = {"scent": adapter}
+    return nose, Embeddings(
+        {"nose": guarded},
+        adapters,
+        hidden_size=HIDDEN,
+        dtype=torch.float32,
+        device=torch.device("cpu"),
+    )
+
+
+def divided(num_tokens: int = 6) -> EngineItem:
+    features = {"nose": {"number": torch.tensor([7])}}
+    return EngineItem(b"key", "scent", num_tokens, 8, features, num_pieces=3)
+
+
+def nothing(given: Sequence[Features]) -> None:
+    """Nothing happens."""
+
+
+def test_an_embedding_is_there_behind_its_last_piece_rows_and_levels_in_order() -> None:
+    nose, embeddings = sniffer(nothing)
+    first = embeddings.encode_pieces(divided(), 0, 2)
+    assert not first.failures
+    assert bool(first.finite[b"key"][0])
+    assert b"key" not in embeddings
+    assert not embeddings.encode_pieces(divided(), 2, 3).failures
+    whole = embeddings[b"key"]
+    assert whole.embeds[:, 0].tolist() == [0, 1, 2, 3, 4, 5]
+    assert whole.deep is not None
+    assert whole.deep[0, :, 1].tolist() == [0, 10, 20, 30, 40, 50]
+    assert nose.calls == [[7, 0, 3], [7, 1, 3], [7, 2, 3]]
+    embeddings.drop([b"key"])
+    assert not embeddings.encode([divided()]).failures
+    assert torch.equal(embeddings[b"key"].embeds, whole.embeds)
+
+
+@pytest.mark.parametrize("error", [ValueError("odd"), torch.OutOfMemoryError()])
+def test_a_piece_that_fails_takes_the_others_with_it(error: Exception) -> None:
+    def the_second_fails(given: Sequence[Features]) -> None:
+        if nose.calls[-1][1] == 1:
+            raise error
+
+    nose, embeddings = sniffer(the_second_fails)
+    assert not embeddings.encode_pieces(divided(), 0, 1).failures
+    failure = embeddings.encode_pieces(divided(), 1, 2).failures[b"key"]
+    told = "encode_piece of a-stranger raised ValueError"
+    assert ("too little memory" if isinstance(error, torch.OutOfMemoryError) else told) in failure
+    assert embeddings.encode_pieces(divided(), 2, 3).failures == {b"key": failure}
+    assert len(nose.calls) == 2, "nothing is encoded behind it"
+    embeddings.drop([b"key"])
+    assert not embeddings.encode_pieces(divided(), 0, 1).failures
+    embeddings.drop([b"key"])
+    assert "gone" in embeddings.encode_pieces(divided(), 1, 2).failures[b"key"]
+
+
+def test_pieces_with_other_rows_than_planned_are_refused() -> None:
+    _, embeddings = sniffer(nothing)
+    failure = embeddings.encode([divided(num_tokens=7)]).failures[b"key"]
+    assert "6 rows in 3 pieces where the plan says 7" in failure
+    assert b"key" not in embeddings
+
+
+def test_a_piece_that_is_not_finite_is_told_of_at_once() -> None:
+    _, embeddings = sniffer(nothing)
+    guarded: Any = embeddings._encoders["nose"]
+    guarded.inner.encode_piece = lambda item, piece, num_pieces: EncoderOutput(
+        torch.full((2, HIDDEN), float("nan") if piece == 1 else 1.0), torch.ones(1, 2, HIDDEN)
+    )
+    assert bool(embeddings.encode_pieces(divided(), 0, 1).finite[b"key"][0])
+    assert not bool(embeddings.encode_pieces(divided(), 1, 2).finite[b"key"][0])
+
+
+def test_an_encoder_without_pieces_is_named() -> None:
+    _, embeddings = made(nothing)
+    failure = embeddings.encode([*items(1), divided()]).failures
+    assert list(failure) == [b"key"]
+    assert "nose of a-stranger has no encode_piece" in failure[b"key"]
+    assert bytes([0]) in embeddings
+
+
+def test_what_a_piece_returns_is_checked() -> None:
+    _, embeddings = sniffer(nothing)
+    guarded: Any = embeddings._encoders["nose"]
+    guarded.inner.encode_piece = lambda item, piece, num_pieces: [torch.ones(2, HIDDEN)]
+    failure = embeddings.encode([divided()]).failures[b"key"]
+    assert "encode_piece of a-stranger returned a list where an EncoderOutput belongs" in failure
+
+
+def test_several_encoders_have_their_rows_one_behind_the_other() -> None:
+    one, embeddings = sniffer(nothing)
+    encoders: Any = embeddings._encoders
+    encoders["ear"] = encoders["nose"]
+    adapters: Any = embeddings._adapters
+    adapters["scent"].encoders = ("nose", "ear")
+    features = {name: {"number": torch.tensor([7])} for name in ("nose", "ear")}
+    item = EngineItem(b"key", "scent", 12, 8, features, num_pieces=3)
+    for piece in range(3):
+        assert not embeddings.encode_pieces(item, piece, piece + 1).failures
+    assert embeddings[b"key"].embeds[:, 0].tolist() == [0, 1, 2, 3, 4, 5] * 2
+    assert len(one.calls) == 6

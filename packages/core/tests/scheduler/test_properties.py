@@ -205,7 +205,8 @@ def histories(draw: st.DrawFn) -> list[Arrival]:
 @st.composite
 def scenes(draw: st.DrawFn) -> tuple[SchedulerConfig, list[Arrival]]:
     """A history, and limits from roomy to just enough for each of its requests alone."""
-    arrivals = draw(histories())
+    pieces = {key: draw(st.sampled_from([1, 1, 2, rows])) for key, (rows, _) in KEYS.items()}
+    arrivals = [_divided(arrival, pieces) for arrival in draw(histories())]
     requests = [arrival.request for arrival in arrivals]
     chunked = draw(st.sampled_from([True, True, False]))
     page_size = draw(st.sampled_from([1, 2, 4, 7]))
@@ -221,8 +222,14 @@ def scenes(draw: st.DrawFn) -> tuple[SchedulerConfig, list[Arrival]]:
         prefix_caching=draw(st.booleans()),
         chunked_prefill=chunked,
         encoder_cache_bytes=peak_bytes + draw(st.sampled_from([0, 0, 30, 1000])),
+        max_encode_pieces_per_step=draw(st.sampled_from([1, 2, 8])),
     )
     return config, arrivals
+
+
+def _divided(arrival: Arrival, pieces: dict[bytes, int]) -> Arrival:
+    items = tuple(replace(one, num_pieces=pieces[one.key]) for one in arrival.request.items)
+    return replace(arrival, request=replace(arrival.request, items=items))
 
 
 # --- what must hold ------------------------------------------------------------------------
@@ -250,6 +257,7 @@ def play(config: SchedulerConfig, arrivals: list[Arrival], depth: int) -> StandI
         else:
             _add(engine, arrival)
     bound = sum(len(a.request.token_ids) + a.request.max_tokens + 2 for a in arrivals)
+    bound += sum(one.num_pieces for a in arrivals for one in a.request.items)
     for _ in range(bound * (len(arrivals) + 1) * (depth + 1)):
         _step(engine, abort_at)
     engine.finish(max_steps=0)
@@ -422,7 +430,9 @@ def crowd() -> Iterator[EngineRequest]:
             f"items {number}",
             [1] * 10 + [tail] + [1] * 13,
             max_tokens=12,
-            items=(item(key, 4, num_bytes=60), item(other, 12, num_bytes=60)),
+            items=tuple(
+                item(k, rows, num_bytes=60, num_pieces=3) for k, rows in ((key, 4), (other, 12))
+            ),
             spans=spans,
             positions=positions,
         )
@@ -446,6 +456,7 @@ def run_crowd(depth: int = 0) -> StandInEngine:
         prefix_caching=True,
         chunked_prefill=True,
         encoder_cache_bytes=100,
+        max_encode_pieces_per_step=2,
     )
     engine = StandInEngine(config, depth=depth)
     requests = list(crowd())
@@ -495,8 +506,8 @@ def _free_what_others_hold(monkeypatch: pytest.MonkeyPatch) -> None:
 def _unpin_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     pin_chunk = pins_module.EncoderPins.pin_chunk
 
-    def careless(pins: pins_module.EncoderPins, sequence: object, stop: int) -> object:
-        missing = pin_chunk(pins, sequence, stop)  # type: ignore[arg-type]
+    def careless(pins: pins_module.EncoderPins, sequence: object, *limits: object) -> object:
+        missing = pin_chunk(pins, sequence, *limits)  # type: ignore[arg-type]
         pins.unpin_all(sequence)  # type: ignore[arg-type]
         return missing
 
@@ -507,6 +518,24 @@ def _evict_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encoder_book.EncoderBook, "take_evicted", lambda _: ())
 
 
+def _encode_any_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    pin_chunk = pins_module.EncoderPins.pin_chunk
+
+    def careless(pins: pins_module.EncoderPins, sequence: Sequence, stop: int, _: object) -> object:
+        return pin_chunk(pins, sequence, stop, None)
+
+    monkeypatch.setattr(pins_module.EncoderPins, "pin_chunk", careless)
+
+
+def _forget_what_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    ask_for = encoder_book.EncoderBook.ask_for
+
+    def forgetful(book: encoder_book.EncoderBook, key: bytes, count: int) -> int:
+        return ask_for(book, key, count) + 1
+
+    monkeypatch.setattr(encoder_book.EncoderBook, "ask_for", forgetful)
+
+
 FAULTS: list[tuple[Callable[[pytest.MonkeyPatch], None], str]] = [
     (_forget_media, "wrong slot"),
     (_forget_positions, "wrong slot"),
@@ -515,6 +544,8 @@ FAULTS: list[tuple[Callable[[pytest.MonkeyPatch], None], str]] = [
     (_free_what_others_hold, "free list"),
     (_unpin_at_once, "embedding isn't there"),
     (_evict_nothing, "exceed their budget"),
+    (_encode_any_number, "wait for too many pieces"),
+    (_forget_what_was_asked_for, "out of order"),
 ]
 
 

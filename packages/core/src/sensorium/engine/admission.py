@@ -18,7 +18,7 @@ from sensorium.outputs import RequestMetrics
 from sensorium.pooling_params import PoolingParams
 from sensorium.sampling_params import SamplingParams
 from sensorium.tokenizer import Tokenizer
-from sensorium.types import EngineItem, EngineRequest, PreparedItem
+from sensorium.types import PRECOMPUTED, EngineItem, EngineRequest, PreparedItem
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +169,7 @@ class Admission:
             features=item.features,
             index=item.index,
             uuid=item.uuid,
+            num_pieces=1 if PRECOMPUTED in item.features else item.plan.num_pieces,
         )
 
     def _complete(self, sampling: SamplingParams) -> SamplingParams:

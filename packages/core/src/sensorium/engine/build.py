@@ -106,4 +106,5 @@ def scheduler_config(config: EngineConfig, info: ExecutorInfo) -> SchedulerConfi
         prefix_caching=config.enable_prefix_caching,
         chunked_prefill=config.enable_chunked_prefill,
         encoder_cache_bytes=int(config.mm_encoder_cache_gb * GIB),
+        max_encode_pieces_per_step=config.max_encode_pieces_per_step,
     )

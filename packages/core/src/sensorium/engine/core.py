@@ -184,4 +184,6 @@ class _Failed:
 
     def result(self) -> StepOutput:
         """All its requests failed."""
-        return StepOutput(failed={c.request_id: self._sentence for c in self._batch.chunks})
+        asked = [chunk.request_id for chunk in self._batch.chunks]
+        asked += [task.request_id for task in self._batch.encode]
+        return StepOutput(failed=dict.fromkeys(asked, self._sentence))

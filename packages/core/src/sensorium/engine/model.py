@@ -248,6 +248,7 @@ def worst_items(
                 num_tokens=plan.num_tokens,
                 embed_bytes=0,
                 features=adapter.process(blank, plan, options),
+                num_pieces=plan.num_pieces,
             )
         )
     return items

@@ -52,6 +52,7 @@ def planned_key(key: bytes, plan: MediaPlan) -> bytes:
     were computed from the first: what an item looks like to the model is therefore part of its key.
     """
     digest = Digest("sensorium planned item").add(key).add(plan.num_tokens).add(plan.grid)
+    digest.add(plan.num_pieces)
     return digest.add(len(plan.token_ids)).add(plan.is_embed).digest()
 
 

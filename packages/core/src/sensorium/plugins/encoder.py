@@ -37,6 +37,11 @@ class Encoder(Protocol):
 
     Items of different sizes come together; the encoder pads, packs or loops as it likes,
     and an item's result must not depend on its batch mates beyond rounding.
+
+    An encoder of items whose ``MediaPlan.num_pieces`` is more than one has a second method,
+    ``encode_piece(item: Features, piece: int, num_pieces: int) -> EncoderOutput``, which returns
+    the rows of one piece. Those of all pieces, one behind another, are the item's rows. The pieces
+    are asked for in order, in one step or in several.
     """
 
     def __call__(self, items: Sequence[Features]) -> Sequence[EncoderOutput]:

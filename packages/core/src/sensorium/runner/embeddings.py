@@ -30,12 +30,18 @@ class Encoded:
 
     Attributes:
         failures: key → a sentence, for items that could not be encoded.
-        finite: key → (() bool on the device, a sentence): False if the embedding is not all
-            numbers. It is kept until the reader of ``finite`` drops it.
+        finite: key → (() bool on the device, a sentence): False if the embedding, or the pieces
+            just added to it, are not all numbers. It is kept until the reader of ``finite`` drops
+            it.
     """
 
     failures: dict[bytes, str] = field(default_factory=dict)
     finite: dict[bytes, tuple[Tensor, str]] = field(default_factory=dict)
+
+    def add(self, other: Encoded) -> None:
+        """Takes in what came of further items."""
+        self.failures.update(other.failures)
+        self.finite.update(other.finite)
 
 
 class Embeddings:
@@ -62,6 +68,8 @@ class Embeddings:
         self._dtype = dtype
         self._device = device
         self._kept: dict[bytes, EncoderOutput] = {}
+        # key → encoder name → the pieces so far; or why there can be no more of them.
+        self._parts: dict[bytes, dict[str, list[EncoderOutput]] | str] = {}
         self.timer = EncodeTimer(device)
 
     def __contains__(self, key: bytes) -> bool:
@@ -74,9 +82,76 @@ class Embeddings:
         """Forgets embeddings; unknown keys are ignored."""
         for key in keys:
             self._kept.pop(key, None)
+            self._parts.pop(key, None)
 
     def encode(self, items: Sequence[EngineItem]) -> Encoded:
         """Encodes items, those of one encoder together, and keeps what comes out."""
+        found = self._encode_whole([item for item in items if item.num_pieces == 1])
+        for item in items:
+            if item.num_pieces > 1:
+                found.add(self.encode_pieces(item, 0, item.num_pieces))
+        return found
+
+    def encode_pieces(self, item: EngineItem, start: int, stop: int) -> Encoded:
+        """Encodes the pieces start … stop-1 of an item, and keeps them; behind the last one the
+        embedding is there.
+
+        Where any piece fails, all are dropped, and every later one fails with the same sentence
+        until the key is dropped.
+        """
+        if start == 0:
+            self._parts[item.key] = {name: [] for name in self._encoders_of(item)}
+        parts = self._parts.get(item.key, "The pieces before are gone.")
+        if isinstance(parts, str):
+            return Encoded({item.key: parts})
+        with self.timer.measure([item]):
+            error = self._add_pieces(item, parts, start, stop)
+        if error is None and stop == item.num_pieces:
+            error = self._join(item, parts)
+        if error is not None:
+            self._parts[item.key] = error
+            return Encoded({item.key: error})
+        new = [output for of in parts.values() for output in of[start:stop]]
+        return Encoded({}, {item.key: self._all_finite(item, new)})
+
+    def _add_pieces(
+        self, item: EngineItem, parts: dict[str, list[EncoderOutput]], start: int, stop: int
+    ) -> str | None:
+        """Encodes pieces behind those in ``parts``; returns why it can't."""
+        for name, own in parts.items():
+            if len(own) != start:
+                return "A piece of the item is missing."
+            error_text = None
+            try:
+                features = self._sent(item.features[name])
+                for piece in range(start, stop):
+                    output = self._encoders[name].encode_piece(features, piece, item.num_pieces)
+                    own.append(self._placed_output(output))
+            except SensoriumError as error:
+                logger.warning("%s", error, exc_info=True)
+                return Failure.of(error)
+            except torch.OutOfMemoryError:
+                error_text = self._no_room(name, item)
+            if error_text is not None:  # outside of the handler, as in ``_run``
+                if self._device.type == "cuda":
+                    torch.cuda.empty_cache()
+                logger.warning("%s", error_text)
+                return error_text
+        return None
+
+    def _join(self, item: EngineItem, parts: Mapping[str, list[EncoderOutput]]) -> str | None:
+        """Makes the embedding of all its pieces; returns why it can't."""
+        whole = _concatenated([output for own in parts.values() for output in own])
+        if len(whole.embeds) != item.num_tokens:
+            return (
+                f"The encoders of {item.kind} items returned {len(whole.embeds)} rows in "
+                f"{item.num_pieces} pieces where the plan says {item.num_tokens}."
+            )
+        self._kept[item.key] = whole
+        del self._parts[item.key]
+        return None
+
+    def _encode_whole(self, items: Sequence[EngineItem]) -> Encoded:
         parts: dict[tuple[bytes, str], EncoderOutput] = {}
         failures: dict[bytes, str] = {}
         for name in self._encoder_names(items):
@@ -109,10 +184,12 @@ class Embeddings:
         return Encoded(failures, {item.key: self._finite(item) for item in made})
 
     def _finite(self, item: EngineItem) -> tuple[Tensor, str]:
-        kept = self._kept[item.key]
-        flag = kept.embeds.isfinite().all()
-        if kept.deep is not None:
-            flag = flag & kept.deep.isfinite().all()
+        return self._all_finite(item, [self._kept[item.key]])
+
+    def _all_finite(self, item: EngineItem, outputs: Sequence[EncoderOutput]) -> tuple[Tensor, str]:
+        flags = [output.embeds.isfinite().all() for output in outputs]
+        flags += [output.deep.isfinite().all() for output in outputs if output.deep is not None]
+        flag = flags[0] if len(flags) == 1 else torch.stack(flags).all()
         names = " and ".join(self._encoders_of(item)) or "given as embeddings"
         return flag, f"The encoder {names} returned values that are not finite."
 
@@ -171,13 +248,11 @@ class Embeddings:
 
     def _encode(self, name: str, features: Sequence[Features]) -> list[EncoderOutput | str]:
         outputs = self._encoders[name].encode([self._sent(item) for item in features])
-        return [
-            EncoderOutput(
-                self._placed(output.embeds),
-                None if output.deep is None else self._placed(output.deep),
-            )
-            for output in outputs
-        ]
+        return [self._placed_output(output) for output in outputs]
+
+    def _placed_output(self, output: EncoderOutput) -> EncoderOutput:
+        deep = None if output.deep is None else self._placed(output.deep)
+        return EncoderOutput(self._placed(output.embeds), deep)
 
     def _sent(self, features: Features) -> Features:
         """Copies features to the device without making the host wait."""

@@ -287,7 +287,11 @@ class Runner:
         encoded = Encoded()
         if batch.encode:
             items = [self._requests[t.request_id].request.items[t.item] for t in batch.encode]
-            encoded = self._embeddings.encode(items)
+            whole = [item for item in items if item.num_pieces == 1]
+            encoded = self._embeddings.encode(whole)
+            for task, item in zip(batch.encode, items, strict=True):
+                if item.num_pieces > 1:
+                    encoded.add(self._embeddings.encode_pieces(item, *task.pieces))
         for task in batch.encode:
             if task.key in encoded.failures:
                 failed[task.request_id] = encoded.failures[task.key]

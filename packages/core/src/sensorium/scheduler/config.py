@@ -20,6 +20,8 @@ class SchedulerConfig:
             computed in one step, if need be one of more than ``max_num_batched_tokens``
             that holds nothing else.
         encoder_cache_bytes: what all embeddings together may take on the device.
+        max_encode_pieces_per_step: pieces of items encoded in one step at most while any running
+            sequence decodes; an undivided item is one piece.
     """
 
     page_size: int
@@ -30,6 +32,7 @@ class SchedulerConfig:
     prefix_caching: bool
     chunked_prefill: bool
     encoder_cache_bytes: int
+    max_encode_pieces_per_step: int = 8
 
 
 @dataclass(frozen=True, slots=True)

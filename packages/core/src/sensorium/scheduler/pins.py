@@ -40,32 +40,66 @@ class EncoderPins:
             counted.add(use.key)
             room_bytes -= use.item.embed_bytes
             if room_bytes < 0:
-                return max(start, sequence.layout.cut_before(use.start)) if self._chunked else start
+                return self.stop_before(sequence, use)
         return stop
 
-    def pin_chunk(self, sequence: Sequence, stop: int) -> list[ItemUse]:
-        """Pins what a chunk up to ``stop`` needs; returns the items that must be encoded.
+    def stop_before(self, sequence: Sequence, use: ItemUse) -> int:
+        """Where a chunk ends that may not need the item."""
+        start = sequence.num_computed
+        return max(start, sequence.layout.cut_before(use.start)) if self._chunked else start
+
+    def pin_chunk(
+        self, sequence: Sequence, stop: int, max_pieces: int | None
+    ) -> tuple[int, list[tuple[ItemUse, tuple[int, int]]]]:
+        """Pins what a chunk up to ``stop`` needs, as far as its missing pieces are few enough.
 
         Embeddings that exist are pinned first, so that they aren't dropped to make room for the
-        rest.
+        rest. An item of which pieces are left over is pinned too, if any of its pieces is encoded
+        now or was before.
+
+        Args:
+            max_pieces: pieces that may be encoded; None: any number.
+
+        Returns:
+            How far the chunk gets, and the half-open runs of pieces that must be encoded.
         """
         needed = sequence.layout.needed(sequence.num_computed, stop)
+        counts: dict[bytes, int] = {}
+        for place, use in enumerate(needed):
+            if self._book.is_complete(use.key) or use.key in counts:
+                continue
+            num_missing = self._book.num_left(use.key, use.item.num_pieces)
+            count = num_missing if max_pieces is None else min(num_missing, max_pieces)
+            counts[use.key] = count
+            if max_pieces is not None:
+                max_pieces -= count
+            if count < num_missing:
+                stop = self.stop_before(sequence, use)
+                needed = needed[: place + (count > 0 or use.key in self._book)]
+                break
+        runs = []
+        for use in needed:
+            if use.key in self._book and (count := counts.pop(use.key, 0)):
+                start = use.item.num_pieces - self._book.ask_for(use.key, count)
+                runs.append((use, (start, start + count)))
         unpinned = [use for use in needed if use.index not in sequence.pins]
-        missing = []
         for use in sorted(unpinned, key=lambda use: use.key not in self._book):
             if use.key in self._book:
                 self._pin(sequence, use)
                 continue
-            self._book.insert(use.key, use.item.embed_bytes)
+            count = counts.pop(use.key)
+            self._book.insert(use.key, use.item.embed_bytes, use.item.num_pieces - count)
             sequence.pins.add(use.index)
             sequence.meet_item(use, was_encoded=False)
-            missing.append(use)
-        return missing
+            runs.append((use, (0, count)))
+        return stop, runs
 
     def pin_irreplaceable(self, sequence: Sequence) -> None:
         """Pins everything that can't be made again, as far as it is there."""
         for use in sequence.layout.uses:
-            if use.is_irreplaceable and use.index not in sequence.pins and use.key in self._book:
+            if not use.is_irreplaceable or use.index in sequence.pins:
+                continue
+            if self._book.is_complete(use.key):
                 self._pin(sequence, use)
 
     def unpin_consumed(self, sequence: Sequence) -> None:
@@ -99,7 +133,8 @@ class EncoderPins:
         """An item that has neither features nor an embedding any more, and whose tokens aren't
         among the first ``num_done``, which are computed already."""
         for use in sequence.layout.uses:
-            if use.is_irreplaceable and use.stop > num_done and use.key not in self._book:
+            is_needed = use.is_irreplaceable and use.stop > num_done
+            if is_needed and not self._book.is_complete(use.key):
                 return use
         return None
 

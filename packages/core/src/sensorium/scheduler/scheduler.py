@@ -29,12 +29,12 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 
 from sensorium.errors import RequestError, cache_miss
+from sensorium.scheduler.cached_pages import CachedPages
 from sensorium.scheduler.config import SchedulerConfig, SchedulerStats
-from sensorium.scheduler.encoder_book import EncoderBook
+from sensorium.scheduler.encoding import Encoding
 from sensorium.scheduler.layout import ItemUse, Layout
 from sensorium.scheduler.limits import check_fits
 from sensorium.scheduler.page_pool import PagePool
-from sensorium.scheduler.pins import EncoderPins
 from sensorium.scheduler.sequence import Sequence
 from sensorium.scheduler.step import Step
 from sensorium.types import (
@@ -59,19 +59,18 @@ class Scheduler:
     def __init__(self, config: SchedulerConfig) -> None:
         self._config = config
         self._pool = PagePool(config.num_pages)
-        self._book = EncoderBook(config.encoder_cache_bytes)
-        self._pins = EncoderPins(self._book, chunked=config.chunked_prefill)
+        self._cached = CachedPages(self._pool, config)
+        self._encoding = Encoding(config)
+        self._book = self._encoding.book
+        self._pins = self._encoding.pins
         self._sequences: dict[str, Sequence] = {}
         self._waiting: list[Sequence] = []
         self._running: list[Sequence] = []
         self._num_arrivals = 0
         self._first_in_turn: Sequence | None = None
         self._in_flight: deque[dict[str, tuple[Sequence, int]]] = deque()
-        self._encoding: dict[bytes, tuple[Sequence, int]] = {}
         self._ended: list[str] = []
         self._news: list[RequestUpdate] = []
-        self._num_prefix_queries = 0
-        self._num_prefix_hits = 0
         self._num_preemptions = 0
 
     # --- what comes in --------------------------------------------------------------------
@@ -154,8 +153,8 @@ class Scheduler:
         return bool(self._sequences or self._ended or self._book.has_evicted)
 
     def has_embedding(self, key: bytes) -> bool:
-        """Whether the item with this key is encoded, or is being so."""
-        return key in self._book
+        """Whether the item with this key is encoded, or its last piece is being so."""
+        return self._book.is_complete(key)
 
     @property
     def stats(self) -> SchedulerStats:
@@ -168,8 +167,8 @@ class Scheduler:
             num_known_pages=self._pool.num_known,
             encoder_used_bytes=self._book.used_bytes,
             encoder_pinned_bytes=self._book.pinned_bytes,
-            num_prefix_queries=self._num_prefix_queries,
-            num_prefix_hits=self._num_prefix_hits,
+            num_prefix_queries=self._cached.num_queries,
+            num_prefix_hits=self._cached.num_hits,
             num_preemptions=self._num_preemptions,
             page_size=self._config.page_size,
             encoder_cache_bytes=self._config.encoder_cache_bytes,
@@ -189,7 +188,7 @@ class Scheduler:
         self._pool.check_integrity(s.pages for s in alive)
         self._book.check_integrity(s.request.items[i].key for s in alive for i in s.pins)
         assert not any(s.num_pending for s in alive) or self._in_flight, "a token is never to come"
-        assert not self._encoding or self._in_flight, "an embedding is never to come"
+        assert not self._encoding.is_under_way or self._in_flight, "an embedding is never to come"
         if not alive:
             assert self._pool.num_used == 0, "pages are held with nothing running"
             assert self._book.pinned_bytes == 0, "embeddings are held with nothing running"
@@ -209,7 +208,7 @@ class Scheduler:
         whether the runner has seen them before or not.
         """
         step = Step(self._config.max_num_batched_tokens)
-        for sequence in self._in_turn():
+        for sequence in self._in_turn(step):
             self._advance(sequence, step)
         self._make_encoder_room(step)
         self._admit_waiting(step)
@@ -219,23 +218,22 @@ class Scheduler:
         """Takes in the output of the oldest batch still running, and returns updates.
 
         A request in ``output.failed`` ends with "error". What it should have encoded counts as
-        not encoded, so every other request whose chunk lacked that embedding must have failed
-        too.
+        not encoded, in none of its pieces, so every other request whose chunk lacked that
+        embedding must have failed too.
         """
         assert self._in_flight, "process was called before schedule"
         sequences = self._in_flight.popleft()
-        for task in batch.encode:
-            self._encoding.pop(task.key, None)
+        self._encoding.take_in(batch)
         tokens = {sampled.request_id: sampled for sampled in output.tokens}
         for task in batch.encode:
             if task.request_id in output.failed:
                 self._undo_encode(task.key, batch)
+        for request_id, sentence in output.failed.items():
+            if request_id in sequences and not sequences[request_id][0].is_finished:
+                self._report_error(sequences[request_id][0], sentence)
         for chunk in batch.chunks:
             sequence, life = sequences[chunk.request_id]
             if sequence.is_finished:
-                continue
-            if chunk.request_id in output.failed:
-                self._report_error(sequence, output.failed[chunk.request_id])
                 continue
             if life == sequence.num_lives and sequence.is_running:
                 self._settle(sequence, chunk)
@@ -259,10 +257,11 @@ class Scheduler:
 
     # --- running sequences go on ----------------------------------------------------------
 
-    def _in_turn(self) -> Iterator[Sequence]:
+    def _in_turn(self, step: Step) -> Iterator[Sequence]:
         """The running sequences in the order in which they may take from the step.
 
-        A sequence whose uncut chunk didn't fit into the last step goes first.
+        A sequence whose uncut chunk didn't fit into the last step goes first. Notes in the step
+        whether any of them decodes.
         """
         urgent, self._first_in_turn = self._first_in_turn, None
         order: list[Sequence] = [] if urgent is None else [urgent]
@@ -270,6 +269,7 @@ class Scheduler:
         for sequence in self._running:
             if sequence is not urgent:
                 (prefilling if sequence.is_prefilling else order).append(sequence)
+        step.decodes = any(not s.is_prefilling for s in order[:2])
         order += prefilling
         return (sequence for sequence in order if sequence.is_running and not sequence.must_wait)
 
@@ -283,27 +283,10 @@ class Scheduler:
             step.admits = False
             return
         if sequence.num_computed < sequence.layout.end:
-            if self._encoding:
-                stop = self._stop_before_unknown(sequence, stop)
-                if stop == sequence.num_computed:
-                    return
-            stop = self._pins.stop_in_room(sequence, stop)
+            stop = self._encoding.advance(sequence, stop, step)
             if stop == sequence.num_computed:
-                step.lacks_room.append(sequence)
-                step.admits = False
                 return
-            for use in self._pins.pin_chunk(sequence, stop):
-                step.add_encode(sequence, use)
         step.add_chunk(sequence, stop)
-
-    def _stop_before_unknown(self, sequence: Sequence, stop: int) -> int:
-        """How far a chunk gets without an item that another's step is still encoding."""
-        start, own = sequence.num_computed, (sequence, sequence.num_lives)
-        for use in sequence.layout.needed(start, stop):
-            if self._encoding.get(use.key, own) != own:
-                chunked = self._config.chunked_prefill
-                return max(start, sequence.layout.cut_before(use.start)) if chunked else start
-        return stop
 
     def _grow(self, sequence: Sequence, step: Step) -> bool:
         """Gives the sequence the pages it lacks, preempting later ones if need be."""
@@ -374,7 +357,7 @@ class Scheduler:
             if self._lost_item(sequence) is not None:
                 self._report_loss(sequence)
                 continue
-            if self._next_page_is_coming(sequence):
+            if self._cached.next_is_coming(sequence, self._running):
                 continue
             lacks_share = lacks_share or not self._has_encoder_share(sequence)
             if lacks_share and not sequence.was_admitted:
@@ -389,7 +372,7 @@ class Scheduler:
         Leaves each running sequence a page to grow into, so that it needn't preempt this one at
         once.
         """
-        cached = self._cached_pages(sequence)
+        cached = self._cached.of(sequence)
         num_new = sequence.num_missing_pages - len(cached)
         num_free = self._pool.num_free - self._pool.num_free_among(cached)
         if num_new + len(self._running) > num_free:
@@ -400,9 +383,7 @@ class Scheduler:
         sequence.num_registered = len(cached)
         self._pins.pin_irreplaceable(sequence)
         if not sequence.was_admitted:
-            sequence.num_cached_tokens = sequence.num_computed
-            self._num_prefix_queries += len(sequence.request.token_ids)
-            self._num_prefix_hits += sequence.num_computed
+            self._cached.count(sequence)
         sequence.was_admitted = True
         sequence.is_running = True
         sequence.num_lives += 1
@@ -410,32 +391,6 @@ class Scheduler:
         self._waiting.remove(sequence)
         insort(self._running, sequence, key=_rank)
         return True
-
-    def _next_page_is_coming(self, sequence: Sequence) -> bool:
-        """Whether a running sequence computes the first page of its prompt that the cache lacks.
-
-        So the answers to one prompt, and equal prompts that arrive together, prefill it once.
-        """
-        if not self._reads_cache(sequence):
-            return False
-        keys = sequence.page_keys(len(sequence.request.token_ids) // self._config.page_size)
-        num_found = len(self._pool.match(keys))
-        if num_found == len(keys):
-            return False
-        return any(s.will_register(num_found, keys[num_found]) for s in self._running)
-
-    def _cached_pages(self, sequence: Sequence) -> list[int]:
-        """Pages that hold the beginning of its prompt already."""
-        if not self._reads_cache(sequence):
-            return []
-        num_full = len(sequence.request.token_ids) // self._config.page_size
-        found = self._pool.match(sequence.page_keys(num_full))
-        return found[: sequence.num_reusable_pages(len(found))]
-
-    def _reads_cache(self, sequence: Sequence) -> bool:
-        """Whether it may start after cached pages; not if all its prompt's logits are wanted."""
-        sampling = sequence.request.sampling
-        return self._config.prefix_caching and sampling.prompt_logprobs is None
 
     def _has_encoder_share(self, sequence: Sequence) -> bool:
         """Whether every sequence admitted so far could still finish together with this one.
@@ -465,7 +420,7 @@ class Scheduler:
         lost = self._pins.lost_item(sequence, num_done=0)
         if lost is None:
             return None
-        num_cached = len(self._cached_pages(sequence)) * self._config.page_size
+        num_cached = len(self._cached.of(sequence)) * self._config.page_size
         return self._pins.lost_item(sequence, num_cached)
 
     def _dispatch(self, step: Step) -> Batch:
@@ -477,8 +432,7 @@ class Scheduler:
                 sequence.first_scheduled_s = now_s
         ended, self._ended = self._ended, []
         self._in_flight.append(step.sequences)
-        for task in step.encode:
-            self._encoding[task.key] = step.sequences[task.request_id]
+        self._encoding.dispatch(step)
         return Batch(
             started=tuple(sequence.request for sequence in started),
             encode=tuple(step.encode),
@@ -491,12 +445,7 @@ class Scheduler:
 
     def _settle(self, sequence: Sequence, chunk: Chunk) -> None:
         """The chunk is computed: full pages can be found, consumed items go."""
-        num_full = chunk.stop // self._config.page_size
-        if self._config.prefix_caching and num_full > sequence.num_registered:
-            keys = sequence.page_keys(num_full)
-            for i in range(sequence.num_registered, num_full):
-                self._pool.register(sequence.pages[i], keys[i])
-            sequence.num_registered = num_full
+        self._cached.register(sequence, chunk.stop)
         if sequence.pins:
             self._pins.unpin_consumed(sequence)
 

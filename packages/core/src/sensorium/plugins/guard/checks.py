@@ -224,6 +224,11 @@ def plan(value: Any) -> MediaPlan:
         raise WrongReturnError(
             f"a plan with num_tokens = {said(given.num_tokens)}; an item has one row at least"
         )
+    if not _is_count(given.num_pieces) or not 1 <= given.num_pieces <= given.num_tokens:
+        raise WrongReturnError(
+            f"a plan with num_pieces = {said(given.num_pieces)} of {given.num_tokens} rows; a "
+            "piece has one row at least, and an item one piece"
+        )
     if not isinstance(given.token_ids, tuple):
         raise WrongReturnError(f"a plan whose token_ids are {said(given.token_ids)}, no tuple")
     if not isinstance(given.grid, tuple) or not isinstance(given.facts, Mapping):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from sensorium.errors import PluginError
 from sensorium.plugins.encoder import EncoderOutput, EncoderSpec, WeightMap
 from sensorium.plugins.guard import checks
 from sensorium.plugins.guard.door import Door, WrongReturnError
@@ -65,6 +66,7 @@ class GuardedEncoder:
         self.inner = module
         self._hidden_size = hidden_size
         self._levels = levels
+        self._label = f"The encoder {name} of {distribution}"
         self._door = Door(distribution, f"The encoder {name}'s ")
 
     def encode(self, items: Sequence[Features]) -> Sequence[EncoderOutput]:
@@ -85,6 +87,26 @@ class GuardedEncoder:
             return value
 
         return self._door.call("forward", self.inner, items, check=check)
+
+    def encode_piece(self, item: Features, piece: int, num_pieces: int) -> EncoderOutput:
+        """The rows of one piece of an item.
+
+        Raises:
+            PluginError: the encoder has no pieces, failed, or returned what it may not.
+            torch.AcceleratorError, torch.OutOfMemoryError: as they are.
+        """
+
+        def check(value: Any) -> EncoderOutput:
+            self._check(value)
+            return value  # type: ignore[no-any-return]
+
+        method = getattr(self.inner, "encode_piece", None)
+        if method is None:
+            raise PluginError(
+                f"{self._label} has no encode_piece, and an item's plan says num_pieces = "
+                f"{num_pieces}: a mistake in that plugin or in the adapter's."
+            )
+        return self._door.call("encode_piece", method, item, piece, num_pieces, check=check)
 
     def _check(self, output: Any) -> None:
         import torch
