@@ -364,7 +364,8 @@ class Runner:
             memory the others find room.
         """
         for item in worst_items(self.embed_row_bytes):
-            copies = max(1, MAX_ROWS // max(1, item.num_tokens))
+            together = MAX_ROWS if item.num_pieces == 1 else 1  # a piece is encoded by itself
+            copies = max(1, together // max(1, item.num_tokens))
             items = [replace(item, key=bytes([i % 256, i // 256])) for i in range(copies)]
             failures = self._embeddings.encode(items).failures
             if failures:

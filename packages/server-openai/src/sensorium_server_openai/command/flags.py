@@ -198,6 +198,8 @@ FLAGS: Mapping[str, tuple[Flag, ...]] = {
              json_object),
         Flag("mm-processor-cache-gb", "processed media kept in memory (GiB)", float),
         Flag("mm-encoder-cache-gb", "embeddings kept on the device (GiB)", float),
+        Flag("max-encode-pieces-per-step", "items, and pieces of divided ones, encoded in one "
+             "step while others decode (default: 8)", int),
         Flag("media-memory-gb", "memory for media of requests in progress (GiB)", float),
         Flag("media-threads", "threads that prepare media", int),
         Flag("allowed-local-media-path", "folder whose files may be named by file: URLs", str,
