@@ -41,7 +41,8 @@ class Encoder(Protocol):
     An encoder of items whose ``MediaPlan.num_pieces`` is more than one has a second method,
     ``encode_piece(item: Features, piece: int, num_pieces: int) -> EncoderOutput``, which returns
     the rows of one piece. Those of all pieces, one behind another, are the item's rows. The pieces
-    are asked for in order, in one step or in several.
+    are asked for in order, in one step or in several. The features are the whole item's, in host
+    memory: the encoder sends to the device what the piece needs of them.
     """
 
     def __call__(self, items: Sequence[Features]) -> Sequence[EncoderOutput]:

@@ -123,7 +123,7 @@ class Embeddings:
                 return "A piece of the item is missing."
             error_text = None
             try:
-                features = self._sent(item.features[name])
+                features = item.features[name]
                 for piece in range(start, stop):
                     output = self._encoders[name].encode_piece(features, piece, item.num_pieces)
                     own.append(self._placed_output(output))
