@@ -417,6 +417,14 @@ def crowd() -> Iterator[EngineRequest]:
     for number in range(32):
         if number == 2:
             yield request("32", [3] * 4 + [2] * 4 + [0], max_tokens=2)
+        if number == 28:
+            yield request(
+                "pieces",
+                [4] * 2 + [1] * 6 + [0],
+                max_tokens=2,
+                items=(item(b"gnu", 6, num_bytes=60, num_pieces=5),),
+                spans=(MediaSpan(0, (0, 6), 2, 6),),
+            )
         key, other = (b"cat", b"dog") if number & 1 else (b"dog", b"cat")
         tail, shift, non_causal = 1 + (number >> 1 & 1), number >> 2 & 1, bool(number >> 3 & 1)
         positions = np.arange(24)[None].repeat(2, axis=0)
@@ -430,9 +438,7 @@ def crowd() -> Iterator[EngineRequest]:
             f"items {number}",
             [1] * 10 + [tail] + [1] * 13,
             max_tokens=12,
-            items=tuple(
-                item(k, rows, num_bytes=60, num_pieces=3) for k, rows in ((key, 4), (other, 12))
-            ),
+            items=(item(key, 4, num_bytes=60), item(other, 12, num_bytes=60)),
             spans=spans,
             positions=positions,
         )
