@@ -55,7 +55,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def using(installed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Using:
+def using(installed: Any, tmp_path: Path) -> Using:
     """An engine with the plugin above, changed."""
 
     @contextmanager
@@ -65,12 +65,14 @@ def using(installed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Us
         source = textwrap.dedent(PLUGIN).replace("KIND", kind or "pass")
         source = source.replace("ADAPTER", adapter or "pass").replace("SPEC", spec or "name='nose'")
         (tmp_path / "odd_scents.py").write_text(source)
-        monkeypatch.syspath_prepend(SOURCE)
+        # A context of its own: undone behind an outer one, it would bring that one's path back.
         with (
             installed("odd-scents", tmp_path, "odd_scents"),
-            LLM(folder, **OPTIONS, **options) as llm,
+            pytest.MonkeyPatch.context() as patch,
         ):
-            yield llm
+            patch.syspath_prepend(SOURCE)
+            with LLM(folder, **OPTIONS, **options) as llm:
+                yield llm
 
     return start
 
