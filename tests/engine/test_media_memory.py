@@ -22,7 +22,7 @@ NUM_REQUESTS = int(os.environ.get("SENSORIUM_TEST_NUM_REQUESTS", "2000"))
 BUDGET_BYTES = 512 * MIB
 #: what the process may grow by beside the budget: the engine's own work, 2,000 requests waiting,
 #: and what malloc keeps of freed blocks
-CONSTANT_BYTES = 384 * MIB
+CONSTANT_BYTES = 640 * MIB
 
 # Every path is another file: a comment in the JPEG says which one was asked for.
 SERVE = """
