@@ -24,12 +24,16 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def check(wheel: Path, constraints: list[Path]) -> None:
-    """Raise CalledProcessError where one of the steps fails."""
+    """Raise CalledProcessError where one of the steps fails.
+
+    Our other distributions are found beside the wheel; pip doesn't apply a constraint that is a
+    file to a requirement with an extra, so constraints name their versions.
+    """
     name, extras, modules = _read(wheel)
     with tempfile.TemporaryDirectory() as folder:
         python = create(Path(folder) / "environment")
         install: list[str | Path] = [python, "-m", "pip", "install", "-qq"]
-        install.append("--disable-pip-version-check")
+        install += ["--disable-pip-version-check", "--find-links", wheel.parent]
         for file in constraints:
             install += ["-c", file]
         _run(*install, f"{name}{extras} @ {wheel.as_uri()}")
@@ -62,9 +66,10 @@ def main(dist: Path) -> None:
     if not wheels:
         sys.exit(f"{dist} holds no wheel")
     with tempfile.TemporaryDirectory() as folder:
-        # Our own distributions come from `dist`, never from an index.
+        # Our own distributions come from `dist`, in these versions.
         ours = Path(folder) / "ours.txt"
-        ours.write_text("".join(f"{_read(wheel)[0]} @ {wheel.as_uri()}\n" for wheel in wheels))
+        versions = [wheel.name.split("-")[:2] for wheel in wheels]
+        ours.write_text("".join(f"{name}=={version}\n" for name, version in versions))
         for wheel in wheels:
             start_s = time.monotonic()
             print(f"-- {wheel.name}", flush=True)
