@@ -1,5 +1,6 @@
 """What becomes of items whose encoder fails: by groups, by items, by the device."""
 
+import signal
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -79,13 +80,17 @@ def test_an_item_that_never_fits_fails_alone_with_numbers() -> None:
 
 
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), BaseException("odd")])
-def test_whatever_an_encoder_raises_is_told_of_its_item(error: BaseException) -> None:
+def test_whatever_an_encoder_raises_is_told_of_its_item(
+    error: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def the_second_fails(given: Sequence[Features]) -> None:
         if any(int(one["number"]) == 1 for one in given):
             raise error
 
     _, embeddings = made(the_second_fails)
     if isinstance(error, KeyboardInterrupt):  # on the main thread it may be the user's
+        # Whoever started the tests in the background had SIGINT ignored.
+        monkeypatch.setattr(signal, "getsignal", lambda number: signal.default_int_handler)
         with pytest.raises(KeyboardInterrupt):
             embeddings.encode(items(3))
         return
