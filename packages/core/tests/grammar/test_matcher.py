@@ -7,7 +7,7 @@ import threading
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sensorium import StructuredOutputs
@@ -86,6 +86,7 @@ def test_a_grammar(speller) -> None:
 @given(
     st.lists(st.text(st.characters(exclude_characters="\0", codec="utf-8"), min_size=1), min_size=1)
 )
+@example(["0", "\uf900"])
 @settings(max_examples=60, deadline=None)
 def test_each_choice_and_nothing_else(speller, choices: list[str]) -> None:
     grammar = speller.compile(StructuredOutputs(choice=choices))
@@ -94,8 +95,19 @@ def test_each_choice_and_nothing_else(speller, choices: list[str]) -> None:
         assert bytes_taken(speller, grammar.matcher(), text + "!") is (text + "!" in choices)
 
 
+@pytest.mark.parametrize("text", ["\uf900", "e\u0301", "\u212b", " \uf900 e\u0301"])
+def test_forced_text_is_not_normalised(speller, text: str) -> None:
+    """Qwen's tokenizers apply NFC to prompts; an answer is what its grammar says."""
+    matcher = speller.compile(StructuredOutputs(choice=[text])).matcher()
+    forced = matcher.forced(99)
+    backend = speller.grammars.vocabulary(frozenset([speller.eos_id])).backend
+    assert backend.decode_bytes(list(forced)) == text.encode()
+    matcher.accept(forced)
+    assert matcher.is_accepting
+
+
 def bytes_taken(speller, matcher, text: str) -> bool:
-    """As ``Speller.takes``, in the library's own division: normalisers change rare characters."""
+    """As ``Speller.takes``, in the library's own division, which keeps every character."""
     tokens = speller.grammars.vocabulary(frozenset([speller.eos_id])).backend.tokenize_bytes(
         text.encode()
     )

@@ -6,8 +6,9 @@ the model's output are never forced and have no bit in a mask.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -53,10 +54,31 @@ class Vocabulary:
         library = llguidance()
         try:
             self.backend: LLTokenizer = library.LLTokenizer(
-                tokenizer.to_json(), n_vocab=num_ids, eos_token=list(self.eos_ids)
+                _without_normalisation(tokenizer.to_json()),
+                n_vocab=num_ids,
+                eos_token=list(self.eos_ids),
             )
         except Exception as error:
             raise UnsupportedError(
                 "structured_outputs can't be had with this checkpoint's tokenizer: llguidance "
                 f"doesn't read it ({str(error).splitlines()[0][:200]})."
             ) from None
+
+
+# Normalisers that only spell white space as tokens do; the library undoes them.
+_SPELLING = ("Prepend", "Replace")
+
+
+def _without_normalisation(tokenizer_json: str) -> str:
+    """The tokenizer without the steps that would change a text's characters.
+
+    Text that a grammar forces is answered to the letter: NFC, which Qwen's tokenizers apply to
+    prompts, would make other characters of some (U+F900 becomes U+8C48), and the tokens of those
+    are not what the grammar takes.
+    """
+    content: dict[str, Any] = json.loads(tokenizer_json)
+    normalizer = content.get("normalizer") or {"type": "Sequence", "normalizers": []}
+    steps = normalizer["normalizers"] if normalizer["type"] == "Sequence" else [normalizer]
+    kept = [step for step in steps if step["type"] in _SPELLING]
+    content["normalizer"] = {"type": "Sequence", "normalizers": kept} if kept else None
+    return json.dumps(content)
