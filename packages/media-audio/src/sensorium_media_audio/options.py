@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
-import operator
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
-from sensorium.errors import ConfigError
+from sensorium.plugins.options import check_options, integer, positive_number
 
 MIN_RATE, MAX_RATE = 1_000, 384_000
 #: Channels that a clip may have: third-order ambisonics have 16.
@@ -44,39 +42,11 @@ class AudioOptions:
         Raises:
             ConfigError: an unknown key or a value out of range.
         """
-        known = [field.name for field in fields(cls)]
-        for key in given:
-            if key not in known:
-                raise ConfigError(
-                    f'media_io_kwargs["audio"] has {key!r}; allowed are {", ".join(known)}.'
-                )
-        checked: dict[str, Any] = {}
-        if "max_duration_s" in given:
-            checked["max_duration_s"] = _duration(given["max_duration_s"])
-        for name, low, high in (
-            ("max_samples", 1, LARGEST_MAX_SAMPLES),
-            ("sampling_rate", MIN_RATE, MAX_RATE),
-        ):
-            if name in given:
-                checked[name] = _integer(name, given[name], low, high)
-        return cls(**checked)
+        return cls(**check_options('media_io_kwargs["audio"]', given, _CHECKS))
 
 
-def _duration(value: Any) -> float:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not (0 < value <= LARGEST_MAX_DURATION_S and math.isfinite(value)):
-        raise ConfigError(
-            f"max_duration_s is {value!r}; it must be a number of seconds above 0 and at most "
-            f"{LARGEST_MAX_DURATION_S:g}."
-        )
-    return float(value)
-
-
-def _integer(name: str, value: Any, low: int, high: int) -> int:
-    try:
-        number = None if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        number = None
-    if number is None or not low <= number <= high:
-        raise ConfigError(f"{name} is {value!r}; it must be an integer from {low} to {high}.")
-    return number
+_CHECKS = {
+    "max_duration_s": positive_number(LARGEST_MAX_DURATION_S, "seconds"),
+    "max_samples": integer(1, LARGEST_MAX_SAMPLES),
+    "sampling_rate": integer(MIN_RATE, MAX_RATE),
+}

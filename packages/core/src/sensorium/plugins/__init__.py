@@ -17,6 +17,7 @@ from sensorium.plugins.encoder import (
 from sensorium.plugins.family import ModelFamily
 from sensorium.plugins.hookspecs import API, GROUP, hookimpl
 from sensorium.plugins.kind import MediaKind
+from sensorium.plugins.options import OptionCheck, check_options
 from sensorium.plugins.prompt import Slot, TokenizedPrompt
 from sensorium.plugins.reader import MediaReader
 
@@ -33,12 +34,14 @@ __all__ = [
     "MediaReader",
     "ModelContext",
     "ModelFamily",
+    "OptionCheck",
     "Placeholder",
     "Slot",
     "TokenizedPrompt",
     "TokenizerView",
     "WeightMap",
     "WeightRule",
+    "check_options",
     "hookimpl",
     "walk_slots",
     "whole_span",
