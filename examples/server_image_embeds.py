@@ -39,8 +39,8 @@ def encoded(tensor: torch.Tensor) -> str:
 config = json.loads((Path(folder) / "config.json").read_text())
 hidden_size = config.get("text_config", config)["hidden_size"]
 if config["model_type"] in ("qwen2_vl", "qwen2_5_vl"):
-    base64_image_embedding = encoded(torch.randn(4 * 6, hidden_size) / 10)
-    base64_image_grid_thw = encoded(torch.tensor([1, 8, 12]))
+    base64_image_embedding = encoded(torch.randn(1, 4 * 6, hidden_size) / 10)
+    base64_image_grid_thw = encoded(torch.tensor([[1, 8, 12]]))
     # Pass additional parameters (available to Qwen2-VL and MiniCPM-V)
     embeds = {
         "type": "image_embeds",
@@ -52,8 +52,8 @@ if config["model_type"] in ("qwen2_vl", "qwen2_5_vl"):
     }
 elif config["model_type"] == "minicpmv":
     # An image that isn't sliced has as many rows as the resampler has queries
-    base64_image_embedding = encoded(torch.randn(config["query_num"], hidden_size) / 10)
-    base64_image_sizes = encoded(torch.tensor([40, 40]))
+    base64_image_embedding = encoded(torch.randn(1, config["query_num"], hidden_size) / 10)
+    base64_image_sizes = encoded(torch.tensor([[40, 40]]))
     embeds = {
         "type": "image_embeds",
         "image_embeds": {
@@ -65,7 +65,7 @@ elif config["model_type"] == "minicpmv":
 else:
     tower = config["vision_config"]
     num_rows = (tower["image_size"] // tower["patch_size"]) ** 2
-    base64_image_embedding = encoded(torch.randn(num_rows, hidden_size) / 10)
+    base64_image_embedding = encoded(torch.randn(1, num_rows, hidden_size) / 10)
     # Basic usage - this is equivalent to the LLaVA example for offline inference
     embeds = {
         "type": "image_embeds",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,12 @@ from sensorium.types import GivenEmbeds
 
 ROWS = torch.randn(5, 8)
 NAN, INF = float("nan"), float("inf")
+
+
+def base64_of(tensor: torch.Tensor) -> str:
+    buffer = io.BytesIO()
+    torch.save(tensor, buffer)
+    return base64.b64encode(buffer.getvalue()).decode()
 
 
 def checked(rows: Any, fields: dict[str, Any] | None = None, **changes: Any) -> Embeds:
@@ -47,6 +55,9 @@ def test_fields_become_integers() -> None:
         grid = checked(ROWS, {"grid": value}).fields["grid"]
         assert grid.dtype == torch.int64
         assert grid.tolist() == [1, 2, 3]
+    for value in (torch.tensor([[1, 2, 3]]), base64_of(torch.tensor([[1, 2, 3]]))):
+        grid = checked(ROWS, {"grid": value}).fields["grid"]
+        assert grid.tolist() == [1, 2, 3], "an item's own, with the dimension for items"
 
 
 @pytest.mark.parametrize(

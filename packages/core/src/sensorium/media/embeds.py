@@ -32,7 +32,8 @@ class Embeds:
 
     Attributes:
         rows: (tokens, width) floating point, dense, finite, on the CPU.
-        fields: name → integers, on the CPU, without a dimension for the items.
+        fields: name → integers, on the CPU, without a dimension for the items: one that is given
+            with such a dimension, as (1, n), has lost it.
     """
 
     rows: Tensor
@@ -133,6 +134,8 @@ def _field(name: str, value: Any) -> Tensor:
         raise MediaError(
             f"{name} holds {tensor.numel()} numbers; at most {MAX_FIELD_NUMBERS} are allowed."
         )
+    if tensor.dim() == 2 and tensor.shape[0] == 1:
+        tensor = tensor[0]
     return tensor.to(torch.int64).contiguous()
 
 
