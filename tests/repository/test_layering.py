@@ -40,6 +40,7 @@ ALLOWED = {
     "sensorium_catalogue": set(),
     "sensorium_media_audio": {"sensorium"},
     "sensorium_media_image": {"sensorium"},
+    "sensorium_media_video": {"sensorium", "sensorium_media_image"},
     "sensorium_server_openai": {"sensorium"},
     "sensorium_tiny_models": {"sensorium", "sensorium_media_image"},
 }

@@ -1,0 +1,1 @@
+"""Video for Sensorium: the video kind, its readers, and how model families take it."""

@@ -1,0 +1,25 @@
+"""The plugin module: light to import, and its hooks return what they promise."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+
+def test_importing_it_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, sensorium_media_video.plugin as plugin\n"
+        "assert plugin.api == 2\n"
+        "heavy = {'torch', 'PIL', 'av', 'cv2'} & set(sys.modules)\n"
+        "assert not heavy, f'discovery must stay light: {heavy}'"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_it_brings() -> None:
+    from sensorium_media_video import plugin
+    from sensorium_media_video.kind import VideoKind
+
+    assert plugin.sensorium_media_kinds() == [VideoKind]
+    assert all(adapter.kind == "video" for adapter in plugin.sensorium_media_adapters())
