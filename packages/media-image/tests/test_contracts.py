@@ -16,6 +16,7 @@ import torch
 from family_helpers import load_tower, make_adapter, model_context, open_folder, random_image
 from PIL import Image
 from tiny_checkpoints import make_llava, make_minicpmv, make_phi3v, make_qwen2vl, make_qwen25vl
+from tiny_onevision import make_onevision
 
 from sensorium.plugins import Encoder, MediaAdapter, MediaKind
 from sensorium.testing.adapter import MediaAdapterContract
@@ -25,6 +26,7 @@ from sensorium.tokenizer import Tokenizer
 from sensorium.types import Loaded, MediaPlan, MediaShape
 from sensorium_media_image.families.llava import LlavaFamily, LlavaImages
 from sensorium_media_image.families.minicpmv import MiniCPMVFamily, MiniCPMVImages
+from sensorium_media_image.families.onevision import OneVisionFamily, OneVisionImages
 from sensorium_media_image.families.phi3v import Phi3VFamily, Phi3VImages
 from sensorium_media_image.families.qwen_vl import QwenImages, QwenVLFamily
 from sensorium_media_image.kind import ImageKind
@@ -135,6 +137,17 @@ class TestLlavaImages(_ImageAdapterContract):
         return {}
 
 
+class TestOneVisionImages(_ImageAdapterContract):
+    make, family, adapter = staticmethod(make_onevision), OneVisionFamily(), OneVisionImages
+
+    def embeds_fields_of(self, loaded: Loaded, plan: MediaPlan) -> Mapping[str, torch.Tensor]:
+        return {}
+
+    def refused_rows(self, plan: MediaPlan) -> Sequence[int]:
+        """Images of other sizes may have one row more or less."""
+        return (0, 8, 10**9)
+
+
 class _NativeImagesContract(_ImageAdapterContract):
     def make_adapter(self) -> MediaAdapter:
         """With a tokenizer, which these adapters ask for the ids of their tokens."""
@@ -212,6 +225,10 @@ class TestLlavaFamily(_ImageFamilyContract):
 
 class TestMiniCPMVFamily(_ImageFamilyContract):
     make = staticmethod(make_minicpmv)
+
+
+class TestOneVisionFamily(_ImageFamilyContract):
+    make = staticmethod(make_onevision)
 
 
 class TestPhi3VFamily(_ImageFamilyContract):

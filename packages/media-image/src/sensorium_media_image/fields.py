@@ -77,6 +77,17 @@ class Section:
             raise ConfigError(f"{self.name}: {key} is {value!r}; it must be a string.")
         return value
 
+    def boolean(self, key: str, *, default: bool) -> bool:
+        """True or false.
+
+        Raises:
+            ConfigError: another type.
+        """
+        value = self._value(key, default)
+        if not isinstance(value, bool):
+            raise ConfigError(f"{self.name}: {key} is {value!r}; it must be true or false.")
+        return value
+
     def require(self, key: str, *allowed: object) -> None:
         """An entry that, where it is given, must be one of what is built.
 

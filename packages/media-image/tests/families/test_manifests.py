@@ -13,6 +13,7 @@ import torch
 from family_helpers import load_tower, open_folder
 from safetensors.torch import load_file, save_file
 from tiny_checkpoints import make_llava, make_qwen2vl, make_qwen25vl
+from tiny_onevision import make_onevision
 
 from sensorium.decoder_config import RopeConfig
 from sensorium.errors import ConfigError
@@ -21,13 +22,15 @@ from sensorium.models.load import load_model
 from sensorium.plugins import EncoderContext, ModelFamily
 from sensorium_media_image.families.llava import LlavaFamily
 from sensorium_media_image.families.minicpmv import MiniCPMVFamily
+from sensorium_media_image.families.onevision import OneVisionFamily
 from sensorium_media_image.families.phi3v import Phi3VFamily
 from sensorium_media_image.families.qwen_vl import QwenVLFamily
 from sensorium_media_image.manifests import load_manifest
 
-MANIFESTS = ("llava_1_5_7b", "qwen2_vl_2b", "qwen2_5_vl_3b")
+MANIFESTS = ("llava_1_5_7b", "llava_onevision_7b", "qwen2_vl_2b", "qwen2_5_vl_3b")
 MAKERS: dict[str, Callable[..., Path]] = {
     "llava_1_5_7b": make_llava,
+    "llava_onevision_7b": make_onevision,
     "qwen2_vl_2b": make_qwen2vl,
     "qwen2_5_vl_3b": make_qwen25vl,
 }
@@ -37,6 +40,7 @@ FAMILIES: dict[str, ModelFamily] = {
     "phi_3_5_vision": Phi3VFamily(),
     "minicpm_v_2_6": MiniCPMVFamily(),
     "llava_1_5_7b": LlavaFamily(),
+    "llava_onevision_7b": OneVisionFamily(),
     "qwen2_vl_2b": QwenVLFamily(),
     "qwen2_5_vl_3b": QwenVLFamily(),
 }
@@ -48,6 +52,7 @@ def test_the_tensors_add_up_to_the_published_size(name: str) -> None:
     assert manifest.num_bytes() == manifest.total_bytes
     assert manifest.total_bytes in (
         14_126_854_144,
+        16_061_615_168,
         4_417_971_200,
         7_509_245_952,
         2 * 4_146_621_440,
@@ -165,6 +170,9 @@ SPELLINGS: list[tuple[str, Callable[[str], str]]] = [
     ("llava_1_5_7b", llava_in_memory),
     ("llava_1_5_7b", llava_hybrid),
     ("llava_1_5_7b", llava_later),
+    ("llava_onevision_7b", published),
+    ("llava_onevision_7b", llava_in_memory),
+    ("llava_onevision_7b", llava_hybrid),
     ("qwen2_vl_2b", published),
     ("qwen2_vl_2b", qwen_in_memory),
     ("qwen2_5_vl_3b", published),
@@ -254,6 +262,7 @@ def test_derived_values_of_old_files_are_known(name: str, tmp_path: Path) -> Non
     tensors = load_file(folder / "model.safetensors")
     extra = {
         "llava_1_5_7b": "vision_tower.vision_model.embeddings.position_ids",
+        "llava_onevision_7b": "vision_tower.vision_model.embeddings.position_ids",
         "qwen2_vl_2b": "visual.rotary_pos_emb.inv_freq",
         "qwen2_5_vl_3b": "visual.rotary_pos_emb.inv_freq",
     }[name]
@@ -276,10 +285,11 @@ def test_a_parameter_that_nothing_fills_is_named(name: str, tmp_path: Path) -> N
     tensors = load_file(folder / "model.safetensors")
     lost = {
         "llava_1_5_7b": "vision_tower.vision_model.embeddings.class_embedding",
+        "llava_onevision_7b": "image_newline",
         "qwen2_vl_2b": "visual.merger.ln_q.bias",
         "qwen2_5_vl_3b": "visual.merger.ln_q.weight",
     }[name]
     del tensors[lost]
     save_file(tensors, folder / "model.safetensors")
-    with pytest.raises(ConfigError, match=r"class_embedding|merger\.ln_q\.(weight|bias)"):
+    with pytest.raises(ConfigError, match=r"class_embedding|line_end|merger\.ln_q\.(weight|bias)"):
         load_tower(FAMILIES[name], open_folder(folder))

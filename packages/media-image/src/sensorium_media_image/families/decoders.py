@@ -8,7 +8,7 @@ from typing import Any
 
 from sensorium.decoder_config import DecoderConfig
 from sensorium.errors import ConfigError
-from sensorium.models.families import read_decoder_config
+from sensorium.models.families import read_decoder_config, read_dtype
 
 
 def nested_decoder(
@@ -27,7 +27,9 @@ def nested_decoder(
     # transformers wrote the entry into the inner config, the outer or both over the years,
     # and takes the matrices as tied if either says so.
     tied = bool(config.get("tie_word_embeddings")) or bool(text.get("tie_word_embeddings"))
-    return replace(decoder, tied=tied)
+    # The outer dtype is that in which the whole checkpoint was saved.
+    outer = read_dtype({key: config.get(key) for key in ("dtype", "torch_dtype")})
+    return replace(decoder, tied=tied, dtype=outer or decoder.dtype)
 
 
 def text_section(config: Mapping[str, Any]) -> Mapping[str, Any] | None:

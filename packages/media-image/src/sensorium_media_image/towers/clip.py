@@ -81,16 +81,11 @@ def read_clip_config(config: Mapping[str, Any]) -> ClipConfig:
             f"config.json: vision_feature_select_strategy is {strategy!r}; "
             "only 'default' or 'full' is built."
         )
-    bias = whole.values.get("multimodal_projector_bias", True)
-    if not isinstance(bias, bool):
-        raise ConfigError(
-            f"config.json: multimodal_projector_bias is {bias!r}; it must be true or false."
-        )
     clip = ClipConfig(
         hidden_size=section.integer("hidden_size", 1024 if large else 768),
         intermediate_size=section.integer("intermediate_size", 4096 if large else 3072),
         num_heads=section.integer("num_attention_heads", 16 if large else 12),
-        num_layers=_used_layers(config.get("vision_feature_layer"), num_layers),
+        num_layers=used_layers(config.get("vision_feature_layer"), num_layers),
         num_stored_layers=num_layers,
         image_size=section.integer("image_size", 336 if large else 224),
         patch_size=section.integer("patch_size", 14 if large else 32),
@@ -98,7 +93,7 @@ def read_clip_config(config: Mapping[str, Any]) -> ClipConfig:
         activation=section.text("hidden_act", "quick_gelu"),
         keep_class=strategy == "full",
         projector_activation=whole.text("projector_hidden_act", "gelu"),
-        projector_bias=bias,
+        projector_bias=whole.boolean("multimodal_projector_bias", default=True),
     )
     if clip.hidden_size % clip.num_heads:
         raise ConfigError(
@@ -108,7 +103,7 @@ def read_clip_config(config: Mapping[str, Any]) -> ClipConfig:
     return clip
 
 
-def _used_layers(feature_layer: object, num_layers: int) -> int:
+def used_layers(feature_layer: object, num_layers: int) -> int:
     """How many layers run for ``hidden_states[feature_layer]``, of num_layers + 1 of them."""
     layer = -2 if feature_layer is None else feature_layer
     if not isinstance(layer, int) or isinstance(layer, bool):

@@ -16,18 +16,18 @@ import torch
 from torch import Tensor, nn
 
 from sensorium.errors import ConfigError
-from sensorium.models.layers import Embedding, Linear
+from sensorium.models.layers import Linear
 from sensorium.ops import Segments
 from sensorium.plugins.context import EncoderContext
 from sensorium.plugins.encoder import EncoderOutput, WeightMap, WeightRule
 from sensorium.types import Features
 from sensorium_media_image.fields import Section, image_processor
-from sensorium_media_image.towers.clip import ClipConfig, ClipLayer, patchify
+from sensorium_media_image.towers.clip import ClipConfig
 from sensorium_media_image.towers.normalise import Normalisation
+from sensorium_media_image.towers.siglip import ACTIVATION, NORM_EPS, SiglipTrunk, siglip_rules
 
 #: Channels of a head of the resampler.
 RESAMPLER_HEAD = 128
-NORM_EPS = 1e-6
 SIGLIP_MEAN = SIGLIP_STD = (0.5, 0.5, 0.5)
 
 
@@ -72,7 +72,7 @@ def read_minicpmv_config(config: Mapping[str, Any]) -> MiniCPMVConfig:
         image_size=section.integer("image_size", 980),
         patch_size=section.integer("patch_size", 14),
         norm_eps=section.number("layer_norm_eps", NORM_EPS),
-        activation=section.text("hidden_act", "gelu_pytorch_tanh"),
+        activation=section.text("hidden_act", ACTIVATION),
         keep_class=False,
         projector_activation="gelu",
         projector_bias=True,
@@ -122,7 +122,7 @@ def sincos_positions(rows: int, columns: int, size: int) -> Tensor:
     return torch.cat((across, down), dim=2).flatten(0, 1)
 
 
-class MiniCPMVTower(nn.Module):
+class MiniCPMVTower(SiglipTrunk):
     """Views to embedding rows of the decoder's width. Parameters are created empty."""
 
     def __init__(
@@ -132,19 +132,10 @@ class MiniCPMVTower(nn.Module):
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        super().__init__()
+        super().__init__(config.trunk, dtype, device)
         self.config = config
         self.normalisation = normalisation
-        trunk = config.trunk
-        size, patch = trunk.hidden_size, trunk.patch_size
-        self.patch_embedding = nn.Parameter(
-            torch.empty(size, 3, patch, patch, dtype=dtype, device=device)
-        )
-        self.patch_bias = nn.Parameter(torch.empty(size, dtype=dtype, device=device))
-        self.position_embedding = Embedding(config.table_side**2, size, dtype=dtype, device=device)
-        self.layers = nn.ModuleList(
-            ClipLayer(trunk, dtype, device) for _ in range(trunk.num_layers)
-        )
+        trunk, size = config.trunk, config.trunk.hidden_size
         self.post_layernorm = nn.LayerNorm(size, trunk.norm_eps, dtype=dtype, device=device)
         self.resampler = Resampler(config, dtype, device)
 
@@ -167,37 +158,25 @@ class MiniCPMVTower(nn.Module):
 
     def _encode(self, batches: Sequence[Tensor]) -> list[Tensor]:
         """Each (B, h, w, 3) uint8 → (B, num_queries, out_size)."""
-        patch, device = self.config.trunk.patch_size, self.post_layernorm.weight.device
+        patch, device = self.patch_size, self.post_layernorm.weight.device
         grids = [(b.shape[1] // patch, b.shape[2] // patch) for b in batches]
         counts = [
             len(b) * rows * columns for b, (rows, columns) in zip(batches, grids, strict=True)
         ]
-        rows = torch.cat(
-            [self._embed(batch, grid, device) for batch, grid in zip(batches, grids, strict=True)]
-        )
+        embedded = []
+        for batch, grid in zip(batches, grids, strict=True):
+            places = position_ids(*grid, self.config.table_side).to(device)
+            embedded.append(self.embed(self.normalisation.apply(batch, device), places))
         bounds = [0]
         for batch, (down, across) in zip(batches, grids, strict=True):
             for _ in range(len(batch)):
                 bounds.append(bounds[-1] + down * across)
-        segments = Segments(bounds, device)
-        for layer in self.layers:
-            rows = layer(rows, segments)
+        rows = self.run(torch.cat(embedded), Segments(bounds, device))
         rows = self.resampler.project(self.post_layernorm(rows))
         return [
             self.resampler(part.view(len(batch), -1, part.shape[1]), grid)
             for part, batch, grid in zip(torch.split(rows, counts), batches, grids, strict=True)
         ]
-
-    def _embed(self, batch: Tensor, grid: tuple[int, int], device: torch.device) -> Tensor:
-        """(B, h, w, 3) uint8 → (B · patches, size), positions added."""
-        values = self.normalisation.apply(batch, device)
-        patches = patchify(values, self.config.trunk.patch_size)
-        places = position_ids(*grid, self.config.table_side).to(device)
-        weight = self.position_embedding.weight
-        x = nn.functional.linear(
-            patches.to(weight.dtype), self.patch_embedding.flatten(1), self.patch_bias
-        )
-        return (x + weight[places]).flatten(0, 1)
 
 
 class Resampler(nn.Module):
@@ -261,14 +240,8 @@ def build_minicpmv_tower(context: EncoderContext) -> MiniCPMVTower:
 
 def minicpmv_weights(config: Mapping[str, Any]) -> WeightMap:
     """Published names → the tower's."""
-    trunk = read_minicpmv_config(config).trunk
-    layer = r"vpm\.encoder\.layers\."
     rules = [
-        WeightRule(r"vpm\.embeddings\.patch_embedding\.weight", "patch_embedding"),
-        WeightRule(r"vpm\.embeddings\.patch_embedding\.bias", "patch_bias"),
-        WeightRule(r"vpm\.embeddings\.(position_embedding\.weight)", r"\1"),
-        WeightRule(rf"{layer}(\d+)\.(?:self_attn|mlp)\.(\w+\.\w+)", r"layers.\1.\2"),
-        WeightRule(rf"{layer}(\d+)\.(layer_norm[12]\.\w+)", r"layers.\1.\2"),
+        *siglip_rules(r"vpm\.", read_minicpmv_config(config).trunk),
         WeightRule(r"vpm\.(post_layernorm\.(?:weight|bias))", r"\1"),
         WeightRule(r"resampler\.attn\.(in_proj_weight|in_proj_bias)", r"resampler.\1"),
         WeightRule(r"resampler\.attn\.(out_proj\.(?:weight|bias))", r"resampler.\1"),
@@ -277,6 +250,4 @@ def minicpmv_weights(config: Mapping[str, Any]) -> WeightMap:
         # Follows from the grid.
         WeightRule(r"resampler\.pos_embed", None),
     ]
-    if trunk.num_layers < trunk.num_stored_layers:
-        rules.insert(0, WeightRule(rf"{layer}{trunk.num_layers}\..*", None))
     return WeightMap(tuple(rules))
