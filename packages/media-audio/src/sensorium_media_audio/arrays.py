@@ -94,12 +94,15 @@ def to_array(samples: Any) -> Array:
 
 
 def blocks(array: Array) -> Iterator[FloatArray]:
-    """Blocks (frames, channels) of what ``to_array`` returned, scaled."""
+    """Blocks (frames, channels) of what ``to_array`` returned, scaled.
+
+    Blocks of a float32 array are views of it: a block must not be written to.
+    """
     scale = _SCALES.get(array.dtype.name)
     columns = array[:, None] if array.ndim == 1 else array
     for start in range(0, len(columns), BLOCK_FRAMES):
         with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused
-            block = columns[start : start + BLOCK_FRAMES].astype(np.float32)
+            block = columns[start : start + BLOCK_FRAMES].astype(np.float32, copy=False)
         if array.dtype.name == "uint8":
             block -= 128
         if scale is not None:

@@ -90,7 +90,7 @@ class Mixdown:
         if self._resampler is not None:
             rest = self._resampler.resample_chunk(np.empty(0, dtype=np.float32), last=True)
             self._mono.append(rest)
-        samples = np.concatenate(self._mono)
+        samples = self._mono[0] if len(self._mono) == 1 else np.concatenate(self._mono)
         # Of a few samples at a high rate none may be left.
         return samples if len(samples) else np.zeros(1, dtype=np.float32)
 
