@@ -32,14 +32,20 @@ SIZES = {
 }
 
 
-def make_ultravox(folder: Path, seed: int = 0, dtype: torch.dtype = torch.float32) -> Path:
-    """An Ultravox with a tower of 2 layers; its text model, a Llama, lies in ``folder/text``."""
+def make_ultravox(
+    folder: Path, seed: int = 0, dtype: torch.dtype = torch.float32, *, head_size: int = 16
+) -> Path:
+    """An Ultravox with a tower of 2 layers; its text model, a Llama, lies in ``folder/text``.
+
+    Args:
+        head_size: of the tower's two heads; the extension's CUDA kernels serve 64.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     text = make_llama(folder / "text", seed, dtype)
     manifest = load_manifest(MANIFEST)
     config = copy.deepcopy(dict(manifest.config))
     config["audio_config"] |= {
-        "d_model": 32,
+        "d_model": 2 * head_size,
         "encoder_attention_heads": 2,
         "encoder_ffn_dim": 48,
         "encoder_layers": 2,
@@ -51,7 +57,8 @@ def make_ultravox(folder: Path, seed: int = 0, dtype: torch.dtype = torch.float3
         "vocab_size": LLAMA_VOCABULARY,
         "torch_dtype": str(dtype).removeprefix("torch."),
     }
-    write_weights(folder, manifest.shapes(SIZES), seed + 1, dtype)
+    sizes = SIZES | {"tower": 2 * head_size, "stacked": 16 * head_size}
+    write_weights(folder, manifest.shapes(sizes), seed + 1, dtype)
     write_json(folder / "config.json", config)
     write_json(folder / "preprocessor_config.json", manifest.preprocessor_config)
     write_json(folder / "generation_config.json", {"bos_token_id": 1, "eos_token_id": 2})

@@ -6,10 +6,10 @@
 The maximum is the whole clip's, so the spectrogram is made of whole clips and cut afterwards.
 
 The spectrum is computed in float64: in float32, what a loud tone leaves in the other filters is
-rounding noise as large as 1e-4. The power that the filters add up is float32. Two sizes of block keep
-the work in the processor's cache: windows and spectra go through buffers of ``_BLOCK_FRAMES`` frames,
-and the products with the filters take ``_GROUP_FRAMES`` at once, because a small product spends its
-time on being set up.
+rounding noise as large as 1e-4. The power that the filters add up is float32. Two sizes of block
+keep the work in the processor's cache: windows and spectra go through buffers of
+``_BLOCK_FRAMES`` frames, and the products with the filters take ``_GROUP_FRAMES`` at once, because
+a small product spends its time on being set up.
 
 Sources: openai/whisper's ``log_mel_spectrogram`` for the steps; Slaney's Auditory Toolbox (1998)
 for the mel scale and its norm.

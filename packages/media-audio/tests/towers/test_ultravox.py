@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from attention_backends import TOWER, Attention
 from audio_files import melody
 from tiny_ultravox import make_ultravox
 from ultravox_reference import UltravoxReference
@@ -33,7 +34,7 @@ def tower(folder: Path) -> torch.nn.Module:
     return load(folder, torch.float32)
 
 
-def load(folder: Path, dtype: torch.dtype) -> torch.nn.Module:
+def load(folder: Path, dtype: torch.dtype, device: str = "cpu") -> torch.nn.Module:
     family, engine = UltravoxFamily(), EngineConfig(model=str(folder))
     checkpoint = complete(open_checkpoint(engine), family, engine)
     (spec,) = family.encoders
@@ -43,7 +44,7 @@ def load(folder: Path, dtype: torch.dtype) -> torch.nn.Module:
         processor=checkpoint.processor,
         decoder=family.decoder_config(checkpoint.config),
         dtype=dtype,
-        device=torch.device("cpu"),
+        device=torch.device(device),
     )
     return load_encoder(spec, context, checkpoint)
 
@@ -75,10 +76,26 @@ def test_no_items(tower: torch.nn.Module) -> None:
     assert tower([]) == []
 
 
-def test_half_precision(folder: Path, tower: torch.nn.Module) -> None:
-    """In bfloat16 it is what it is in float32, but for what eight bits of mantissa lose."""
-    mel = mel_of(3.0)
-    (wide,), (half,) = tower([{"mel": mel}]), load(folder, torch.bfloat16)([{"mel": mel}])
-    assert half.embeds.dtype == torch.bfloat16
-    error = (half.embeds.float() - wide.embeds).norm() / wide.embeds.norm()
-    assert error < 0.05
+@pytest.mark.parametrize(
+    ("device", "head_size"),
+    [("cpu", 16), pytest.param("cuda", 64, marks=pytest.mark.gpu)],
+)
+def test_half_precision_under_each_backend(
+    tmp_path: Path, attention: Attention, device: str, head_size: int
+) -> None:
+    """In bfloat16 rows are those of float32 on the CPU, but for what eight bits of mantissa lose.
+
+    The clips take every way through the tower: part of a chunk, a whole one, rows of padding behind
+    a last chunk, and more chunks than pass at once.
+    """
+    folder = make_ultravox(tmp_path, head_size=head_size)
+    items = [{"mel": mel_of(seconds, seed)} for seed, seconds in enumerate(LENGTHS)]
+    expected = load(folder, torch.float32)(items)
+    outputs = load(folder, torch.bfloat16, device)(items)
+    assert len(outputs) == len(items)
+    for wide, half in zip(expected, outputs, strict=True):
+        assert (half.embeds.dtype, half.embeds.device.type) == (torch.bfloat16, device)
+        assert half.embeds.shape == wide.embeds.shape
+        error = (half.embeds.float().cpu() - wide.embeds).norm() / wide.embeds.norm()
+        assert error < 0.05
+    attention.assert_ran(*TOWER, device=device)
