@@ -31,13 +31,14 @@ async def run_in(executor: Executor, work: Callable[[], Result]) -> Result:
         return await _wait(future)
     finally:
         future.cancel()  # does nothing once the work has begun
+        del future  # it refers to an exception, and the exception to this frame
 
 
 class SingleFlight(Generic[Result]):
     """Running work by key."""
 
     def __init__(self) -> None:
-        self._flights: dict[bytes, Future[Result]] = {}
+        self._flights: dict[bytes, Future[Result | None]] = {}  # None: the work failed
         self._lock = threading.Lock()
 
     async def join(self, key: bytes, find: Callable[[], Result | None]) -> Result | None:
@@ -51,10 +52,7 @@ class SingleFlight(Generic[Result]):
             flight = self._flights.get(key)
             if flight is None:
                 return find()
-        try:
-            return await _wait(flight)
-        except Exception:
-            return None
+        return await _wait(flight)
 
     def run_here(
         self, key: bytes, find: Callable[[], Result | None], work: Callable[[], Result]
@@ -78,17 +76,15 @@ class SingleFlight(Generic[Result]):
             found = find()
             if found is not None:
                 return found, True
-            flight: Future[Result] = Future()
+            flight: Future[Result | None] = Future()
             flight.set_running_or_notify_cancel()
             self._flights[key] = flight
+        result: Result | None = None
         try:
             result = work()
-        except BaseException as error:
+        finally:
             self._land(key)
-            flight.set_exception(error)
-            raise
-        self._land(key)
-        flight.set_result(result)
+            flight.set_result(result)
         return result, False
 
     def _land(self, key: bytes) -> None:
@@ -101,7 +97,13 @@ async def _wait(future: Future[Result]) -> Result:
     try:
         return await asyncio.shield(asyncio.wrap_future(future))
     except asyncio.CancelledError:
-        task = asyncio.current_task()
-        if future.cancelled() and not (task and task.cancelling()):
+        if future.cancelled() and not _is_being_cancelled():
             raise EngineClosedError("The engine was closed while the request waited.") from None
         raise
+    finally:
+        del future  # it refers to an exception, and the exception to this frame
+
+
+def _is_being_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

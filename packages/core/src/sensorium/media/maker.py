@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 
 import torch
 
+from sensorium.errors import LimitError
 from sensorium.media.cache import Processed, ProcessorCache, feature_bytes
 from sensorium.media.embeds import Embeds, check_embeds, given_bytes
 from sensorium.media.fetch.resolve import bytes_to_come
 from sensorium.media.flight import SingleFlight
+from sensorium.media.frames import clear_frames
 from sensorium.media.keys import derived_key, item_key
 from sensorium.media.memory import Claim
 from sensorium.media.options import ResolvedOptions
@@ -60,7 +62,8 @@ class Making:
     """One item on its way; ``run`` may be called again where it stopped for memory.
 
     Attributes:
-        sources: those that needed fetching are fetched; fetch_s: how long that took.
+        sources: the item's; those that need fetching are replaced by what was fetched before
+            ``run`` is called, which took ``fetch_s``.
         key: None until it is known.
     """
 
@@ -68,7 +71,7 @@ class Making:
     item: MediaItem
     request: RequestContext
     claim: Claim
-    sources: tuple[Source, ...]
+    sources: tuple[Source, ...] = ()
     fetch_s: float = 0.0
     key: bytes | None = None
     was_found: bool = False
@@ -84,21 +87,41 @@ class Making:
             The item; None where another thread makes the same one (``key`` says which).
 
         Raises:
-            NeedsMemory: take it, call ``paid`` and run again.
+            NeedsMemory: ``pay`` for it and run again.
             MediaError, LimitError, RequestError, PluginError: the item can't be made.
             Dropped: the request gave up before the work began.
         """
         with self.claim.working():
-            self._read()
-            key = self._identify()
-            parts, self.was_found = self.maker.flights.run_here(
-                self.flight, lambda: self.maker.find(self.item.kind, key, self.request), self._make
-            )
-            return parts
+            try:
+                return self._run()
+            except Exception as error:
+                clear_frames(error)
+                raise
 
-    def paid(self) -> None:
-        """The bytes that ``NeedsMemory`` named have been taken."""
+    def _run(self) -> Parts | None:
+        self._read()
+        key = self._identify()
+        parts, self.was_found = self.maker.flights.run_here(
+            self.flight, lambda: self.maker.find(self.item.kind, key, self.request), self._make
+        )
+        return parts
+
+    async def pay(self, num_bytes: int) -> None:
+        """Takes the bytes that ``NeedsMemory`` named.
+
+        Raises:
+            MustWait, LimitError, Dropped: as ``Claim.take``.
+        """
+        try:
+            await self.claim.take(num_bytes)
+        except LimitError:
+            self.drop()
+            raise
         self._paid = True
+
+    def drop(self) -> None:
+        """Lets go of what was read: the making has failed, and its error will outlive it."""
+        self.sources, self._embeds = (), None
 
     @property
     def flight(self) -> bytes:

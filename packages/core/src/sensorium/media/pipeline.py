@@ -49,7 +49,7 @@ from sensorium.media.uuids import attach_uuids
 from sensorium.plugins.adapter import MediaAdapter
 from sensorium.plugins.kind import MediaKind
 from sensorium.stats import MediaRecorder
-from sensorium.types import MediaItem, PreparedItem, Source, UrlSource
+from sensorium.types import MediaItem, PreparedItem, UrlSource
 
 #: what all media of one request may take once decoded, unless the pipeline is told otherwise
 MAX_REQUEST_DECODED_BYTES = 8 * 2**30
@@ -293,10 +293,8 @@ class MediaPipeline:
             if not item.has_data:
                 return self._find_plan(item, uuid, request), False
         while True:
-            begun_s = time.perf_counter()
-            sources = await self._fetch(item, request, claim)
-            fetch_s = time.perf_counter() - begun_s
-            making = Making(self._maker, item, request, claim, sources, fetch_s)
+            making = Making(self._maker, item, request, claim)
+            await self._fetch(making)
             if uuid is not None:
                 embeds = item.embeds is not None
                 making.key = self._maker.key(item.kind, request, embeds=embeds, uuid=uuid)
@@ -309,19 +307,20 @@ class MediaPipeline:
                 await _hold(parts, claim)
                 return parts, making.was_found
 
-    async def _fetch(
-        self, item: MediaItem, request: RequestContext, claim: Claim
-    ) -> tuple[Source, ...]:
-        """The item's sources; those that have to be waited for have their bytes."""
-        limits = self._fetch_limits[item.kind]
-        return tuple(
+    async def _fetch(self, making: Making) -> None:
+        """Gets the bytes of those sources that have to be waited for."""
+        limits = self._fetch_limits[making.item.kind]
+        salt, claim = making.request.salt, making.claim
+        begun_s = time.perf_counter()
+        making.sources = tuple(
             [
-                await self._fetcher.fetch(source, limits, salt=request.salt, claim=claim)
+                await self._fetcher.fetch(source, limits, salt=salt, claim=claim)
                 if isinstance(source, UrlSource) and self._fetcher.must_fetch(source)
                 else source
-                for source in item.sources
+                for source in making.item.sources
             ]
         )
+        making.fetch_s = time.perf_counter() - begun_s
 
     async def _run(self, making: Making) -> Parts | None:
         """The work in a media thread; between two parts of it, the request may wait for memory."""
@@ -329,8 +328,11 @@ class MediaPipeline:
             try:
                 return await run_in(self._executor, making.run)
             except NeedsMemory as need:
-                await making.claim.take(need.num_bytes)
-                making.paid()
+                num_bytes = need.num_bytes
+            except Exception:
+                making.drop()
+                raise
+            await making.pay(num_bytes)
 
     async def _find_by_uuid(
         self, item: MediaItem, uuid: str, request: RequestContext
@@ -393,9 +395,14 @@ async def _all(
     try:
         return await asyncio.gather(*tasks)
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await _end(tasks)
+        del tasks  # they refer to an exception, and the exception to this frame
+
+
+async def _end(tasks: Sequence[asyncio.Task[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _num_threads(given: int | None) -> int:

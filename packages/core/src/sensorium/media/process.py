@@ -6,7 +6,7 @@ It knows nothing of requests that wait for it, of keys or of caches.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,7 +119,7 @@ def _check_told(told: MediaShape, found: MediaShape) -> None:
 
 def process(
     kind: str, loaded: Loaded, adapters: Mapping[str, MediaAdapter], options: OptionsByKind
-) -> Iterator[Part]:
+) -> list[Part]:
     """Plans and processes a loaded item, then each derived item that the model can take.
 
     Readers are closed when it ends, however it ends.
@@ -130,7 +130,7 @@ def process(
         PluginError: the adapter failed, or returned what its interface doesn't allow.
     """
     try:
-        yield _process_one(kind, None, loaded, adapters[kind], options[kind])
+        parts = [_process_one(kind, None, loaded, adapters[kind], options[kind])]
         for item in loaded.derived:
             if item.kind not in adapters:
                 continue  # this model takes no such items: they aren't part of the answer
@@ -139,9 +139,9 @@ def process(
                     f"a derived {item.kind} item of a {kind} item has derived items itself; "
                     "only one level is supported."
                 )
-            yield _process_one(
-                item.kind, item.name, item.loaded, adapters[item.kind], options[item.kind]
-            )
+            adapter, own_options = adapters[item.kind], options[item.kind]
+            parts.append(_process_one(item.kind, item.name, item.loaded, adapter, own_options))
+        return parts
     finally:
         close_readers(loaded)
 

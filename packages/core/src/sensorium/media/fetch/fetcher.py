@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
@@ -23,7 +24,7 @@ from sensorium.media.fetch.local import LocalRoot
 from sensorium.media.fetch.policy import MAX_CONNECTIONS, MAX_CONNECTIONS_PER_HOST, FetchPolicy
 from sensorium.media.fetch.resolve import scheme_of
 from sensorium.media.fetch.url import HttpUrl, parse_url
-from sensorium.media.memory import Claim
+from sensorium.media.memory import Claim, MustWait
 from sensorium.types import BytesSource, Source, UrlSource
 
 if TYPE_CHECKING:
@@ -149,13 +150,16 @@ class Fetcher:
                 raise EngineClosedError("The engine was closed.")
             loop = self._loop or self._start()
             future = asyncio.run_coroutine_threadsafe(
-                self._fetch(source, limits, salt, claim), loop
+                self._outcome(source, limits, salt, claim), loop
             )
         try:
-            return await asyncio.wrap_future(future)
+            outcome = await asyncio.wrap_future(future)
         except asyncio.CancelledError:
             self._check_open_or_cancelled()
             raise
+        if isinstance(outcome, BytesSource):
+            return outcome
+        raise outcome()
 
     def _check_open_or_cancelled(self) -> None:
         task = asyncio.current_task()
@@ -204,6 +208,24 @@ class Fetcher:
 
     # --- on the loop --------------------------------------------------------------------
 
+    async def _outcome(
+        self, source: UrlSource, limits: FetchLimits, salt: str, claim: Claim
+    ) -> BytesSource | Callable[[], Exception]:
+        """What crosses to the caller's loop.
+
+        Errors and cancellations are made anew: those that were raised refer to frames, and these
+        to what was received and to this task, which would refer to them.
+        """
+        try:
+            return await self._fetch(source, limits, salt, claim)
+        except RequestError as error:
+            return partial(type(error), str(error))
+        except MustWait:
+            return MustWait
+        except asyncio.CancelledError:
+            pass
+        raise asyncio.CancelledError
+
     async def _fetch(
         self, source: UrlSource, limits: FetchLimits, salt: str, claim: Claim
     ) -> BytesSource:
@@ -233,7 +255,7 @@ class Fetcher:
             self._land(key, flight, source)
             return source
         except RequestError as error:
-            self._land(key, flight, error)
+            self._land(key, flight, type(error)(str(error)))
             raise
         finally:
             self._land(key, flight)
