@@ -420,6 +420,60 @@ ENCODER_MUTANTS = [
 ]
 
 
+class InPieces(torch.nn.Module):
+    """An encoder that makes a row at a time, with a mistake or without."""
+
+    def __init__(self, whole: Encode, mistake: str) -> None:
+        super().__init__()
+        self.whole, self.mistake = whole, mistake
+
+    def forward(self, items: Sequence[Any]) -> list[EncoderOutput]:
+        return self.whole(items)
+
+    def encode_piece(self, item: Any, piece: int, num_pieces: int) -> EncoderOutput:
+        [output] = self.whole([item])
+        at = num_pieces - 1 - piece if self.mistake == "backwards" else piece
+        stop = at + (2 if self.mistake == "overlapping" else 1)
+        rows = output.embeds[at:at] if self.mistake == "empty" else output.embeds[at:stop]
+        deep = rows[None] if self.mistake == "levels" and piece else None
+        return EncoderOutput(rows, deep)
+
+
+def divided(mistake: str) -> strangers.TestPlayAdapter:
+    class Divided(strangers.TestPlayAdapter):
+        def make_adapter(self) -> MediaAdapter:
+            adapter = super().make_adapter()
+            plan = adapter.plan
+            adapter.plan = lambda shape, options: replace(
+                plan(shape, options), num_pieces=plan(shape, options).num_tokens
+            )
+            return adapter
+
+        def make_encoders(self) -> Any:
+            whole = super().make_encoders()
+            if mistake == "none":
+                return whole
+            return {name: InPieces(encode, mistake) for name, encode in whole.items()}
+
+    return Divided()
+
+
+PIECE_MISTAKES = {
+    "none": "has no encode_piece",
+    "backwards": "from the item alone and whole",
+    "overlapping": "has the shape",
+    "empty": "a piece has no rows",
+    "levels": "levels must come with every piece",
+}
+
+
+@pytest.mark.parametrize(("mistake", "words"), PIECE_MISTAKES.items(), ids=PIECE_MISTAKES)
+def test_a_mistake_in_pieces_is_caught(mistake: str, words: str) -> None:
+    divided("").test_the_pieces_of_an_item_are_the_item()
+    with pytest.raises(AssertionError, match=words):
+        divided(mistake).test_the_pieces_of_an_item_are_the_item()
+
+
 @pytest.mark.parametrize("mutant", KIND_MUTANTS, ids=lambda m: m.plant.__name__)
 def test_a_kinds_mistake_is_caught(mutant: Mutant) -> None:
     getattr(mutant.base(), mutant.check)()

@@ -113,3 +113,17 @@ def test_a_form_is_compiled_elsewhere(tokenizer: Tokenizer, grammars: EngineGram
     with pytest.raises(EngineClosedError):
         grammars.compile(FOX, asked.eos_ids).result(timeout=60)
     assert grammars.start(asked)
+
+
+def test_a_grammar_that_fails_in_mid_answer_is_the_callers_fault(
+    tokenizer: Tokenizer, grammars: EngineGrammars
+) -> None:
+    for name in ("a", "b"):
+        grammars.start(request(tokenizer, name, structured_outputs=FOX))
+    with pytest.raises(RequestError, match="After 0 tokens"):
+        grammars.accept("a", tokenizer.encode_plain("dog", continues=True))
+    words = np.full((2, -(-tokenizer.vocab_size // 32)), -1, np.int32)
+    failed = grammars.fill(["a", "b"], words)
+    assert list(failed) == ["a"]
+    assert failed["a"].error_class == "RequestError"
+    assert "After 0 tokens" in failed["a"]

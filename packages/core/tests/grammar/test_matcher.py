@@ -53,6 +53,25 @@ def test_whitespace_is_bounded_forbidden_or_the_callers(speller) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("name", "before", "behind"),
+    [
+        ("time", "12:30:59.", "Z"),
+        ("date-time", "2026-02-03T12:30:59.", "+01:00"),
+        ("duration", "P", "Y"),
+    ],
+)
+def test_a_formats_digits_are_bounded(speller, name: str, before: str, behind: str) -> None:
+    whole = {"type": "string", "format": name}
+    within = {"type": "object", "properties": {"at": whole}, "required": ["at"]}
+    beside = {**whole, "allOf": [{"maxLength": 99}]}
+    for schema, wrap in ((whole, "{}"), (within, '{{"at":{}}}'), (beside, "{}")):
+        grammar = speller.compile(StructuredOutputs(json=schema))
+        for num_digits, is_taken in ((1, True), (9, True), (10, False), (60, False)):
+            text = wrap.format(json.dumps(before + "7" * num_digits + behind))
+            assert speller.takes(grammar.matcher(), text) == is_taken, text
+
+
 def test_other_properties_are_closed_where_asked(speller) -> None:
     schema = {"type": "object", "properties": {"a": {"type": "object", "properties": {"b": {}}}}}
     for closes in (False, True):

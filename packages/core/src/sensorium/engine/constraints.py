@@ -69,14 +69,14 @@ class RequestGrammars(Protocol):
     def is_complete(self, request_id: str) -> bool:
         """Whether nothing can follow, so that the answer ends here."""
 
-    def fill(self, request_ids: Sequence[str], words: Words) -> Mapping[str, str]:
+    def fill(self, request_ids: Sequence[str], words: Words) -> Mapping[str, Failure]:
         """Writes down what may follow now.
 
         Args:
             words: (len(request_ids), ceil(vocab_size / 32)) as in ``Masks``, all ones.
 
         Returns:
-            Request id → a sentence, for requests that can't go on.
+            Request id → the failure, for requests that can't go on.
         """
 
     def forget(self, request_id: str) -> None:
@@ -93,12 +93,12 @@ class Given:
     Attributes:
         tokens: request id → tokens that must follow.
         complete: ids of requests whose answers end behind these.
-        failed: request id → a sentence, for requests that can't go on.
+        failed: request id → the failure, for requests that can't go on.
     """
 
     tokens: dict[str, tuple[int, ...]] = field(default_factory=dict)
     complete: set[str] = field(default_factory=set)
-    failed: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, Failure] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,11 +169,11 @@ class Constraints:
                 self._go_on(row.of, tokens[request_id][-num_new:], given)
         return given
 
-    def masks(self, rows: Sequence[Row]) -> tuple[Masks | None, dict[str, str]]:
+    def masks(self, rows: Sequence[Row]) -> tuple[Masks | None, dict[str, Failure]]:
         """The mask of each row whose request has not ended.
 
         Returns:
-            The masks, and request id → a sentence, for requests that can't go on.
+            The masks, and request id → the failure, for requests that can't go on.
         """
         rows = [row for row in rows if self._goes_on(row)]
         if not rows:
@@ -198,7 +198,7 @@ class Constraints:
         """Whether its request has not ended; another may have its id by now."""
         return self._known.get(row.chunk.request_id) is row.of
 
-    def _fill(self, ids: Sequence[str], rows: list[int], words: Words) -> dict[str, str]:
+    def _fill(self, ids: Sequence[str], rows: list[int], words: Words) -> dict[str, Failure]:
         if not rows:
             return {}
         assert self._grammars is not None

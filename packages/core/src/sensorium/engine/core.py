@@ -22,7 +22,7 @@ import torch
 
 from sensorium.engine.constraints import Constraints, Given, RequestGrammars, Row
 from sensorium.engine.executor import Executor, Pending
-from sensorium.errors import EngineError
+from sensorium.errors import EngineError, Failure
 from sensorium.scheduler import Scheduler
 from sensorium.stats import Histogram
 from sensorium.structured_outputs import StructuredOutputs
@@ -154,7 +154,7 @@ class EngineCore:
             updates += news
         self._fail(given.failed, updates)
 
-    def _fail(self, failed: Mapping[str, str], updates: list[RequestUpdate]) -> None:
+    def _fail(self, failed: Mapping[str, Failure], updates: list[RequestUpdate]) -> None:
         for request_id, sentence in failed.items():
             updates += self.scheduler.fail(request_id, sentence)
         self._constraints.forget(failed)

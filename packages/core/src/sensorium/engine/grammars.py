@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from sensorium.errors import EngineClosedError
+from sensorium.errors import EngineClosedError, Failure
 from sensorium.grammar import Grammars, MaskMaker, Matcher
 from sensorium.grammar.masks import Masks as Words
 from sensorium.structured_outputs import StructuredOutputs
@@ -92,11 +92,11 @@ class EngineGrammars:
         """Whether nothing can follow."""
         return self._matchers[request_id].is_complete
 
-    def fill(self, request_ids: Sequence[str], words: Words) -> Mapping[str, str]:
+    def fill(self, request_ids: Sequence[str], words: Words) -> Mapping[str, Failure]:
         """Writes down what may follow now, a row for each request.
 
         Returns:
-            Request id → a sentence, for requests that can't go on.
+            Request id → the failure, for requests that can't go on.
         """
         if self._maker is None:
             num_threads = max(1, min(_MOST_MASK_THREADS, (os.cpu_count() or 1) // 2))
@@ -104,7 +104,7 @@ class EngineGrammars:
         matchers = [self._matchers[request_id] for request_id in request_ids]
         self._maker.fill(matchers, words)
         return {
-            request_id: matcher.fault
+            request_id: Failure.of(matcher.failure)
             for request_id, matcher in zip(request_ids, matchers, strict=True)
             if matcher.has_failed
         }

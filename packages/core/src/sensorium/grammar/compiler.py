@@ -12,7 +12,7 @@ from sensorium.errors import RequestError
 from sensorium.grammar import bounds
 from sensorium.grammar.faults import grammar_fault, regex_fault, schema_fault
 from sensorium.grammar.library import limits, llguidance
-from sensorium.grammar.schema_tree import closed
+from sensorium.grammar.schema_tree import closed, with_bounded_digits
 from sensorium.grammar.vocabulary import Vocabulary
 from sensorium.structured_outputs import StructuredOutputs
 
@@ -67,7 +67,8 @@ def _source(form: StructuredOutputs) -> tuple[str, Callable[[str], str]]:
     schema = {"type": "object"} if form.json is None else _schema(form.json)
     if form.disable_additional_properties:
         schema = closed(schema)
-    text = library.grammar_from_json_schema(json.dumps(schema), overrides=_options(form))
+    bounded = json.dumps(with_bounded_digits(schema))
+    text = library.grammar_from_json_schema(bounded, overrides=_options(form))
     return text, lambda reason: schema_fault(reason, schema)
 
 

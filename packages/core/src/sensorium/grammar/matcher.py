@@ -56,12 +56,12 @@ class Matcher:
         if self.backend.consume_tokens(list(token_ids)):
             self._num_accepted += len(token_ids)
             return
-        raise RequestError(self.fault)
+        raise self.failure
 
     @property
-    def fault(self) -> str:
-        """Why it can't go on, for the caller."""
-        return (
+    def failure(self) -> RequestError:
+        """Why it can't go on: the form that the caller asked for is too complex here."""
+        return RequestError(
             f"After {self._num_accepted} tokens of the answer its grammar can't go on within the "
             f"limits ({self.backend.stop_reason()})."
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from urllib.parse import unquote
 
@@ -21,6 +21,8 @@ _ONE = (
 )
 _LISTS = ("allOf", "anyOf", "items", "oneOf", "prefixItems")
 _NAMED = ("$defs", "definitions", "dependentSchemas", "patternProperties", "properties")
+_FORMATS_WITH_ANY_DIGITS = ("date-time", "duration", "time")
+_FEW_DIGITS = "^[^0-9]*(?:[0-9]{1,9}[^0-9]+)*[0-9]{0,9}$"
 
 Schema = Mapping[str, Any]
 
@@ -81,22 +83,43 @@ def target(root: Any, reference: str) -> Any:
     return part
 
 
+def with_bounded_digits(schema: Any) -> Any:
+    """The schema with at most nine digits in a row where a format itself sets no bound.
+
+    Fractions of a second (RFC 3339) and a duration's numbers (ISO 8601) may be of any length, so
+    that a model could spend its whole answer on them.
+    """
+    if not isinstance(schema, Mapping):
+        return schema
+    changed = _with_children(schema, lambda _, part: with_bounded_digits(part))
+    if schema.get("format") in _FORMATS_WITH_ANY_DIGITS:
+        changed["allOf"] = [*changed.get("allOf", ()), {"pattern": _FEW_DIGITS}]
+    return changed
+
+
 def closed(schema: Any) -> Any:
     """The schema with ``additionalProperties: false`` where ``disable_additional_properties``
     puts it (see ``StructuredOutputs``)."""
     if not isinstance(schema, Mapping):
         return schema
-    changed = dict(schema)
-    for (keyword, *rest), part in children(schema):
-        if keyword == "allOf":
-            continue
-        if not rest:
-            changed[keyword] = closed(part)
-        elif isinstance(schema[keyword], list):
-            changed[keyword] = [closed(each) for each in schema[keyword]]
-        else:
-            changed[keyword] = {name: closed(each) for name, each in schema[keyword].items()}
+    changed = _with_children(
+        schema, lambda keyword, part: part if keyword == "allOf" else closed(part)
+    )
     says = {"additionalProperties", "unevaluatedProperties", "allOf", "$ref"}
     if isinstance(schema.get("properties"), Mapping) and says.isdisjoint(schema):
         changed["additionalProperties"] = False
+    return changed
+
+
+def _with_children(schema: Schema, change: Callable[[str, Any], Any]) -> dict[str, Any]:
+    """A copy whose direct parts are what ``change`` makes of them, given the keyword and a part."""
+    changed = dict(schema)
+    for keyword in {path[0] for path, _ in children(schema)}:
+        part = schema[keyword]
+        if keyword in _NAMED:
+            changed[keyword] = {name: change(keyword, each) for name, each in part.items()}
+        elif isinstance(part, list):
+            changed[keyword] = [change(keyword, each) for each in part]
+        else:
+            changed[keyword] = change(keyword, part)
     return changed

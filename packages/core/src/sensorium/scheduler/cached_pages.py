@@ -18,7 +18,8 @@ class CachedPages:
 
     def __init__(self, pool: PagePool, config: SchedulerConfig) -> None:
         self._pool = pool
-        self._config = config
+        self._page_size = config.page_size
+        self._is_on = config.prefix_caching
         self.num_queries = 0
         self.num_hits = 0
 
@@ -26,7 +27,7 @@ class CachedPages:
         """Pages that hold the beginning of its prompt already."""
         if not self._reads(sequence):
             return []
-        num_full = len(sequence.request.token_ids) // self._config.page_size
+        num_full = len(sequence.request.token_ids) // self._page_size
         found = self._pool.match(sequence.page_keys(num_full))
         return found[: sequence.num_reusable_pages(len(found))]
 
@@ -37,7 +38,7 @@ class CachedPages:
         """
         if not self._reads(sequence):
             return False
-        keys = sequence.page_keys(len(sequence.request.token_ids) // self._config.page_size)
+        keys = sequence.page_keys(len(sequence.request.token_ids) // self._page_size)
         num_found = len(self._pool.match(keys))
         if num_found == len(keys):
             return False
@@ -51,8 +52,8 @@ class CachedPages:
 
     def register(self, sequence: Sequence, stop: int) -> None:
         """Offers the pages that are full once its tokens up to ``stop`` are computed."""
-        num_full = stop // self._config.page_size
-        if self._config.prefix_caching and num_full > sequence.num_registered:
+        num_full = stop // self._page_size
+        if self._is_on and num_full > sequence.num_registered:
             keys = sequence.page_keys(num_full)
             for i in range(sequence.num_registered, num_full):
                 self._pool.register(sequence.pages[i], keys[i])
@@ -61,4 +62,4 @@ class CachedPages:
     def _reads(self, sequence: Sequence) -> bool:
         """Whether it may begin behind cached pages; not if all its prompt's logits are wanted."""
         sampling = sequence.request.sampling
-        return self._config.prefix_caching and sampling.prompt_logprobs is None
+        return self._is_on and sampling.prompt_logprobs is None

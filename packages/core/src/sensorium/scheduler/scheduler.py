@@ -39,7 +39,6 @@ from sensorium.scheduler.sequence import Sequence
 from sensorium.scheduler.step import Step
 from sensorium.types import (
     Batch,
-    Chunk,
     EngineRequest,
     Pooled,
     RequestUpdate,
@@ -236,22 +235,24 @@ class Scheduler:
             if sequence.is_finished:
                 continue
             if life == sequence.num_lives and sequence.is_running:
-                self._settle(sequence, chunk)
+                self._cached.register(sequence, chunk.stop)
+                if sequence.pins:
+                    self._pins.unpin_consumed(sequence)
             if found := output.prompt_logprobs.get(chunk.request_id):
                 self._news.append(sequence.update(prompt_logprobs=found))
-            if chunk.num_rows and sequence.embeds:
+            if not chunk.num_rows:
+                if sequence.has_enough(chunk):
+                    self._news.append(self._finish(sequence, "length"))
+            elif sequence.embeds:
                 pooled = output.pooled[chunk.request_id]
                 self._news.append(self._finish(sequence, "stop", pooled=pooled))
-            elif chunk.num_rows:
+            else:
                 assert chunk.request_id in tokens, "the runner left a token out"
-                sampled = tokens[chunk.request_id]
-                new, logprobs = sequence.take(chunk, sampled)
+                new, logprobs = sequence.take(chunk, tokens[chunk.request_id])
                 if sequence.finish_reason is not None:
                     self._news += self._tell(sequence, new, logprobs)
                 elif new:
-                    self._news.append(sequence.update(new_token_ids=new, logprobs=logprobs))
-            elif sequence.has_enough(chunk):
-                self._news.append(self._finish(sequence, "length"))
+                    self._news.append(sequence.update(new, logprobs))
         news, self._news = self._news, []
         return news
 
@@ -443,12 +444,6 @@ class Scheduler:
 
     # --- what became of a step ------------------------------------------------------------
 
-    def _settle(self, sequence: Sequence, chunk: Chunk) -> None:
-        """The chunk is computed: full pages can be found, consumed items go."""
-        self._cached.register(sequence, chunk.stop)
-        if sequence.pins:
-            self._pins.unpin_consumed(sequence)
-
     def _tell(
         self,
         sequence: Sequence,
@@ -461,7 +456,7 @@ class Scheduler:
             return [self._finish(sequence, reason, token_ids=token_ids, logprobs=logprobs)]
         if not token_ids:
             return []
-        return [sequence.update(new_token_ids=token_ids, logprobs=logprobs)]
+        return [sequence.update(token_ids, logprobs)]
 
     def _undo_encode(self, key: bytes, batch: Batch) -> None:
         """Forgets an embedding that wasn't made; sequences that need it encode it again, or
@@ -507,8 +502,8 @@ class Scheduler:
         sequence.is_running = False
         sequence.is_finished = True
         return sequence.update(
-            new_token_ids=token_ids,
-            logprobs=logprobs,
+            token_ids,
+            logprobs,
             pooled=pooled,
             finish_reason=reason,
             error=error,

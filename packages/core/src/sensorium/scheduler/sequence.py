@@ -301,9 +301,9 @@ class Sequence:
 
     def update(
         self,
-        *,
         new_token_ids: tuple[int, ...] = (),
         logprobs: tuple[TokenLogprobs, ...] = (),
+        *,
         prompt_logprobs: PromptLogprobs = (),
         pooled: Pooled | None = None,
         finish_reason: str | None = None,
@@ -311,23 +311,27 @@ class Sequence:
         lost_item: bool = False,
     ) -> RequestUpdate:
         """The update for the frontend after a step."""
-        failure = error if error is None or isinstance(error, Failure) else Failure(error)
-        last = self.token_ids[-1]
-        stopped = finish_reason == "stop" and last in self.request.stop_ids and not self.embeds
+        stop_id, error_class = None, EngineError.__name__
+        if finish_reason == "stop" and not self.embeds:
+            last = self.token_ids[-1]
+            stop_id = last if last in self.request.stop_ids else None
+        if isinstance(error, Failure):
+            error_class, error = error.error_class, str(error)
+        # By place, since naming the fields takes three times as long.
         return RequestUpdate(
-            request_id=self.request_id,
-            new_token_ids=new_token_ids,
-            logprobs=logprobs,
-            prompt_logprobs=prompt_logprobs,
-            pooled=pooled,
-            finish_reason=finish_reason,
-            stop_id=last if stopped else None,
-            error=None if failure is None else str(failure),
-            error_class=EngineError.__name__ if failure is None else failure.error_class,
-            lost_item=lost_item,
-            num_cached_tokens=self.num_cached_tokens,
-            num_encoded_items=self.num_encoded_items,
-            num_encoder_hits=self.num_encoder_hits,
-            num_preemptions=self.num_preemptions,
-            first_scheduled_s=self.first_scheduled_s,
+            self.request.request_id,
+            new_token_ids,
+            logprobs,
+            prompt_logprobs,
+            pooled,
+            finish_reason,
+            stop_id,
+            error,
+            error_class,
+            lost_item,
+            self.num_cached_tokens,
+            self.num_encoded_items,
+            self.num_encoder_hits,
+            self.num_preemptions,
+            self.first_scheduled_s,
         )

@@ -188,10 +188,39 @@ class MediaAdapterContract:
             backwards = _encode(encoders[name], batch[::-1])[::-1]
             for i, expected in enumerate(alone):
                 for output in (together[i], backwards[i]):
-                    self._check_near(output.embeds, expected.embeds, f"{name}: value {i}")
+                    self._check_near(
+                        output.embeds, expected.embeds, f"{name}: value {i} among batch mates"
+                    )
                     if expected.deep is not None:
                         assert output.deep is not None, f"{name}: value {i} lost its levels"
-                        self._check_near(output.deep, expected.deep, f"{name}: value {i}'s levels")
+                        self._check_near(
+                            output.deep,
+                            expected.deep,
+                            f"{name}: value {i}'s levels among batch mates",
+                        )
+
+    def test_the_pieces_of_an_item_are_the_item(self) -> None:
+        import torch
+
+        adapter, encoders = self.make_adapter(), self.make_encoders()
+        for kwargs in self.option_settings():
+            options = adapter.options(kwargs)
+            for loaded in self._loaded():
+                plan, features = _processed(adapter, loaded, options)
+                if plan.num_pieces == 1:
+                    continue
+                for name in adapter.encoders:
+                    what = f"{name}: {_said(loaded.shape)} in {plan.num_pieces} pieces"
+                    whole = _encode(encoders[name], [features[name]])[0]
+                    pieces = _encode_pieces(encoders[name], features[name], plan.num_pieces, what)
+                    embeds = torch.cat([piece.embeds for piece in pieces])
+                    self._check_near(embeds, whole.embeds, what)
+                    levels = [piece.deep for piece in pieces if piece.deep is not None]
+                    assert len(levels) == (0 if whole.deep is None else len(pieces)), (
+                        f"{what}: levels must come with every piece, or with none"
+                    )
+                    if whole.deep is not None:
+                        self._check_near(torch.cat(levels, dim=1), whole.deep, f"{what}, levels")
 
     def test_composed_prompts_hold_what_was_planned(self) -> None:
         from sensorium.plugins.compose import walk_slots
@@ -319,10 +348,13 @@ class MediaAdapterContract:
             ) from error
 
     def _check_near(self, ours: torch.Tensor, expected: torch.Tensor, what: str) -> None:
-        assert ours.shape == expected.shape, f"{what} has another shape among batch mates"
+        assert ours.shape == expected.shape, (
+            f"{what} has the shape {tuple(ours.shape)}; alone and whole it is "
+            f"{tuple(expected.shape)}"
+        )
         moved = float((ours - expected).abs().max())
         allowed = self.tolerance * max(1.0, float(expected.abs().max()))
-        assert moved <= allowed, f"{what} moves by {moved:.2g} among batch mates"
+        assert moved <= allowed, f"{what} differs by {moved:.2g} from the item alone and whole"
 
 
 def _processed(
@@ -349,6 +381,19 @@ def _encode(encoder: Encoder, items: Sequence[Features]) -> list[EncoderOutput]:
         outputs = list(encoder(items))
     assert len(outputs) == len(items), f"{len(outputs)} outputs came of {len(items)} items"
     return outputs
+
+
+def _encode_pieces(
+    encoder: Encoder, item: Features, num_pieces: int, what: str
+) -> list[EncoderOutput]:
+    import torch
+
+    method = getattr(encoder, "encode_piece", None)
+    assert method is not None, f"{what}: the encoder has no encode_piece"
+    with torch.inference_mode():
+        pieces = [method(item, piece, num_pieces) for piece in range(num_pieces)]
+    assert all(len(piece.embeds) for piece in pieces), f"{what}: a piece has no rows"
+    return pieces
 
 
 def _check_output(output: EncoderOutput, hidden_size: int) -> None:
