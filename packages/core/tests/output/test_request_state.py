@@ -381,6 +381,32 @@ def test_n_answers_end_one_by_one(tokenizer: Tokenizer) -> None:
     assert output.metrics.finished_s is not None
 
 
+@pytest.mark.parametrize(
+    ("name", "first", "then"),
+    [
+        ("num_preemptions", 0, 1),
+        ("num_encoder_hits", 0, 2),
+        ("num_encoded_items", 0, 3),
+        ("first_scheduled_s", None, 1.5),
+    ],
+)
+def test_metrics_follow_what_changes_beside_the_tokens(
+    tokenizer: Tokenizer, name: str, first: Any, then: Any
+) -> None:
+    request = state(tokenizer, n=2)
+    [a] = ids_of(tokenizer, "a")
+    for child in request.child_ids:
+        request.apply(RequestUpdate(child, (a,), num_cached_tokens=1, **{name: first}))
+    before = request.output().metrics
+    assert getattr(before, name) == first
+    assert (before.num_cached_tokens, before.finished_s) == (1, None)
+    assert before.first_token_s is not None
+    request.apply(RequestUpdate("r#1", (a,), num_cached_tokens=1, **{name: then}))
+    assert getattr(request.output().metrics, name) == then
+    request.apply(RequestUpdate("r#1", (a,), num_cached_tokens=1, **{name: then}))
+    assert request.output().metrics is request.output().metrics, "nothing else has changed"
+
+
 def test_bad_words_wherever_they_stand(
     tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -19,6 +19,7 @@ from starlette.responses import Response
 from sensorium import __version__
 from sensorium_server_openai.engine_port import Engine
 from sensorium_server_openai.errors import HTTPError
+from sensorium_server_openai.loop_lag import watch_lag
 from sensorium_server_openai.metrics import Metrics
 from sensorium_server_openai.middleware.auth import ApiKeys
 from sensorium_server_openai.middleware.bodies import Bodies
@@ -64,7 +65,9 @@ def build_app(engine: Engine, options: ServerOptions, *, gate: GateState | None 
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        lag = asyncio.create_task(watch_lag(metrics.loop_lag))
         yield
+        lag.cancel()
         await asyncio.to_thread(engine.close)
 
     app = FastAPI(

@@ -37,7 +37,7 @@ def engine_families(stats: EngineStats, model_name: str) -> Iterator[Metric]:
     for reason, count in stats.num_ended.items():
         ended.add_metric([model_name, reason], count)
     yield ended
-    yield _histogram("step_seconds", "One step of the engine.", {(model_name,): stats.step_s})
+    yield histogram_family("step_seconds", "One step of the engine.", {(model_name,): stats.step_s})
     yield from _media(stats, model_name)
 
 
@@ -108,12 +108,13 @@ def _media(stats: EngineStats, model_name: str) -> Iterator[Metric]:
         found: dict[tuple[str, ...], Histogram] = {
             (model_name, kind): histogram for kind, histogram in by_kind.items()
         }
-        yield _histogram(name, text, found, "kind")
+        yield histogram_family(name, text, found, "kind")
 
 
-def _histogram(
+def histogram_family(
     name: str, text: str, found: dict[tuple[str, ...], Histogram], *labels: str
 ) -> Metric:
+    """A family of histograms: values of ``model_name`` and ``labels`` → the histogram."""
     family = HistogramMetricFamily(PREFIX + name, text, labels=["model_name", *labels])
     for values, histogram in found.items():
         buckets: list[tuple[str, float]] = []

@@ -47,6 +47,7 @@ class RequestState:
         self._num_unfinished = sampling.n
         self._last: dict[str, RequestUpdate] = {}
         self._metrics = metrics
+        self._metrics_now: RequestMetrics | None = None  # None: to be made from the last updates
         self._first_token_s: float | None = None
         self._finished_s: float | None = None
         self._num_cached_tokens: int | None = None
@@ -86,6 +87,8 @@ class RequestState:
         answer = self._answers[child]
         was_finished = answer.finish_reason is not None
         ended_here = answer.apply(update)
+        if not _counts_alike(self._last.get(child), update):
+            self._metrics_now = None
         self._last[child] = update
         if update.prompt_logprobs:
             self._take_prompt_logprobs(update.prompt_logprobs)
@@ -93,10 +96,12 @@ class RequestState:
             self._num_cached_tokens = update.num_cached_tokens
         if self._first_token_s is None and update.new_token_ids:
             self._first_token_s = time.monotonic()
+            self._metrics_now = None
         if answer.finish_reason is not None and not was_finished:
             self._num_unfinished -= 1
             if not self._num_unfinished:
                 self._finished_s = time.monotonic()
+                self._metrics_now = None
         return [child] if ended_here else []
 
     def output(self) -> RequestOutput:
@@ -139,6 +144,11 @@ class RequestState:
         return self._first_token_s is not None or self.finished
 
     def _current_metrics(self) -> RequestMetrics:
+        if self._metrics_now is None:
+            self._metrics_now = self._made_metrics()
+        return self._metrics_now
+
+    def _made_metrics(self) -> RequestMetrics:
         last = self._last.values()
         starts = [u.first_scheduled_s for u in last if u.first_scheduled_s is not None]
         return replace(
@@ -151,3 +161,14 @@ class RequestState:
             num_cached_tokens=self._num_cached_tokens or 0,
             num_preemptions=sum(u.num_preemptions for u in last),
         )
+
+
+def _counts_alike(before: RequestUpdate | None, update: RequestUpdate) -> bool:
+    """Whether an update says what the one before said of everything but tokens."""
+    return (
+        before is not None
+        and before.first_scheduled_s == update.first_scheduled_s
+        and before.num_encoder_hits == update.num_encoder_hits
+        and before.num_encoded_items == update.num_encoded_items
+        and before.num_preemptions == update.num_preemptions
+    )

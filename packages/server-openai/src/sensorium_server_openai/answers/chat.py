@@ -8,7 +8,7 @@ from typing import Any
 
 from sensorium import RequestOutput
 from sensorium.outputs import CompletionOutput
-from sensorium_server_openai.answers.head import Head, Usage, event
+from sensorium_server_openai.answers.head import Head, TextEvents, Usage, event
 from sensorium_server_openai.answers.logprobs import chat_logprobs, prompt_logprobs
 from sensorium_server_openai.tools.reading import AnswerReader, MakeReader, ToolCalls
 
@@ -84,6 +84,10 @@ class ChatChunks:
         self._readers = {i: shape.make_reader() for i in range(shape.n)}
         self._calls = [ToolCalls() for _ in range(shape.n)]
         self._has_begun = False
+        # Where all is content and nothing is shown beside it, chunks differ in their text alone.
+        texts_alone = shape.make_reader is AnswerReader
+        texts_alone &= not (shape.token_ids or shape.usage_always)
+        self._texts = [self._text_events(i) for i in range(shape.n)] if texts_alone else []
 
     def take(self, output: RequestOutput) -> Iterator[bytes]:
         """The chunks of what is new."""
@@ -93,7 +97,10 @@ class ChatChunks:
             yield from self._begin(output)
         self._usage.add_answers(output)
         for answer in output.outputs:
-            if answer.index in self._readers:
+            if self._texts and answer.finish_reason is None and answer.logprobs is None:
+                if answer.text:
+                    yield self._texts[answer.index].event(answer.text)
+            elif answer.index in self._readers:
                 yield from self._answer(answer)
 
     def end(self) -> Iterator[bytes]:
@@ -128,6 +135,10 @@ class ChatChunks:
             last = _chunk(index, {}, reason) | {"stop_reason": answer.stop_reason}
             yield self._event([last])
             del self._readers[index]
+
+    def _text_events(self, index: int) -> TextEvents:
+        chunk = _chunk(index, {"content": ""})
+        return TextEvents(self._head.fields("chat.completion.chunk", [chunk]), "content")
 
     def _beside(self, answer: CompletionOutput) -> dict[str, Any]:
         """What a choice of a chunk says besides the text."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from sensorium import RequestOutput
 from sensorium.outputs import CompletionOutput
-from sensorium_server_openai.answers.head import Head, Usage, event
+from sensorium_server_openai.answers.head import Head, TextEvents, Usage, event
 from sensorium_server_openai.answers.logprobs import completion_logprobs, prompt_logprobs
 
 
@@ -107,6 +107,9 @@ class CompletionChunks:
         self._places: set[int] = set()
         self._begun: set[int] = set()  # choices
         self._offsets: dict[int, int] = {}
+        self._texts: dict[int, TextEvents] = {}  # of choices that show nothing but text
+        self._texts_alone = not (shape.token_ids or shape.usage_always)
+        self._texts_alone &= shape.num_logprobs is None
 
     def take(self, place: int, output: RequestOutput) -> Iterator[bytes]:
         """The chunks of what is new of the prompt at this place."""
@@ -116,16 +119,28 @@ class CompletionChunks:
         self._usage.add_answers(output)
         for answer in output.outputs:
             index = place * self._shape.n + answer.index
+            if index in self._texts and answer.finish_reason is None:
+                if answer.text:
+                    yield self._texts[index].event(answer.text)
+                continue
             first = index not in self._begun
             self._begun.add(index)
             echoed = self._prompts[place] if first and self._shape.echo else ""
             if echoed or answer.text or answer.finish_reason is not None or self._shows(answer):
                 yield self._event([self._choice(index, output, answer, echoed, first)])
+            if self._texts_alone and answer.finish_reason is None:
+                self._texts[index] = self._text_events(index, output, answer)
 
     def end(self) -> Iterator[bytes]:
         """What follows the last chunk of every choice."""
         if self._shape.usage_at_end:
             yield self._event([], usage=True)
+
+    def _text_events(
+        self, index: int, output: RequestOutput, answer: CompletionOutput
+    ) -> TextEvents:
+        choice = {**self._choice(index, output, answer, "", False), "text": ""}
+        return TextEvents(self._head.fields("text_completion", [choice]), "text")
 
     def _shows(self, answer: CompletionOutput) -> bool:
         """Whether tokens are shown that have no text (yet)."""

@@ -85,9 +85,32 @@ def json_response(fields: Mapping[str, Any]) -> Response:
     return Response(_json(fields), media_type="application/json")
 
 
-def _json(fields: Mapping[str, Any]) -> bytes:
-    text = json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
+class TextEvents:
+    """Events that differ in one piece of text, which is most of a stream: the rest of the JSON is
+    written once.
+
+    Args:
+        fields: an event's, with the text "" at one place.
+        name: the text's field.
+    """
+
+    def __init__(self, fields: Mapping[str, Any], name: str) -> None:
+        # No string of JSON holds this: its quotes would be escaped.
+        before, found, after = event(fields).partition(b'"%s":""' % name.encode())
+        assert found
+        self._before, self._after = before + found[:-2], after
+
+    def event(self, text: str) -> bytes:
+        """The event with this text."""
+        return self._before + _json(text) + self._after
+
+
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
+def _json(value: Mapping[str, Any] | str) -> bytes:
+    text = _encode(value)
     try:
         return text.encode()
     except UnicodeEncodeError:  # a lone surrogate has no UTF-8; JSON's escape says the same
-        return json.dumps(fields, separators=(",", ":")).encode()
+        return json.dumps(value, separators=(",", ":")).encode()

@@ -33,7 +33,7 @@ async def embeddings(service: Service, body: EmbeddingRequest, call: Call) -> Re
         [service.engine.embed(prompt, pooling, priority=priority) for prompt in prompts]
     )
     num_tokens = sum(len(output.prompt_token_ids) for output in outputs)
-    service.metrics.prompt_tokens.inc(num_tokens)
+    service.metrics.prompt_tokens += num_tokens
     written = _base64 if body.encoding_format == "base64" else list
     data = [
         {"object": "embedding", "index": index, "embedding": written(output.outputs.embedding)}
