@@ -73,20 +73,31 @@ else:
         "uuid": "embeds-1",  # Optional
     }
 
-chat_completion = client.chat.completions.create(
-    messages=[
-        {"role": "system", "content": "You are a helpful assistant."},
-        {
-            "role": "user",
-            "content": [
-                {
-                    "type": "text",
-                    "text": "What's in this image?",
-                },
-                embeds,
-            ],
-        },
-    ],
-    model=model,
-)
-print("Chat completion output:", chat_completion.choices[0].message.content)
+
+def ask(part: dict[str, object]) -> str:
+    """The answer about what the part holds."""
+    chat_completion = client.chat.completions.create(
+        messages=[
+            {"role": "system", "content": "You are a helpful assistant."},
+            {
+                "role": "user",
+                "content": [
+                    {
+                        "type": "text",
+                        "text": "What's in this image?",
+                    },
+                    part,
+                ],
+            },
+        ],
+        model=model,
+        temperature=0,
+    )
+    return chat_completion.choices[0].message.content
+
+
+print("Chat completion output:", ask(embeds))
+
+# Embeddings that the server knows by their uuid need not be sent again.
+known = {"type": "image_embeds", "image_embeds": None, "uuid": "embeds-1"}
+print("Chat completion output:", ask(known))

@@ -1,4 +1,4 @@
-"""An answer as it comes, what it used, and a function that the model may call."""
+"""An answer as it comes, and what it used."""
 
 import sys
 

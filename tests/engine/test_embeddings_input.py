@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from family_helpers import load_tower, loaded, make_adapter, open_folder, random_image
+from PIL import Image
 from safetensors.torch import save as save_safetensors
 from tiny_checkpoints import make_llava, make_qwen2vl, make_qwen25vl
 
@@ -149,8 +150,6 @@ def test_chat_parts(model: Model, how: str) -> None:
         return output.outputs[0].token_ids
 
     def part_of(picture: np.ndarray) -> dict[str, Any]:
-        from PIL import Image
-
         return {"type": "image_pil", "image_pil": Image.fromarray(picture)}
 
     def spelt(tensor: torch.Tensor) -> Any:
@@ -163,6 +162,26 @@ def test_chat_parts(model: Model, how: str) -> None:
     assert ask({"type": "image_embeds", "image_embeds": value, "uuid": f"{how} 2"}) == expected
     assert ask({"type": "image_embeds", "image_embeds": None, "uuid": f"{how} 2"}) == expected
     assert ask({"type": "image_embeds", "uuid": f"{how} 2"}) == expected
+
+
+def test_several_messages_may_hold_them(model: Model) -> None:
+    """vLLM's page allows them in one message only."""
+    given = [model.embed(picture) for picture in pictures()]
+
+    def ask(*values: Any) -> tuple[int, ...]:
+        messages = [{"role": "user", "content": [value]} for value in values]
+        messages.insert(1, {"role": "assistant", "content": "one"})
+        (output,) = model.llm.chat(messages, GREEDY, use_tqdm=False)
+        return output.outputs[0].token_ids
+
+    def part(one: Given) -> dict[str, Any]:
+        value: Any = one.rows
+        if one.grid is not None:
+            value = {"image_embeds": value, "image_grid_thw": one.grid}
+        return {"type": "image_embeds", "image_embeds": value}
+
+    shown = [{"type": "image_pil", "image_pil": Image.fromarray(one)} for one in pictures()]
+    assert ask(*map(part, given)) == ask(*shown)
 
 
 def test_what_is_refused_disturbs_nobody(model: Model) -> None:

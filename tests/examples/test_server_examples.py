@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
+import argparse
+import shlex
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from served import Served, served
-from tiny_checkpoints import make_llava, make_minicpmv, make_phi3v
+from tiny_checkpoints import make_llava, make_minicpmv, make_phi3v, make_qwen2vl, write_json
 from tiny_ultravox import make_ultravox
 
-from sensorium import AsyncEngine
+from sensorium import LLM, AsyncEngine, SamplingParams
 from sensorium.assets.audio import AudioAsset
 from sensorium.assets.image import ImageAsset
+from sensorium_server_openai.command.serve import add_arguments
+from sensorium_server_openai.command.settings import gather
 from sensorium_server_openai.engine_port import EnginePort
 from sensorium_tiny_models import model_path
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 ANSWERS = {
     "server_images": 2,
-    "server_image_embeds": 1,
+    "server_image_embeds": 2,
     "server_uuids": 4,
     "server_stream": 1,
 }
@@ -56,8 +61,8 @@ def test_every_example_is_listed_here() -> None:
 def test_on_the_embedded_model(name: str, tiny_vl: Served) -> None:
     lines = run(name, tiny_vl.url + "/v1")
     assert len(lines) >= ANSWERS[name]
-    if name == "server_uuids":
-        assert len(set(lines)) == 1, "the same picture under its name gives the same answer"
+    if name in ("server_uuids", "server_image_embeds"):
+        assert len(set(lines)) == 1, "what is known by its name gives the same answer"
 
 
 def test_pictures_at_addresses(tmp_path: Path) -> None:
@@ -79,19 +84,55 @@ def test_pictures_at_addresses(tmp_path: Path) -> None:
     files.server_close()
 
 
+def options_of(command: str) -> dict[str, Any]:
+    """The engine's options in a shell's line that begins with ``sensorium serve``."""
+    program, name, *arguments = shlex.split(command)
+    assert (program, name) == ("sensorium", "serve")
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    return dict(gather(parser.parse_args(arguments), {}).engine)
+
+
 def test_images_on_phi3v(tmp_path: Path) -> None:
     """The family for which the example is written, here with random weights."""
     folder = make_phi3v(tmp_path)
+    write_json(
+        folder / "generation_config.json", {"max_new_tokens": 16}
+    )  # random weights never end
+    options = options_of(
+        "sensorium serve microsoft/Phi-3.5-vision-instruct --runner generate"
+        " --trust-remote-code --max-model-len 4096 --limit-mm-per-prompt '{\"image\":2}'"
+    )
+    assert options == {
+        "runner": "generate",
+        "trust_remote_code": True,
+        "max_model_len": 4096,
+        "limit_mm_per_prompt": {"image": 2},
+    }
     with (
-        AsyncEngine(
-            str(folder),
-            trust_remote_code=True,
-            max_model_len=4096,
-            limit_mm_per_prompt={"image": 2},
-        ) as engine,
+        AsyncEngine(str(folder), **options) as engine,
         served(EnginePort.of(engine, str(folder))) as server,
     ):
         assert len(run("server_images", server.url + "/v1")) >= 2
+
+
+@pytest.mark.parametrize("color", [[0, 0, 0], [128, 128, 128]])
+def test_backgrounds_by_command(color: list[int], tmp_path: Path) -> None:
+    """A transparent picture is answered as one of the command's colour."""
+    command = (
+        "sensorium serve llava-hf/llava-1.5-7b-hf"
+        f""" --media-io-kwargs '{{"image": {{"rgba_background_color": {color}}}}}'"""
+    )
+    folder = make_llava(tmp_path, seed=2)
+    clear = Image.new("RGBA", (56, 56), (250, 10, 200, 0))
+    grey = Image.new("RGB", (56, 56), tuple(color))
+    with LLM(folder, dtype="float32", max_model_len=128, **options_of(command)) as llm:
+        prompts = [{"prompt": "<image>", "multi_modal_data": {"image": i}} for i in (clear, grey)]
+        one, other = llm.generate(prompts, SamplingParams(temperature=0, max_tokens=8, logprobs=1))
+    assert one.outputs[0].token_ids == other.outputs[0].token_ids
+    assert one.outputs[0].cumulative_logprob == pytest.approx(
+        other.outputs[0].cumulative_logprob, abs=1e-4
+    )
 
 
 def test_embeddings_on_llava(tmp_path: Path) -> None:
@@ -104,9 +145,10 @@ def test_embeddings_on_llava(tmp_path: Path) -> None:
         assert run("server_image_embeds", server.url + "/v1", str(folder))
 
 
-def test_embeddings_on_minicpmv(tmp_path: Path) -> None:
-    """The family whose embeddings come with the images' sizes, here with random weights."""
-    folder = make_minicpmv(tmp_path)
+@pytest.mark.parametrize("make", [make_minicpmv, make_qwen2vl])
+def test_embeddings_with_more(make: Callable[[Path], Path], tmp_path: Path) -> None:
+    """The families whose embeddings come with sizes or a grid, here with random weights."""
+    folder = make(tmp_path)
     with (
         AsyncEngine(str(folder), trust_remote_code=True, max_model_len=512) as engine,
         served(EnginePort.of(engine, str(folder))) as server,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 
 def test_importing_it_imports_nothing_heavy() -> None:
     code = (
@@ -27,3 +29,13 @@ def test_what_it_brings() -> None:
     (adapter,) = plugin.sensorium_media_adapters()
     assert adapter.kind == "audio"
     assert adapter.architectures == family.architectures == ("UltravoxModel",)
+
+
+def test_how_long_a_fetch_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    """vLLM's default for the kind, and the variable in place of vLLM's."""
+    from sensorium.media.fetch.policy import FetchPolicy
+    from sensorium_media_audio.kind import AudioKind
+
+    assert AudioKind.fetch_timeout_s == 10
+    monkeypatch.setenv("SENSORIUM_AUDIO_FETCH_TIMEOUT", "2")
+    assert FetchPolicy.from_options(kinds=[AudioKind.name]).timeouts_s == {AudioKind.name: 2}

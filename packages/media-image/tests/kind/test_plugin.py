@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 
 def test_importing_it_imports_neither_torch_nor_pillow() -> None:
     code = (
@@ -33,3 +35,13 @@ def test_every_adapter_takes_images_of_a_family_here() -> None:
     for adapter in adapters:
         assert adapter.kind == "image"
         assert set(adapter.architectures) <= served
+
+
+def test_how_long_a_fetch_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    """vLLM's default for the kind, and the variable in place of vLLM's."""
+    from sensorium.media.fetch.policy import FetchPolicy
+    from sensorium_media_image.kind import ImageKind
+
+    assert ImageKind.fetch_timeout_s == 5
+    monkeypatch.setenv("SENSORIUM_IMAGE_FETCH_TIMEOUT", "2")
+    assert FetchPolicy.from_options(kinds=[ImageKind.name]).timeouts_s == {ImageKind.name: 2}
