@@ -86,6 +86,9 @@ class Engine(Protocol):
     ) -> AsyncIterator[RequestOutput]:
         """The outputs of one request: what is new in each with ``stream``, else the whole, once.
 
+        Without ``max_tokens`` an answer is as long as the checkpoint's generation config says, or
+        else as the context holds.
+
         Leaving the iterator early (``aclose``, or cancellation) aborts the request.
         """
         ...
@@ -158,6 +161,9 @@ class EnginePort:
         """See ``Engine.answer``."""
         kind = RequestOutputKind.DELTA if stream else RequestOutputKind.FINAL_ONLY
         sampling = replace(sampling, output_kind=kind)
+        bound = self._engine.max_new_tokens
+        if sampling.max_tokens is None and bound is not None:
+            sampling = replace(sampling, max_tokens=max(bound, sampling.min_tokens))
         options: dict[str, Any] = {"priority": priority}
         if isinstance(prompt, ChatPrompt):
             return self._engine.chat(prompt.messages, sampling, **options, **prompt.options)

@@ -60,6 +60,7 @@ class Admission:
         self._max_logprobs = vocab_size if max_logprobs < 0 else max_logprobs
         self._generation = generation
         self.default_sampling = generation.sampling
+        self.max_new_tokens = generation.max_new_tokens
 
     def generation(
         self,

@@ -350,6 +350,11 @@ class AsyncEngine:
         """What a request without parameters gets, from the checkpoint's generation config."""
         return self._admission.default_sampling
 
+    @property
+    def max_new_tokens(self) -> int | None:
+        """What the checkpoint's generation config says of an answer's length, if it does."""
+        return self._admission.max_new_tokens
+
     async def reset_mm_cache(self) -> None:
         """Forgets processed media and embeddings."""
         self._owner.check_process()

@@ -28,17 +28,19 @@ class GenerationConfig:
     Attributes:
         eos_ids: end-of-text ids, all of them in the model's vocabulary.
         defaults: for fields of ``SamplingParams`` that a request leaves open.
-        max_tokens: of a request without parameters.
+        max_new_tokens: of a request without parameters; None: the file doesn't say.
     """
 
     eos_ids: frozenset[int]
     defaults: Mapping[str, Any]
-    max_tokens: int
+    max_new_tokens: int | None
 
     @property
     def sampling(self) -> SamplingParams:
         """What a request without parameters gets."""
-        return SamplingParams(**self.defaults, max_tokens=self.max_tokens)
+        if self.max_new_tokens is None:
+            return SamplingParams(**self.defaults)
+        return SamplingParams(**self.defaults, max_tokens=self.max_new_tokens)
 
 
 def read_generation_config(
@@ -62,7 +64,7 @@ def read_generation_config(
     found = _defaults(name, generation)
     return GenerationConfig(
         eos_ids=find_eos_ids(name, generation, config, tokenizer, vocab_size, warns=True),
-        max_tokens=found.pop("max_tokens", SamplingParams().max_tokens),
+        max_new_tokens=found.pop("max_tokens", None),
         defaults=found,
     )
 
