@@ -42,7 +42,8 @@ class Encoder(Protocol):
     ``encode_piece(item: Features, piece: int, num_pieces: int) -> EncoderOutput``, which returns
     the rows of one piece. Those of all pieces, one behind another, are the item's rows. The pieces
     are asked for in order, in one step or in several. The features are the whole item's, in host
-    memory: the encoder sends to the device what the piece needs of them.
+    memory: the encoder sends to the device what the piece needs of them. No piece may take more
+    memory than the first, which alone is encoded to size memory.
     """
 
     def __call__(self, items: Sequence[Features]) -> Sequence[EncoderOutput]:

@@ -364,10 +364,13 @@ class Runner:
             memory the others find room.
         """
         for item in worst_items(self.embed_row_bytes):
-            together = MAX_ROWS if item.num_pieces == 1 else 1  # a piece is encoded by itself
-            copies = max(1, together // max(1, item.num_tokens))
+            copies = max(1, MAX_ROWS // max(1, item.num_tokens))
             items = [replace(item, key=bytes([i % 256, i // 256])) for i in range(copies)]
-            failures = self._embeddings.encode(items).failures
+            if item.num_pieces == 1:
+                failures = self._embeddings.encode(items).failures
+            else:  # pieces are encoded one by one, and none is larger than the first
+                items = items[:1]
+                failures = self._embeddings.encode_pieces(items[0], 0, 1).failures
             if failures:
                 raise EngineError(f"Memory profiling failed: {next(iter(failures.values()))}")
             self._embeddings.drop([item.key for item in items])

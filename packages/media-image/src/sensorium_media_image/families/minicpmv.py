@@ -95,14 +95,17 @@ class MiniCPMVFamily(ModelFamily):
 
 
 def _numbered(prompt: TokenizedPrompt, context: ModelContext) -> TokenizedPrompt:
-    """The prompt with ``<image_id>k</image_id>`` in front of its slot number k, from 0."""
+    """The prompt with ``<image_id>k</image_id>`` in front of its image number k, from 0."""
     start, end = (_special(context, token) for token in ("<image_id>", "</image_id>"))
     token_ids: list[int] = []
     slots: list[Slot] = []
     copied = 0
-    for number, slot in enumerate(prompt.slots):
+    number = 0
+    for slot in prompt.slots:
         token_ids += prompt.token_ids[copied : slot.offset]
-        token_ids += [start, *context.tokenizer.encode(str(number)), end]
+        if slot.kind == MiniCPMVImages.kind:
+            token_ids += [start, *context.tokenizer.encode(str(number)), end]
+            number += 1
         slots.append(Slot(slot.kind, slot.index, len(token_ids), slot.length))
         copied = slot.offset
     token_ids += prompt.token_ids[copied:]

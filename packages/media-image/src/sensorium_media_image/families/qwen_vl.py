@@ -27,6 +27,11 @@ from sensorium.plugins import (
 from sensorium.types import Composition, Features, Loaded, MediaPlan, MediaShape, PreparedItem
 from sensorium_media_image.families.decoders import nested_decoder, text_section
 from sensorium_media_image.families.mrope import AXES, mrope_positions
+from sensorium_media_image.families.pixel_bounds import (
+    BOUND_NAMES,
+    checkpoint_bounds,
+    resolved_bounds,
+)
 from sensorium_media_image.fields import Section, image_processor
 from sensorium_media_image.resize import resize
 from sensorium_media_image.smart_resize import largest_size, smart_resize
@@ -34,7 +39,6 @@ from sensorium_media_image.towers.qwen import QWEN_TOWER_WEIGHTS, build_qwen_tow
 from sensorium_media_image.towers.qwen_config import (
     QWEN2_5_VL,
     QWEN2_VL,
-    QwenTowerConfig,
     read_tower_config,
 )
 
@@ -63,6 +67,8 @@ DECODER_DEFAULTS: Mapping[str, Any] = {
     "rope_theta": 1000000.0,
 }
 DEFAULT_SECTIONS = (16, 24, 24)
+#: The published class's least and most pixels, where the checkpoint has none of its own.
+DEFAULT_BOUNDS = (56 * 56, 1280 * 28 * 28)
 
 TEMPLATE = (
     "{% for message in messages %}"
@@ -72,6 +78,7 @@ TEMPLATE = (
     "{% if message['content'] is string %}{{ message['content'] }}"
     "{% else %}{% for part in message['content'] %}"
     "{% if part['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
+    "{% elif part['type'] == 'video' %}<|vision_start|><|video_pad|><|vision_end|>"
     "{% elif part['type'] == 'text' %}{{ part['text'] }}{% endif %}"
     "{% endfor %}{% endif %}<|im_end|>\n"
     "{% endfor %}"
@@ -130,7 +137,7 @@ class QwenImages(MediaAdapter):
     kind = "image"
     architectures = ARCHITECTURES
     encoders = (TOWER,)
-    option_names = frozenset({"min_pixels", "max_pixels", "size"})
+    option_names = BOUND_NAMES
     embeds_fields = ("image_grid_thw",)
 
     def __init__(self, context: ModelContext) -> None:
@@ -142,7 +149,8 @@ class QwenImages(MediaAdapter):
         super().__init__(context)
         self._tower = read_tower_config(context.config, context.architecture)
         self._factor = self._tower.patch_size * self._tower.merge_size
-        self._bounds = _checkpoint_bounds(context.processor, self._tower)
+        section = Section(image_processor(context.processor), "preprocessor_config.json")
+        self._bounds = checkpoint_bounds(section, self._tower, DEFAULT_BOUNDS)
         config = Section(context.config, "config.json")
         self._image_id = config.integer("image_token_id", DEFAULT_IMAGE_TOKEN_ID, at_least=0)
         self._cached_plan = lru_cache(maxsize=CACHED_PLANS)(self._make_plan)
@@ -161,16 +169,7 @@ class QwenImages(MediaAdapter):
         Raises:
             RequestError: a bound of the wrong type, given twice, or out of order.
         """
-        smallest, largest = self._bounds
-        given = _given_bounds(kwargs)
-        smallest = given.get("min_pixels", smallest)
-        largest = given.get("max_pixels", largest)
-        if smallest > largest:
-            raise RequestError(
-                f"min_pixels is {smallest} and max_pixels {largest}; "
-                "the first may not be above the second."
-            )
-        return {"min_pixels": smallest, "max_pixels": largest}
+        return resolved_bounds(kwargs, self._bounds)
 
     def plan(self, shape: MediaShape, options: Mapping[str, Any]) -> MediaPlan:
         """A token a block; the grid is (1, rows, columns) of blocks.
@@ -231,79 +230,3 @@ class QwenImages(MediaAdapter):
     def worst_case(self, options: Mapping[str, Any], io_options: Mapping[str, Any]) -> MediaShape:
         """The (height, width) that takes the most tokens."""
         return MediaShape(largest_size(self._factor, options["min_pixels"], options["max_pixels"]))
-
-
-#: Steps of the published processor, and the values for which they are built.
-_BUILT_STEPS: Mapping[str, tuple[Any, ...]] = {
-    "do_resize": (True,),
-    "do_rescale": (True,),
-    "do_normalize": (True,),
-    "do_convert_rgb": (True,),
-    "resample": (3,),
-}
-#: The published class's bounds, where the checkpoint has none of its own.
-DEFAULT_BOUNDS = {"min_pixels": 56 * 56, "max_pixels": 1280 * 28 * 28}
-#: How the bounds are called inside ``size``; transformers wrote both over the years.
-_SIZE_KEYS = {
-    "shortest_edge": "min_pixels",
-    "longest_edge": "max_pixels",
-    "min_pixels": "min_pixels",
-    "max_pixels": "max_pixels",
-}
-
-
-def _checkpoint_bounds(processor: Mapping[str, Any], tower: QwenTowerConfig) -> tuple[int, int]:
-    """The bounds that ``preprocessor_config.json`` gives; checks everything else in it.
-
-    As in the published class, ``min_pixels`` and ``max_pixels`` count before ``size``.
-
-    Raises:
-        ConfigError: a step or a value that isn't built, by name.
-    """
-    section = Section(image_processor(processor), "preprocessor_config.json")
-    for key, allowed in _BUILT_STEPS.items():
-        section.require(key, *allowed)
-    section.require("patch_size", tower.patch_size)
-    section.require("temporal_patch_size", tower.temporal_patch_size)
-    section.require("merge_size", tower.merge_size)
-    bounds = dict(DEFAULT_BOUNDS)
-    size = section.sub("size")
-    for key, name in _SIZE_KEYS.items():
-        bounds[name] = size.integer(key, bounds[name])
-    for name in bounds:
-        bounds[name] = section.integer(name, bounds[name])
-    if bounds["min_pixels"] > bounds["max_pixels"]:
-        raise ConfigError(
-            f"{section.name}: min_pixels is {bounds['min_pixels']} and max_pixels "
-            f"{bounds['max_pixels']}; the first may not be above the second."
-        )
-    return bounds["min_pixels"], bounds["max_pixels"]
-
-
-def _given_bounds(kwargs: Mapping[str, Any]) -> dict[str, int]:
-    """The bounds in ``mm_processor_kwargs``, whichever way they are spelt.
-
-    Raises:
-        RequestError: a wrong type, an unknown key of ``size``, or one bound with two values.
-    """
-    size = kwargs.get("size")
-    if size is None:
-        size = {}
-    if not isinstance(size, Mapping) or any(key not in _SIZE_KEYS for key in size):
-        raise RequestError(
-            f"size is {size!r}; it must be a mapping with shortest_edge and longest_edge."
-        )
-    bounds: dict[str, int] = {}
-    named = [(key, _SIZE_KEYS[key], value) for key, value in size.items()]
-    named += [(name, name, kwargs.get(name)) for name in DEFAULT_BOUNDS]
-    for key, name, value in named:
-        if value is None:
-            continue
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise RequestError(f"{key} is {value!r}; it must be an integer of at least 1.")
-        if bounds.setdefault(name, value) != value:
-            raise RequestError(
-                f"{name} is given as {bounds[name]} and, in another spelling, as {value}; "
-                "give it once."
-            )
-    return bounds

@@ -24,6 +24,7 @@ from sensorium.plugins.encoder import EncoderOutput, WeightMap, WeightRule
 from sensorium.types import Features
 from sensorium_media_image.fields import image_processor
 from sensorium_media_image.patches import normalised_patches
+from sensorium_media_image.pieces import piece_views
 from sensorium_media_image.towers.activations import activation
 from sensorium_media_image.towers.normalise import Normalisation, read_normalisation
 from sensorium_media_image.towers.qwen_config import QwenTowerConfig, read_tower_config
@@ -81,6 +82,13 @@ class QwenTower(nn.Module):
         embeds[order] = merged
         counts = [len(layout.blocks) for layout in layouts]
         return [EncoderOutput(part) for part in torch.split(embeds, counts)]
+
+    def encode_piece(self, item: Features, piece: int, num_pieces: int) -> EncoderOutput:
+        """The rows of a run of an item's times: patches of one time see no others."""
+        frames, span = item["pixels"], self.config.temporal_patch_size
+        start, stop = piece_views(-(-len(frames) // span), piece, num_pieces)
+        (output,) = self.forward([{"pixels": frames[start * span : stop * span]}])
+        return output
 
     def embed(self, pixels: Sequence[Tensor]) -> Tensor:
         """Items (frames, height, width, 3) uint8 → (N, hidden), blocks together."""

@@ -1,5 +1,8 @@
 """How model families take video."""
 
-from sensorium.plugins.adapter import MediaAdapter
+from __future__ import annotations
 
-ADAPTERS: tuple[type[MediaAdapter], ...] = ()
+from sensorium.plugins.adapter import MediaAdapter
+from sensorium_media_video.families.qwen_vl import QwenVideo
+
+ADAPTERS: tuple[type[MediaAdapter], ...] = (QwenVideo,)
