@@ -9,8 +9,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
 import torch
 from data import Encoder
+from decoder import to_device
 from evaluate import batches, draw
-from forward import Forward, patchify, to_device
+from forward import PictureForward, patchify
 from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModelForImageTextToText
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
@@ -27,13 +28,13 @@ def main() -> None:
     model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32).eval()
     for parameter in model.parameters():  # well away from the almost linear start
         parameter.mul_(2.0 if parameter.ndim > 1 else 1.0)
-    forward = Forward(model, torch.device("cpu"))
+    forward = PictureForward(model, torch.device("cpu"))
     encoder = Encoder(Tokenizer.from_file(str(MODEL / "tokenizer.json")))
     items = draw("train", 5, 3)
     worst = worst_pixel = 0.0
     for numbers, batch in batches(items, encoder):
         one = to_device(batch.groups[0], forward.device)
-        pictures = torch.from_numpy(batch.pictures)
+        pictures = torch.from_numpy(batch.media)
         (ours,) = forward.all_logits([one], pictures)
         shown = [image for number in numbers for image in items[number].images]
         pixels = processor(shown, return_tensors="pt")

@@ -1,22 +1,17 @@
 """Training batches, drawn on the fly by worker processes.
 
 All pictures of a batch are brought to one size, so that the tower runs on one rectangular block.
-Items with one picture and items with two form two groups, each padded on the right to one length.
-Workers write pictures into shared anonymous memory; only the small arrays go through a queue.
 """
 
 from __future__ import annotations
 
-import mmap
-import multiprocessing
 import random
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from functools import partial
 
 import conversation
 import numpy as np
+from batches import Batch, Drawers, Row, group
 from numpy.typing import NDArray
 from PIL import Image
 from strangers import strange_color, strange_shape
@@ -25,7 +20,6 @@ from tokenizers import Tokenizer
 from sensorium_tiny_models.questions import SIZES, TRAIN, Item, draw_item
 
 UNIT = 28  # pixels per side of one image token: two patches of 14
-IGNORED = -100
 
 # How often each type is drawn; the types that need most practice come most often.
 WEIGHTS = {
@@ -38,40 +32,6 @@ STRANGERS_SHARE = 0.6
 
 # Room for text in a row beside its image tokens, and for answer tokens per row on average.
 MOST_TEXT, MOST_ANSWER = 52, 11
-
-
-@dataclass(slots=True)
-class Group:
-    """Rows of one padded length, with what the forward pass needs to know of them.
-
-    ids (n, length); positions (3, n, length); slots: where image tokens stand in the flattened ids,
-    in picture order; places and labels: where an answer token is predicted, and which one
-    (`IGNORED` in spare room); num_pictures: how many pictures the rows show.
-    """
-
-    ids: NDArray[np.int64]
-    positions: NDArray[np.int64]
-    slots: NDArray[np.int64]
-    places: NDArray[np.int64]
-    labels: NDArray[np.int64]
-    num_pictures: int
-
-
-@dataclass(slots=True)
-class Batch:
-    """Groups, and the pictures of all their rows in order: (n, height, width, 3) uint8."""
-
-    groups: list[Group]
-    pictures: NDArray[np.uint8]
-
-
-@dataclass(slots=True)
-class Row:
-    """One item: token ids, the last `num_answer` of them the answer; positions (3, length)."""
-
-    ids: list[int]
-    num_answer: int
-    positions: NDArray[np.int64]
 
 
 @dataclass(slots=True)
@@ -110,41 +70,19 @@ def _grid_positions(start: int, rows: int, columns: int) -> NDArray[np.int64]:
     return np.stack([time, down, right]).reshape(3, -1) + start
 
 
-def group(
-    rows: list[Row], image_id: int, num_pictures: int, length: int = 0, num_answers: int = 0
-) -> Group:
-    """Pad rows on the right, to `length` tokens each and `num_answers` answer tokens in all.
-
-    Training gives both, so that every batch of one picture size has the same shapes.
-    """
-    length = length or max(len(row.ids) for row in rows)
-    ids = np.zeros((len(rows), length), dtype=np.int64)
-    positions = np.zeros((3, len(rows), length), dtype=np.int64)
-    places: list[int] = []
-    labels: list[int] = []
-    for i, row in enumerate(rows):
-        end = len(row.ids)
-        ids[i, :end] = row.ids
-        positions[:, i, :end] = row.positions
-        places += range(i * length + end - row.num_answer - 1, i * length + end - 1)
-        labels += row.ids[end - row.num_answer :]
-    spare = max(0, num_answers - len(places))
-    places += range(spare)
-    labels += [IGNORED] * spare
-    keep = num_answers or len(places)
-    slots = (ids.reshape(-1) == image_id).nonzero()[0]
-    return Group(
-        ids, positions, slots, np.array(places[:keep]), np.array(labels[:keep]), num_pictures
-    )
-
-
 def fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     """Resize as the family's image processor does."""
     return image if image.size == size else image.resize(size, Image.Resampling.BICUBIC)
 
 
+def start_drawers(encoder: Encoder, num_workers: int, num_items: int, seed: str) -> Drawers:
+    """Worker processes that draw batches of ``num_items`` questions."""
+    room = int(num_items * 1.5 * max(w * h for w, h in SIZES) * 3)
+    return Drawers(partial(draw_batch, encoder, num_items), num_workers, seed, room)
+
+
 def draw_batch(
-    rng: random.Random, encoder: Encoder, num_items: int, out: NDArray[np.uint8]
+    encoder: Encoder, num_items: int, rng: random.Random, out: NDArray[np.uint8]
 ) -> Batch:
     """Draw a batch whose shapes follow from the picture size alone; pictures go into `out`."""
     size = rng.choice(SIZES)
@@ -201,56 +139,3 @@ def _draw(rng: random.Random, question_type: str, size: tuple[int, int]) -> Item
 def _talk_row(rng: random.Random, encoder: Encoder) -> Row:
     question, answer = rng.choice(conversation.SMALL_TALK)
     return encoder.row(conversation.prompt(rng, question, 0), answer, (UNIT, UNIT))
-
-
-def _work(
-    seed: str, num_items: int, slots: list[mmap.mmap], free: Any, ready: Any, worker: int
-) -> None:
-    folder = Path(__file__).parents[1] / "src" / "sensorium_tiny_models" / "model"
-    encoder = Encoder(Tokenizer.from_file(str(folder / "tokenizer.json")))
-    rng = random.Random(f"training/{seed}/{worker}")
-    while True:
-        slot = free.get()
-        if slot is None:
-            return
-        out = np.frombuffer(slots[slot], dtype=np.uint8)
-        batch = draw_batch(rng, encoder, num_items, out)
-        ready.put((worker, slot, batch.pictures.shape, batch.groups))
-
-
-class Drawers:
-    """Worker processes that keep batches ready; start them before the device is touched."""
-
-    def __init__(self, num_workers: int, num_items: int, seed: str, slots_each: int = 2) -> None:
-        context = multiprocessing.get_context("fork")
-        room = int(num_items * 1.5 * max(w * h for w, h in SIZES) * 3)
-        self._ready = context.Queue()
-        self._free = [context.Queue() for _ in range(num_workers)]
-        self._slots = [[mmap.mmap(-1, room) for _ in range(slots_each)] for _ in range(num_workers)]
-        self._processes = [
-            context.Process(
-                target=_work,
-                args=(seed, num_items, self._slots[i], self._free[i], self._ready, i),
-                daemon=True,
-            )
-            for i in range(num_workers)
-        ]
-        for i, process in enumerate(self._processes):
-            for slot in range(slots_each):
-                self._free[i].put(slot)
-            process.start()
-
-    def __iter__(self) -> Iterator[Batch]:
-        """Batches whose pictures are valid until the next one is asked for."""
-        while True:
-            worker, slot, shape, groups = self._ready.get()
-            flat = np.frombuffer(self._slots[worker][slot], dtype=np.uint8)
-            yield Batch(groups, flat[: int(np.prod(shape))].reshape(shape))
-            self._free[worker].put(slot)
-
-    def close(self) -> None:
-        """End the processes."""
-        for process in self._processes:
-            process.terminate()
-        for process in self._processes:
-            process.join()

@@ -10,8 +10,9 @@ from collections import defaultdict
 
 import numpy as np
 import torch
-from data import UNIT, Batch, Encoder, fit, group
-from forward import Forward, exact
+from batches import Batch, group
+from data import UNIT, Encoder, fit
+from decoder import Forward, exact
 
 from sensorium_tiny_models.questions import QUESTION_TYPES, SIZES, Item, draw_item, item_rng
 

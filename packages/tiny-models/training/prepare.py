@@ -15,8 +15,12 @@ FOLDER = Path(__file__).parents[1] / "src" / "sensorium_tiny_models" / "model"
 
 def main() -> None:
     FOLDER.mkdir(exist_ok=True)
-    tokenizer = tokenizers_of_ours.build(num_items=12_000, vocab_size=1024)
-    tokenizers_of_ours.save(tokenizer, FOLDER)
+    tokenizer = tokenizers_of_ours.build(
+        tokenizers_of_ours.corpus(num_items=12_000), 1024, tokenizers_of_ours.SPECIAL_TOKENS
+    )
+    tokenizers_of_ours.save(
+        tokenizer, FOLDER, tokenizers_of_ours.SPECIAL_TOKENS, tokenizers_of_ours.CHAT_TEMPLATE
+    )
     model_files.write(FOLDER, tokenizer)
     print(f"{tokenizer.get_vocab_size()} tokens")
 

@@ -1,6 +1,6 @@
 """One training step, and where its batches come from.
 
-A step is many small launches, so on a GPU it is captured once per picture size as a CUDA graph and
+A step is many small launches, so on a GPU it is captured once per size of media as a CUDA graph and
 replayed. Drawing is slower than the device: while no fresh batch is ready, a recent one is used
 again, a bounded number of times.
 """
@@ -15,8 +15,8 @@ from queue import Empty, Queue
 from typing import Any
 
 import torch
-from data import Drawers, Group
-from forward import Forward, Inputs, to_device
+from batches import Drawers, Group
+from decoder import Forward, Inputs, to_device
 from torch import Tensor
 
 
@@ -25,7 +25,7 @@ class OnDevice:
     """A batch on the device, and how often it was used."""
 
     groups: list[Inputs]
-    pictures: Tensor
+    media: Tensor
     uses: int = 0
 
 
@@ -45,9 +45,9 @@ class Feed:
     def _copy(self) -> None:
         """Copy batches out of the workers' memory into pinned memory, a few ahead."""
         for batch in self._drawers:
-            source = torch.from_numpy(batch.pictures)
+            source = torch.from_numpy(batch.media)
             if self._device.type == "cuda":
-                staged = torch.empty(source.shape, dtype=torch.uint8, pin_memory=True)
+                staged = torch.empty(source.shape, dtype=source.dtype, pin_memory=True)
                 staged.copy_(source)
             else:
                 staged = source.clone()
@@ -64,10 +64,10 @@ class Feed:
             begun = time.monotonic()
             fresh = self._queue.get()
             self.waited_s += time.monotonic() - begun
-        groups, pictures = fresh
+        groups, media = fresh
         moved = OnDevice(
             [to_device(group, self._device) for group in groups],
-            pictures.to(self._device, non_blocking=True),
+            media.to(self._device, non_blocking=True),
         )
         self.num_fresh += 1
         if self._most_uses > 1:
@@ -89,7 +89,7 @@ class Captured:
 
     graph: Any
     groups: list[Inputs]
-    pictures: Tensor
+    media: Tensor
     loss: Tensor
 
 
@@ -126,24 +126,25 @@ class Stepper:
 
     def step(self, batch: OnDevice) -> Tensor:
         """Train on one batch; returns its loss, on the device."""
-        shape = batch.pictures.shape
+        shape = batch.media.shape
         if not self._use_graphs or shape not in self._warm:
             self._warm.add(shape)
-            return self._compute(batch.groups, batch.pictures)
+            return self._compute(batch.groups, batch.media)
         if shape not in self._captured:
             self._captured[shape] = self._capture(batch)
         held = self._captured[shape]
-        held.pictures.copy_(batch.pictures)
+        held.media.copy_(batch.media)
         for mine, given in zip(held.groups, batch.groups, strict=True):
-            for name in ("ids", "positions", "slots", "places", "labels"):
-                getattr(mine, name).copy_(getattr(given, name))
+            for tensor, new in zip(mine.tensors(), given.tensors(), strict=True):
+                tensor.copy_(new)
         held.graph.replay()
         self._wait_for_last_but_one()
         return held.loss.clone()
 
-    def _compute(self, groups: list[Inputs], pictures: Tensor) -> Tensor:
-        with torch.autocast(pictures.device.type, torch.bfloat16, cache_enabled=False):
-            loss = self._forward.loss(groups, pictures, self._smoothing)
+    def _compute(self, groups: list[Inputs], media: Tensor) -> Tensor:
+        on_gpu = media.device.type == "cuda"  # few CPUs have fast products in bfloat16
+        with torch.autocast(media.device.type, torch.bfloat16, on_gpu, cache_enabled=False):
+            loss = self._forward.loss(groups, media, self._smoothing)
         loss.backward()
         self._clip()
         self._optimizer.step()
@@ -176,21 +177,17 @@ class Stepper:
                 state["exp_avg"].zero_()
 
     def _capture(self, batch: OnDevice) -> Captured:
-        pictures = batch.pictures.clone()
-        groups = [
-            Inputs(g.ids.clone(), g.positions.clone(), g.slots.clone(), g.places.clone(),
-                   g.labels.clone(), g.num_pictures)
-            for g in batch.groups
-        ]  # fmt: skip
+        media = batch.media.clone()
+        groups = [group.clone() for group in batch.groups]
         torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
         stream = torch.cuda.current_stream()
         with torch.cuda.graph(
             graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"
         ):
-            loss = self._compute(groups, pictures)
+            loss = self._compute(groups, media)
         self._pool = graph.pool()
-        return Captured(graph, groups, pictures, loss)
+        return Captured(graph, groups, media, loss)
 
     def _wait_for_last_but_one(self) -> None:
         """Keep the host at most two steps ahead, so that `Feed` sees the device's true pace."""
