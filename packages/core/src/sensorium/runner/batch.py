@@ -64,7 +64,6 @@ def flatten(
     page_size, last_tokens = memory.page_size, memory.last_tokens
     ids, positions, slot_mapping, embedded = [], [], [], []
     pending: list[tuple[int, int]] = []
-    wanted: list[int] = []
     row = 0
     for chunk, of in zip(chunks, running, strict=True):
         token_ids = np.array(chunk.token_ids, dtype=np.int64)
@@ -78,7 +77,6 @@ def flatten(
         row += len(token_ids)
         if chunk.token_ids[-1] == PENDING:
             pending.append((row - 1, of.slot))
-        wanted += range(row - chunk.num_rows, row)
     lengths = tuple((len(chunk.token_ids), chunk.stop) for chunk in chunks)
     query_start = np.zeros(len(chunks) + 1, dtype=np.int32)
     np.cumsum([query for query, _ in lengths], out=query_start[1:])
@@ -91,7 +89,7 @@ def flatten(
         np.array([total for _, total in lengths], dtype=np.int32),
         np.array([of.slot for of in running], dtype=np.int64),
         np.concatenate([np.zeros(0, np.int64), *rows]),
-        np.array(wanted, dtype=np.int64),
+        np.array(wanted_rows(chunks), dtype=np.int64),
         np.array(pending, dtype=np.int64).reshape(-1, 2).T,
     ]
     reach = _reach(chunks, running)
@@ -114,6 +112,16 @@ def flatten(
         reach=None if reach is None else sent[9],
     )
     return FlatBatch(sent[0], sent[1], attention, tuple(embedded), sent[6], sent[7])
+
+
+def wanted_rows(chunks: Sequence[Chunk]) -> list[int]:
+    """Which rows of all their tokens, one behind another, the chunks want."""
+    wanted: list[int] = []
+    row = 0
+    for chunk in chunks:
+        row += len(chunk.token_ids)
+        wanted += range(row - chunk.num_rows, row)
+    return wanted
 
 
 def chunk_positions(request: EngineRequest, start: int, stop: int, axes: int) -> Positions:

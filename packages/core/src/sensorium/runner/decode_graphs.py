@@ -35,11 +35,6 @@ def batch_sizes(max_num_seqs: int) -> list[int]:
     return [size for size in sizes if size < max_num_seqs] + [max_num_seqs]
 
 
-def is_decode(chunk: Chunk, of: RunningRequest) -> bool:
-    """Whether a chunk is one generated token."""
-    return len(chunk.token_ids) == 1 and chunk.start >= len(of.request.token_ids)
-
-
 class DecodeGraphs:
     """Graphs over one ``StepMemory``.
 
@@ -60,6 +55,11 @@ class DecodeGraphs:
         self._choices = {
             size: capture(partial(self._choose, size), pool) for size in reversed(self._sizes)
         }
+
+    def takes(self, chunk: Chunk, of: RunningRequest) -> bool:
+        """Whether a chunk is one generated token, and its row is wanted."""
+        is_one = len(chunk.token_ids) == chunk.num_rows == 1
+        return is_one and chunk.start >= len(of.request.token_ids)
 
     def run(self, chunks: Sequence[Chunk], running: Sequence[RunningRequest]) -> Tensor | None:
         """Decodes one token for each chunk; their pages stand in the tables already.

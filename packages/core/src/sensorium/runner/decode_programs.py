@@ -1,9 +1,13 @@
-"""``DecodePrograms``: on the CPU, the pass of steps in which every sequence decodes one token.
+"""``DecodePrograms``: on the CPU, the forward pass of steps that compute generated tokens alone.
 
-Like ``DecodeGraphs``, with ``Program`` in a graph's place. A batch size is recorded by the first
-step that needs it; a step uses the next larger size, whose padding rows decode a token that is
-discarded, into the spare page. Steps that can't be recorded (a layer of plain torch) are computed
-like all others.
+Like ``DecodeGraphs``, with ``Program`` in a graph's place. A number of rows is recorded by the
+first step that needs it; a step uses the next larger number, whose padding rows decode a token that
+is discarded, into the spare page. Steps that can't be recorded (a layer of plain torch) are
+computed like all others.
+
+A chunk has several tokens where a grammar forces them. Each is a row of its own, as if it were
+another sequence with the same pages that ends there: every layer stores the keys and values of all
+rows before any row attends to them.
 """
 
 from __future__ import annotations
@@ -26,32 +30,30 @@ from sensorium.types import Chunk
 
 logger = logging.getLogger("sensorium.runner")
 
-#: Sequences of the largest program: with more, the work of a step far outweighs the cost of
-#: launching it.
-MAX_SIZE = 64
+#: Rows of the programs. With more rows, the work of a step far outweighs the cost of launching it.
+SIZES = (1, 2, *range(4, 65, 4))
 
 
 class DecodePrograms:
-    """Programs over one ``StepMemory``.
+    """Programs over one ``StepMemory``."""
 
-    Args:
-        sizes: numbers of sequences; those above ``MAX_SIZE`` are replaced by it.
-    """
-
-    def __init__(self, memory: StepMemory, sizes: Sequence[int]) -> None:
+    def __init__(self, memory: StepMemory) -> None:
         self._memory = memory
-        self._sizes = sorted({min(size, MAX_SIZE) for size in sizes})
         self._programs: dict[int, tuple[_Inputs, Program] | None] = {}
 
+    def takes(self, chunk: Chunk, of: RunningRequest) -> bool:
+        """Whether a chunk is generated tokens alone."""
+        return chunk.start >= len(of.request.token_ids)
+
     def run(self, chunks: Sequence[Chunk], running: Sequence[RunningRequest]) -> Tensor | None:
-        """Decodes one token for each chunk; their pages stand in the tables already.
+        """Computes the tokens of the chunks, whose pages stand in the tables already.
 
         Returns:
-            (len(chunks), hidden): the decoder's output, which the next call overwrites. None: there
-            is no program for so many sequences.
+            (N, hidden): the decoder's output for all N tokens, which the next call overwrites.
+            None: there is no program for so many.
         """
-        count = len(chunks)
-        size = fitting(self._sizes, count)
+        count = sum(len(chunk.token_ids) for chunk in chunks)
+        size = fitting(SIZES, count)
         if size is None:
             return None
         if size not in self._programs:
@@ -83,10 +85,10 @@ class DecodePrograms:
         try:
             program = Program(lambda: layers(inputs.hidden, inputs.rope_tables, kv_cache, batch))
         except NotRecordedError as error:
-            logger.info("decoding %d sequences is not recorded: %s", size, error)
+            logger.info("decoding %d rows is not recorded: %s", size, error)
             return None
         self._programs[size] = inputs, program
-        return program.result[: len(chunks)]
+        return program.result[: sum(len(chunk.token_ids) for chunk in chunks)]
 
     def _inputs(self, size: int) -> _Inputs:
         memory = self._memory
@@ -105,13 +107,14 @@ class DecodePrograms:
         """A step's rows and padding rows: each of these a first token, in the spare page."""
         memory, page_size = self._memory, self._memory.page_size
         tables = memory.tables.on_device.numpy()
-        count, size = len(chunks), len(inputs.hidden)
+        lengths = [len(chunk.token_ids) for chunk in chunks]
+        count, size = sum(lengths), len(inputs.hidden)
         given, index, position = np.zeros((3, size), dtype=np.int64)
         slots = np.full(size, memory.spare_slot)
-        given[:count] = [chunk.token_ids[0] for chunk in chunks]
-        slots[:count] = [of.slot for of in running]
-        index[:count] = [chunk.start for chunk in chunks]
-        position[:count] = [of.request.position_delta for of in running]
+        given[:count] = [token_id for chunk in chunks for token_id in chunk.token_ids]
+        index[:count] = [i for chunk in chunks for i in range(chunk.start, chunk.stop)]
+        slots[:count] = np.repeat([of.slot for of in running], lengths)
+        position[:count] = np.repeat([of.request.position_delta for of in running], lengths)
         position += index
         token_ids = np.where(given < 0, memory.last_tokens.numpy()[slots], given)
         pages = tables[slots, index // page_size].astype(np.int64)

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from sensorium.models.decoder import Decoder, DeepRows
-from sensorium.runner.batch import EmbeddedRows, FlatBatch, embedded_rows, flatten
-from sensorium.runner.decode_graphs import DecodeGraphs, is_decode
+from sensorium.runner.batch import EmbeddedRows, FlatBatch, embedded_rows, flatten, wanted_rows
+from sensorium.runner.decode_graphs import DecodeGraphs
 from sensorium.runner.decode_programs import DecodePrograms
 from sensorium.runner.embeddings import Embeddings
 from sensorium.runner.page_tables import PageTables
@@ -111,11 +111,11 @@ class ForwardPass:
         alone.
 
         Args:
-            decode: numbers of sequences.
-            prefill: numbers of tokens.
+            decode: numbers of sequences, of graphs.
+            prefill: numbers of tokens, of graphs.
         """
         if not self._memory.kv_cache.is_cuda:
-            self._recorded = DecodePrograms(self._memory, decode)
+            self._recorded = DecodePrograms(self._memory)
             return
         pool = torch.cuda.graph_pool_handle()
         self._prefills = PrefillGraphs(self._memory, prefill, pool)
@@ -140,8 +140,10 @@ class ForwardPass:
                 self._counts.take(of)
         replayed = self._replay(chunks, running)
         if replayed is not None:
-            in_graph = isinstance(self._recorded, DecodeGraphs)
-            return HiddenRows(replayed, tuple(running), in_graph=in_graph)
+            if all(len(chunk.token_ids) == chunk.num_rows == 1 for chunk in chunks):
+                in_graph = isinstance(self._recorded, DecodeGraphs)
+                return HiddenRows(replayed, tuple(running), in_graph=in_graph)
+            return self._wanted(replayed[wanted_rows(chunks)], chunks, running, ())
         flat = flatten(chunks, running, self._memory)
         out = self._through_layers(flat)
         prompts = tuple(self._prompt_reports(out, chunks, running))
@@ -219,13 +221,11 @@ class ForwardPass:
         return computed
 
     def _replay(self, chunks: Sequence[Chunk], running: Sequence[RunningRequest]) -> Tensor | None:
-        """The decoder's output of a step that decodes one token for each; None for others."""
-        if self._recorded is None:
+        """(N, hidden): the decoder's output of a step that was recorded; None for others."""
+        recorded = self._recorded
+        if recorded is None or not all(map(recorded.takes, chunks, running)):
             return None
-        pairs = zip(chunks, running, strict=True)
-        if not all(chunk.num_rows and is_decode(chunk, of) for chunk, of in pairs):
-            return None
-        return self._recorded.run(chunks, running)
+        return recorded.run(chunks, running)
 
     def _embed(self, flat: FlatBatch) -> tuple[Tensor, DeepRows | None]:
         """Token embeddings with media embeddings in place, and the deeper levels' additions."""

@@ -190,9 +190,21 @@ def masked(logits: Tensor, requests: Sequence[RunningRequest], masks: Masks) -> 
     index = np.array(rows, dtype=np.int64)
     words = masks.words[[place[names[i]] for i in rows]]
     at, sent = upload([index, words], logits.device)
-    shifts = torch.arange(32, dtype=torch.int32, device=logits.device)
-    allowed = (sent[:, :, None] >> shifts & 1).view(len(rows), -1)[:, : logits.shape[-1]]
-    return logits.index_copy(0, at, logits[at].masked_fill(allowed == 0, _NEVER))
+    allowed = _unpacked(sent, logits.shape[-1])
+    if len(rows) == len(requests):
+        return torch.where(allowed, logits, _NEVER)
+    return logits.index_copy(0, at, torch.where(allowed, logits[at], _NEVER))
+
+
+def _unpacked(words: Tensor, vocab_size: int) -> Tensor:
+    """``Masks.words`` (R, words) → (R, vocab_size) bool."""
+    if words.device.type == "cpu":
+        # Shifting 32 times takes 20 times as long.
+        octets = words.numpy().view(np.uint8)
+        bits = np.unpackbits(octets, axis=-1, count=vocab_size, bitorder="little")
+        return torch.from_numpy(bits).view(torch.bool)
+    shifts = torch.arange(32, dtype=torch.int32, device=words.device)
+    return (words[:, :, None] >> shifts & 1).view(len(words), -1)[:, :vocab_size].bool()
 
 
 def _argmax(logits: Tensor) -> Tensor:
