@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import importlib.util
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from video_files import clip
 
 from sensorium.plugins import MediaKind
 from sensorium.testing.kind import MediaKindContract
@@ -29,6 +31,14 @@ def _url(*frames: bytes) -> str:
     return "data:video/jpeg;base64," + ",".join(base64.b64encode(f).decode() for f in frames)
 
 
+def _animation(format: str) -> bytes:
+    frames = [Image.fromarray(np.roll(CLIP[0], step, axis=1)) for step in range(4)]
+    file = io.BytesIO()
+    options = {"lossless": True} if format == "WEBP" else {}
+    frames[0].save(file, format, save_all=True, append_images=frames[1:], duration=80, **options)
+    return file.getvalue()
+
+
 class TestVideoKind(MediaKindContract):
     def make_kind(self, options: Mapping[str, Any]) -> MediaKind:
         return VideoKind(options)
@@ -44,6 +54,7 @@ class TestVideoKind(MediaKindContract):
             (CLIP, {"fps": 4.0, "do_sample_frames": True}),
             _url(_jpeg(1), _jpeg(2)),
             _url(_jpeg(1)),
+            _animation("GIF"),
         ]
 
     def changed(self) -> Iterable[tuple[Any, Any]]:
@@ -60,6 +71,13 @@ class TestVideoKind(MediaKindContract):
         yield (CLIP, {"fps": 2.0}), (CLIP, {"fps": 2.5})
         yield CLIP, (CLIP, {"fps": 2.0})
         yield _url(_jpeg(1), _jpeg(2)), _url(_jpeg(2), _jpeg(1))
+
+    def encoded(self) -> Sequence[bytes]:
+        """Of the containers one whose index is at its end: others are served as far as they go."""
+        files = [_animation("GIF"), _animation("WEBP"), _animation("PNG")]
+        if importlib.util.find_spec("av") and importlib.util.find_spec("imageio_ffmpeg"):
+            files.append(clip("h264"))
+        return files
 
     def hostile(self) -> Iterable[Any]:
         yield np.zeros((0, 4, 4, 3), np.uint8)

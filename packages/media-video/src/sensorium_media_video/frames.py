@@ -110,6 +110,18 @@ def check_frame_size(height: int, width: int, options: VideoOptions) -> None:
         )
 
 
+def check_duration(duration_s: float, options: VideoOptions) -> None:
+    """Holds seconds against ``max_duration_s``.
+
+    Raises:
+        LimitError: it lasts longer.
+    """
+    if duration_s > options.max_duration_s:
+        raise LimitError(
+            f"it lasts {duration_s:.1f} s; max_duration_s allows {options.max_duration_s:g} s."
+        )
+
+
 def clip_axes(shape: Sequence[int]) -> tuple[int, int, bool]:
     """(height, width, channels come last) of a clip's shape.
 

@@ -43,8 +43,9 @@ class VideoKind(MediaKind):
         self._options = VideoOptions.from_mapping(options)
 
     def options_key(self) -> Mapping[str, str | int | float | bool | None]:
-        """What the families' rules choose frames by; the budgets change no result."""
-        return {"num_frames": self._options.num_frames, "fps": self._options.fps}
+        """What the families' rules choose frames by, and who decodes; budgets change no result."""
+        options = self._options
+        return {"num_frames": options.num_frames, "fps": options.fps, "reader": options.reader}
 
     def split(self, value: Any) -> list[MediaItem]:
         """Every form of ``sources``; see ``MediaKind.split``."""

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import math
-import operator
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from sensorium.errors import ConfigError
+from sensorium.plugins.options import OptionCheck, check_options, integer, positive_number
 
 #: What ``max_duration_s`` may be set to: a day.
 LARGEST_MAX_DURATION_S = 86_400.0
 LARGEST_MAX_FRAMES = 2**24
 LARGEST_MAX_FRAME_PIXELS = 2**27
 LARGEST_RATE = 1_000.0
+MOST_THREADS = 64
+READERS = ("pyav", "opencv")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,11 @@ class VideoOptions:
             ``media_io_kwargs={"video": {"max_listed_frames": 64}}``.
         max_frame_pixels: width × height of a frame at most. The default is 4096×2304. Example:
             ``media_io_kwargs={"video": {"max_frame_pixels": 1920 * 1080}}``.
+        reader: "pyav" or "opencv", which reads containers. None: PyAV where it is installed, else
+            OpenCV. Example: ``media_io_kwargs={"video": {"reader": "opencv"}}``.
+        decoder_threads: threads that decode one clip. Clips are prepared beside each other, so more
+            help only where few come at once. Example:
+            ``media_io_kwargs={"video": {"decoder_threads": 4}}``.
     """
 
     num_frames: int | None = None
@@ -44,6 +50,8 @@ class VideoOptions:
     max_frames: int = 259_200
     max_listed_frames: int = 4_096
     max_frame_pixels: int = 4096 * 2304
+    reader: str | None = None
+    decoder_threads: int = 1
 
     @classmethod
     def from_mapping(cls, given: Mapping[str, Any]) -> VideoOptions:
@@ -52,44 +60,27 @@ class VideoOptions:
         Raises:
             ConfigError: an unknown key or a value out of range.
         """
-        known = [field.name for field in fields(cls)]
-        for key in given:
-            if key not in known:
-                raise ConfigError(
-                    f'media_io_kwargs["video"] has {key!r}; allowed are {", ".join(known)}.'
-                )
-        checked: dict[str, Any] = {}
-        for name, high in (
-            ("num_frames", LARGEST_MAX_FRAMES),
-            ("max_frames", LARGEST_MAX_FRAMES),
-            ("max_listed_frames", LARGEST_MAX_FRAMES),
-            ("max_frame_pixels", LARGEST_MAX_FRAME_PIXELS),
-        ):
-            if name in given and not (given[name] is None and name == "num_frames"):
-                checked[name] = _integer(name, given[name], 1, high)
-        if given.get("fps") is not None:
-            checked["fps"] = _number("fps", given["fps"], LARGEST_RATE, "frames a second")
-        if "max_duration_s" in given:
-            checked["max_duration_s"] = _number(
-                "max_duration_s", given["max_duration_s"], LARGEST_MAX_DURATION_S, "seconds"
-            )
-        return cls(**checked)
+        return cls(**check_options('media_io_kwargs["video"]', given, _CHECKS))
 
 
-def _number(name: str, value: Any, high: float, unit: str) -> float:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not (0 < value <= high and math.isfinite(value)):
-        raise ConfigError(
-            f"{name} is {value!r}; it must be a number of {unit} above 0 and at most {high:g}."
-        )
-    return float(value)
+def _or_none(check: OptionCheck) -> OptionCheck:
+    """None stands for "not said"."""
+    return lambda name, value: None if value is None else check(name, value)
 
 
-def _integer(name: str, value: Any, low: int, high: int) -> int:
-    try:
-        number = None if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        number = None
-    if number is None or not low <= number <= high:
-        raise ConfigError(f"{name} is {value!r}; it must be an integer from {low} to {high}.")
-    return number
+def _reader(name: str, value: Any) -> str:
+    if value not in READERS:
+        raise ConfigError(f"{name} is {value!r}; allowed are {' and '.join(READERS)}.")
+    return str(value)
+
+
+_CHECKS = {
+    "num_frames": _or_none(integer(1, LARGEST_MAX_FRAMES)),
+    "fps": _or_none(positive_number(LARGEST_RATE, "frames a second")),
+    "max_duration_s": positive_number(LARGEST_MAX_DURATION_S, "seconds"),
+    "max_frames": integer(1, LARGEST_MAX_FRAMES),
+    "max_listed_frames": integer(1, LARGEST_MAX_FRAMES),
+    "max_frame_pixels": integer(1, LARGEST_MAX_FRAME_PIXELS),
+    "reader": _or_none(_reader),
+    "decoder_threads": integer(1, MOST_THREADS),
+}

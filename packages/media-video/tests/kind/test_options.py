@@ -25,7 +25,7 @@ def test_what_is_wanted_is_told_to_the_families() -> None:
     kind = VideoKind({"num_frames": 16, "fps": 1})
     facts = ClipFacts.of(kind.probe([clip(8)]).shape)
     assert (facts.wanted_frames, facts.wanted_fps) == (16, 1.0)
-    assert kind.options_key() == {"num_frames": 16, "fps": 1.0}
+    assert kind.options_key() == {"num_frames": 16, "fps": 1.0, "reader": None}
     sampled = ValueSource(GivenClip(np.zeros((8, 4, 6, 3), np.uint8)))
     facts = ClipFacts.of(kind.probe([sampled]).shape)
     assert (facts.wanted_frames, facts.wanted_fps) == (None, None)
@@ -66,6 +66,7 @@ def test_none_is_what_the_family_says() -> None:
     assert VideoKind({"num_frames": None, "fps": None}).options_key() == {
         "num_frames": None,
         "fps": None,
+        "reader": None,
     }
 
 

@@ -1,0 +1,129 @@
+"""One suite for both readers of containers: frames and times are those of an FFmpeg program."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pytest
+
+pytest.importorskip("imageio_ffmpeg")
+
+from video_files import NAMES, Bytes, Reference, clip, reference
+
+from sensorium.errors import UnsupportedError
+from sensorium_media_video import av_reader, cv_reader
+from sensorium_media_video.av_reader import AvClip
+from sensorium_media_video.clip import Clip
+from sensorium_media_video.encoded import Opener
+from sensorium_media_video.facts import ClipFacts
+from sensorium_media_video.formats import read_format
+from sensorium_media_video.options import VideoOptions
+
+#: Conversions of more than 8 bits round differently between versions of FFmpeg.
+DEEP = ("h265_10bit",)
+
+
+@pytest.fixture(params=["pyav", "opencv"])
+def opener(request: pytest.FixtureRequest) -> Opener:
+    reader = {"pyav": av_reader, "opencv": cv_reader}[request.param]
+    if not reader.is_installed():
+        pytest.skip(f"{request.param} isn't installed")
+    return av_reader.open_av if reader is av_reader else cv_reader.open_cv
+
+
+def opened(opener: Opener, name: str, **options: int) -> tuple[Clip, ClipFacts]:
+    data = clip(name)
+    try:
+        found, facts, decoded_bytes = opener(data, read_format(data), VideoOptions(**options))
+    except UnsupportedError:
+        if name.startswith("av1") and opener is cv_reader.open_cv:
+            pytest.skip("OpenCV's wheels decode no AV1")
+        raise
+    assert decoded_bytes > 3 * facts.height * facts.width
+    return found, facts
+
+
+def assert_same(name: str, found: Sequence[Bytes], expected: Bytes) -> None:
+    assert len(found) == len(expected)
+    difference = np.abs(np.stack(found).astype(np.int16) - expected)
+    if name in DEEP:
+        assert difference.mean() < 6
+    else:
+        assert difference.max() <= 2
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_all_frames_and_their_times(opener: Opener, name: str) -> None:
+    found, facts = opened(opener, name)
+    expected = reference(name)
+    count = len(expected.frames)
+    if name.startswith("cut"):  # whatever comes of a part of a frame
+        assert count - 2 <= facts.num_frames <= count
+        count = facts.num_frames - 1
+        expected = Reference(expected.frames[:count], expected.times[:count])
+    else:
+        assert facts.num_frames == found.num_frames == count
+    assert (facts.height, facts.width) == expected.frames.shape[1:3]
+    assert_same(name, list(found.frames(range(count))), expected.frames)
+    times = [facts.time_of(index) for index in range(count)]
+    if (opener, name) == (cv_reader.open_cv, "h264_avi"):
+        return  # its frames come out twice as fast as they are shown
+    # An AVI file holds no times; what the program guesses of frames out of order is uneven.
+    assert np.abs(np.asarray(times) - expected.times).max() < (0.041 if "avi" in name else 0.0021)
+    assert facts.duration >= expected.times[-1]
+    assert facts.fps == pytest.approx(facts.num_frames / facts.duration, rel=0.02)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("num_threads", [1, 2])
+def test_chosen_frames(opener: Opener, name: str, num_threads: int) -> None:
+    expected = reference(name).frames
+    found, facts = opened(opener, name, decoder_threads=num_threads)
+    last = facts.num_frames - (2 if name.startswith("cut") else 1)
+    for chosen in ([0], [last], [0, last], range(0, last, 5), [last // 3, last // 3, last // 2]):
+        assert_same(name, list(found.frames(chosen)), expected[list(chosen)])
+
+
+def test_a_clip_is_read_as_often_as_one_likes(opener: Opener) -> None:
+    found, _ = opened(opener, "h264")
+    first: Iterator[Bytes] = found.frames([3, 30])
+    early = next(first)
+    assert_same("h264", list(found.frames([3, 30])), reference("h264").frames[[3, 30]])
+    assert_same("h264", [early, *first], reference("h264").frames[[3, 30]])
+
+
+def test_an_uneven_clip_has_times_and_an_even_one_none(opener: Opener) -> None:
+    for name in ("h264", "h264_mkv", "late_start", "mjpeg_avi"):
+        assert opened(opener, name)[1].times == ()
+        assert opened(opener, name)[1].fps == 25.0
+    for name in ("uneven_mp4", "uneven_mkv"):
+        _, facts = opened(opener, name)
+        assert len(facts.times) == facts.num_frames
+
+
+def num_decoded(name: str, chosen: Sequence[int]) -> int:
+    found, _ = opened(av_reader.open_av, name)
+    assert isinstance(found, AvClip)
+    list(found.frames(chosen))
+    return found.num_decoded
+
+
+@pytest.mark.skipif(not av_reader.is_installed(), reason="PyAV isn't installed")
+def test_only_what_counts_is_decoded() -> None:
+    """Key frames come every 12: no more than from each of them to its sample, in decoding order."""
+    assert num_decoded("h264", [0]) == 1
+    assert num_decoded("h264", [24]) == 1
+    assert num_decoded("h264", [0, 12, 24, 36]) == 4
+    assert num_decoded("h264", [49]) <= 2
+    assert num_decoded("h264", [5, 29]) <= 2 * (5 + 1 + 3)
+    assert num_decoded("mjpeg_avi", [7, 33]) == 2
+    assert num_decoded("h264", range(50)) == 50
+
+
+@pytest.mark.skipif(not av_reader.is_installed(), reason="PyAV isn't installed")
+def test_a_reader_that_seeks_by_number_would_be_found() -> None:
+    """The suite tells a wrong frame: a clip's frames differ from their neighbours."""
+    frames = reference("uneven_mp4").frames.astype(np.int16)
+    differences = np.abs(np.diff(frames, axis=0)).max(axis=(1, 2, 3))
+    assert differences.min() > 2
