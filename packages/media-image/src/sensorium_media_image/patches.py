@@ -58,7 +58,7 @@ def normalised_patches(
         elements of each by channel, frame, row, column.
     """
     counts = [shape.num_patches(item) for item in items]
-    patches = _empty((sum(counts), 3, shape.frames, shape.size**2), mean.device)
+    patches = empty_floats((sum(counts), 3, shape.frames, shape.size**2), mean.device)
     for item, target in zip(items, torch.split(patches, counts), strict=True):
         _write(item, shape, mean[:, None, None], std[:, None, None], target)
     return patches.flatten(1)
@@ -90,7 +90,25 @@ def _cut(part: Tensor, shape: PatchShape) -> Tensor:
     return blocks_first.reshape(-1, channels, num_frames, shape.size**2)
 
 
-def _empty(size: tuple[int, ...], device: torch.device) -> Tensor:
+def patchify(pixels: Tensor, patch_size: int) -> Tensor:
+    """(B, H, W, 3) → (B, patches, 3·P·P): patches by rows, elements by channel, row, column.
+
+    What is left over on the right and below is cut off. In host memory it is numpy that copies, in
+    two steps: lines of a patch, which are long runs, then channels.
+    """
+    batch, height, width, channels = pixels.shape
+    rows, columns = height // patch_size, width // patch_size
+    whole = pixels[:, : rows * patch_size, : columns * patch_size]
+    split = whole.reshape(batch, rows, patch_size, columns, patch_size * channels).transpose(2, 3)
+    if pixels.device.type == "cpu":
+        split = torch.from_numpy(np.ascontiguousarray(split.numpy()))
+    lines = split.reshape(batch, rows * columns, patch_size**2, channels).transpose(2, 3)
+    if pixels.device.type == "cpu":
+        lines = torch.from_numpy(np.ascontiguousarray(lines.numpy()))
+    return lines.reshape(batch, rows * columns, -1)
+
+
+def empty_floats(size: tuple[int, ...], device: torch.device) -> Tensor:
     """Uninitialised float32. In host memory numpy's, which asks the system for large pages.
 
     Fifty megabytes in small pages take longer to be handed out than to be written.

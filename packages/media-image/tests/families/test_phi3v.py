@@ -122,14 +122,16 @@ def test_embeddings_are_the_references(
         torch.testing.assert_close(tower([item])[0].embeds, output.embeds, rtol=1e-4, atol=1e-4)
 
 
-def test_the_global_view_is_made_of_normalised_values(tower: Phi3VTower) -> None:
-    """Bicubic overshoots at edges; rounding to uint8 first would take that away."""
-    pixels = torch.zeros(112, 112, 3, dtype=torch.uint8)
+def test_the_global_view_is_the_published_one(tower: Phi3VTower) -> None:
+    """Of normalised values; bicubic overshoots at edges, and rounding would take that away."""
+    pixels = torch.from_numpy(random_image(112, 168, 3))
     pixels[:, 56:] = 255
-    values = tower.normalisation.apply(pixels, torch.device("cpu"))
-    view = tower.squares(values)[0]
-    assert view.max() > values.max()
-    assert view.min() < values.min()
+    mean, std = tower.normalisation.constants(torch.device("cpu"))
+    values = (pixels - mean) / std
+    planes = values.permute(2, 0, 1)[None]
+    published = torch.nn.functional.interpolate(planes, (56, 56), mode="bicubic")[0]
+    torch.testing.assert_close(tower.view(pixels), published.permute(1, 2, 0), rtol=0, atol=1e-5)
+    assert tower.view(pixels).max() > values.max()
 
 
 def test_no_items_no_embeddings(tower: Phi3VTower) -> None:

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -238,9 +237,11 @@ class MiniCPMVImages(MediaAdapter):
         if slicing.rows:
             height, width = slicing.slice_size
             rows, columns = slicing.rows, slicing.columns
-            whole = resize(loaded.value, rows * height, columns * width).numpy()
+            whole = loaded.value
+            if whole.shape[:2] != (rows * height, columns * width):
+                whole = resize(whole, rows * height, columns * width).numpy()
             split = whole.reshape(rows, height, columns, width, 3).swapaxes(1, 2)
-            pieces = np.ascontiguousarray(split).reshape(rows * columns, height, width, 3)
+            pieces = split.copy().reshape(rows * columns, height, width, 3)
             features["slices"] = torch.from_numpy(pieces)
         return {TOWER: features}
 

@@ -137,9 +137,9 @@ class ClipTrunk(nn.Module):
             ClipLayer(config, dtype, device) for _ in range(config.num_layers)
         )
 
-    def features(self, values: Tensor) -> Tensor:
-        """(B, S, S, 3) float32, normalised → (B, num_tokens, hidden)."""
-        x = self.embed(values)
+    def features(self, patches: Tensor) -> Tensor:
+        """(B, patches, 3·P·P) float32, normalised, of squares → (B, num_tokens, hidden)."""
+        x = self.embed(patches)
         batch, length, _ = x.shape
         segments = Segments([length * i for i in range(batch + 1)], x.device)
         rows = x.flatten(0, 1)
@@ -148,11 +148,10 @@ class ClipTrunk(nn.Module):
         x = rows.view(batch, length, -1)
         return x if self.config.keep_class else x[:, 1:]
 
-    def embed(self, values: Tensor) -> Tensor:
-        """(B, S, S, 3) → (B, patches + 1, hidden): patches, class, positions, norm."""
+    def embed(self, patches: Tensor) -> Tensor:
+        """(B, patches, 3·P·P) → (B, patches + 1, hidden): patches, class, positions, norm."""
         weight = self.patch_embedding
-        patches = patchify(values, self.config.patch_size).to(weight.dtype)
-        x = nn.functional.linear(patches, weight.flatten(1))
+        x = nn.functional.linear(patches.to(weight.dtype), weight.flatten(1))
         first = self.class_embedding.expand(len(x), 1, -1)
         x = torch.cat((first, x), dim=1) + self.position_embedding.weight
         normed: Tensor = self.pre_layernorm(x)
@@ -190,18 +189,9 @@ class ClipTower(ClipTrunk):
         if not items:
             return []
         pixels = torch.stack([item["pixels"] for item in items])
-        x = self.features(self.normalisation.apply(pixels, self.patch_embedding.device))
+        device = self.patch_embedding.device
+        x = self.features(self.normalisation.patches(pixels, self.config.patch_size, device))
         return [EncoderOutput(embeds) for embeds in self.projector(x)]
-
-
-def patchify(values: Tensor, patch_size: int) -> Tensor:
-    """(B, H, W, 3) → (B, patches, 3·P·P): patches by rows, elements by channel, row, column."""
-    batch, height, width, channels = values.shape
-    rows, columns = height // patch_size, width // patch_size
-    split = values[:, : rows * patch_size, : columns * patch_size].reshape(
-        batch, rows, patch_size, columns, patch_size, channels
-    )
-    return split.permute(0, 1, 3, 5, 2, 4).reshape(batch, rows * columns, -1)
 
 
 class ClipLayer(nn.Module):

@@ -166,7 +166,7 @@ class MiniCPMVTower(SiglipTrunk):
         embedded = []
         for batch, grid in zip(batches, grids, strict=True):
             places = position_ids(*grid, self.config.table_side).to(device)
-            embedded.append(self.embed(self.normalisation.apply(batch, device), places))
+            embedded.append(self.embed(self.normalisation.patches(batch, patch, device), places))
         bounds = [0]
         for batch, (down, across) in zip(batches, grids, strict=True):
             for _ in range(len(batch)):

@@ -177,7 +177,7 @@ class OneVisionTower(SiglipTrunk):
         """(B, S, S, 3) uint8 on the device → (B, patches, tower's width)."""
         parts = []
         for part in torch.split(views, VIEWS_AT_ONCE):
-            rows = self.embed(self.normalisation.apply(part, views.device))
+            rows = self.embed(self.normalisation.patches(part, self.patch_size, views.device))
             length = len(rows) // len(part)
             segments = Segments([length * i for i in range(len(part) + 1)], views.device)
             parts.append(self.run(rows, segments).view(len(part), length, -1))

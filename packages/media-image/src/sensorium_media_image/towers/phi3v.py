@@ -1,8 +1,7 @@
 """Phi-3.5-vision's tower: CLIP on every tile, features merged, parted and projected.
 
-Takes whole tiles of uint8 pixels. The global view is made here, out of the normalised values, as
-the published processor makes it: bicubic and without antialiasing, which rounding to uint8 in
-between would change. Knows nothing of prompts.
+Takes whole tiles of uint8 pixels. The global view is made here, as the published processor makes
+it: bicubic, without antialiasing and without rounding to uint8. Knows nothing of prompts.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from sensorium.plugins.context import EncoderContext
 from sensorium.plugins.encoder import EncoderOutput, WeightMap, WeightRule
 from sensorium.types import Features
 from sensorium_media_image.fields import Section, image_processor
+from sensorium_media_image.patches import patchify
 from sensorium_media_image.towers.clip import ClipConfig, ClipTrunk, trunk_rules
 from sensorium_media_image.towers.normalise import Normalisation, read_normalisation
 
@@ -141,27 +141,43 @@ class Phi3VTower(ClipTrunk):
         if not items:
             return []
         side, device = self.tower.side, self.patch_embedding.device
-        grids = [(len(p) // side, p.shape[1] // side) for p in (item["pixels"] for item in items)]
-        squares = [self.squares(self.normalisation.apply(item["pixels"], device)) for item in items]
-        merged = merge_blocks(self.features(torch.cat(squares)), self.tower.merged)
+        pixels = [item["pixels"].to(device) for item in items]
+        grids = [(len(whole) // side, whole.shape[1] // side) for whole in pixels]
+        patches = [part for whole in pixels for part in self.patches(whole)]
+        merged = merge_blocks(self.features(torch.cat(patches)), self.tower.merged)
         lines = [
             self._lines(part, rows, columns)
             for part, (rows, columns) in zip(
-                torch.split(merged, [len(square) for square in squares]), grids, strict=True
+                torch.split(merged, [1 + rows * columns for rows, columns in grids]),
+                grids,
+                strict=True,
             )
         ]
         hidden = nn.functional.gelu(self.project_in(torch.cat(lines)))
         embeds = torch.split(self.project_out(hidden), [len(line) for line in lines])
         return [EncoderOutput(rows) for rows in embeds]
 
-    def squares(self, values: Tensor) -> Tensor:
-        """(rows · S, columns · S, 3) → (1 + tiles, S, S, 3): global view, then tiles by rows."""
-        side = self.tower.side
-        planes = values.permute(2, 0, 1)[None]
-        view = nn.functional.interpolate(planes, (side, side), mode="bicubic", align_corners=False)
-        split = values.reshape(len(values) // side, side, -1, side, 3)
+    def patches(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalised patches of an item: (1, n, 3·P·P) of its global view, (tiles, n, 3·P·P)."""
+        side, patch = self.tower.side, self.tower.clip.patch_size
+        split = pixels.reshape(len(pixels) // side, side, -1, side, 3)
         tiles = split.transpose(1, 2).reshape(-1, side, side, 3)
-        return torch.cat((view.permute(0, 2, 3, 1), tiles))
+        return (
+            patchify(self.view(pixels)[None], patch),
+            self.normalisation.patches(tiles, patch, pixels.device),
+        )
+
+    def view(self, pixels: Tensor) -> Tensor:
+        """(rows · S, columns · S, 3) uint8 → the global view (S, S, 3), normalised.
+
+        Published is the normalised whole, resized. The weights of a resize add up to one, so that
+        the order makes a rounding's difference, and there is less to normalise.
+        """
+        size = (self.tower.side, self.tower.side)
+        planes = pixels.float().permute(2, 0, 1)[None]
+        resized = nn.functional.interpolate(planes, size, mode="bicubic", align_corners=False)
+        mean, std = self.normalisation.constants(pixels.device)
+        return (resized[0].permute(1, 2, 0) - mean) / std
 
     def _lines(self, merged: Tensor, rows: int, columns: int) -> Tensor:
         """(1 + tiles, m, m, wide) → (num_tokens, wide): tiles, a separator, the global view."""

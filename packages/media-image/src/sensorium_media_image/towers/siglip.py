@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sensorium.models.layers import Embedding
 from sensorium.ops import Segments
 from sensorium.plugins.encoder import WeightRule
-from sensorium_media_image.towers.clip import ClipConfig, ClipLayer, patchify
+from sensorium_media_image.towers.clip import ClipConfig, ClipLayer
 
 #: The published class's default.
 NORM_EPS = 1e-6
@@ -37,19 +37,20 @@ class SiglipTrunk(nn.Module):
         self.position_embedding = Embedding(clip.num_patches, size, dtype=dtype, device=device)
         self.layers = nn.ModuleList(ClipLayer(clip, dtype, device) for _ in range(clip.num_layers))
 
-    def embed(self, values: Tensor, places: Tensor | None = None) -> Tensor:
+    def embed(self, patches: Tensor, places: Tensor | None = None) -> Tensor:
         """Patches with their positions.
 
         Args:
-            values: (B, h, w, 3) float32, normalised, of whole patches.
+            patches: (B, patches, 3·P·P) float32, normalised.
             places: (patches,) the table's row for each; None: the table from its first row on.
 
         Returns:
             (B · patches, hidden), by item and row.
         """
         table = self.position_embedding.weight
-        patches = patchify(values, self.patch_size).to(table.dtype)
-        x = nn.functional.linear(patches, self.patch_embedding.flatten(1), self.patch_bias)
+        x = nn.functional.linear(
+            patches.to(table.dtype), self.patch_embedding.flatten(1), self.patch_bias
+        )
         return (x + (table if places is None else table[places])).flatten(0, 1)
 
     def run(self, rows: Tensor, segments: Segments) -> Tensor:
