@@ -321,14 +321,14 @@ def main() -> None:
     engine = Sensorium(model.folder, json.loads(given.options) | {"engine_process": False})
     watched = Watched(engine, given.traces)
     # Threads, not processes: this one has a GPU, and others that a fork would lose.
-    work = Work(watched, scaled(model.sizes, given.share), ThreadPoolExecutor)
+    work = Work(watched, model, scaled(model.sizes, given.share), ThreadPoolExecutor)
     about = {"model": given.model, "torch": torch.__version__, "share": given.share}
     about["device"] = torch.cuda.get_device_name() if on_gpu else "CPU"
     print(", ".join(f"{name} {value}" for name, value in about.items()), flush=True)
     rows: list[Breakdown] = []
     with engine.llm:
         for letter in wanted:
-            if MEASURES[letter][1] and not model.sees:
+            if MEASURES[letter][1] and model.image is None:
                 continue
             found = measured(letter, work, watched, marks)
             print("\n".join(text for row in found for text in details(row)), flush=True)

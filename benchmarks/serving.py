@@ -13,7 +13,7 @@
 Greedy, end-of-text ignored. Every repeat draws new tokens and pictures, so that no cache holds them
 unless the measure is about the cache; one unrecorded pass goes before. ``--model`` is one of
 ``checkpoints/shapes.py`` or a folder; without it, a machine without a GPU gets a tiny model and a
-few requests. A folder without a ``vision_config`` is measured on text. ``--engine`` is "ours",
+few requests. A model without a tower is measured on text. ``--engine`` is "ours",
 "theirs" (transformers) or ``module:Class`` with the interface of ``engines/``.
 """
 
@@ -32,7 +32,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from checkpoints.shapes import IMAGE_IDS, SHAPES, shape
+from checkpoints.shapes import SHAPES, image_of, shape
 from engines import Engine, Request
 from pages import page
 from PIL import Image
@@ -57,35 +57,51 @@ SMALL = Sizes(requests=4, out_len=8, decode_len=16, batch=4, pages=2)
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """Whose serving is measured."""
+    """Whose serving is measured.
+
+    Attributes:
+        image: as ``image_of`` tells; None: it takes text alone.
+        vocab_size: of which prompts are drawn.
+    """
 
     folder: Path
-    sees: bool
+    image: list[int] | str | None
+    vocab_size: int
     sizes: Sizes
 
 
 def named_model(name: str) -> Model:
     """One of ``SHAPES``, or a folder."""
     folder = shape(name) if name in SHAPES else Path(name)
-    sees = "vision_config" in json.loads((folder / "config.json").read_text())
-    return Model(folder, sees, SMALL if name in ("tiny", "tiny-text") else Sizes())
+    config = json.loads((folder / "config.json").read_text())
+    sizes = SMALL if name in ("tiny", "tiny-text") else Sizes()
+    return Model(folder, image_of(config), config["vocab_size"], sizes)
 
 
 class Work:
     """Draws requests and times an engine on them; ``pool`` makes what draws pages."""
 
     def __init__(
-        self, engine: Engine, sizes: Sizes, pool: Callable[[], Executor] = ProcessPoolExecutor
+        self,
+        engine: Engine,
+        model: Model,
+        sizes: Sizes,
+        pool: Callable[[], Executor] = ProcessPoolExecutor,
     ) -> None:
         self.engine = engine
+        self.model = model
         self.sizes = sizes
         self._pool = pool
         self._rng = np.random.default_rng(0)
 
     def request(self, images: Sequence[Image.Image], num_tokens: int) -> Request:
-        """Pictures and random tokens behind them."""
-        ids = [*IMAGE_IDS * len(images), *self._rng.integers(1000, 151000, num_tokens).tolist()]
-        return Request(ids, list(images))
+        """Pictures and random tokens behind them; of text, letters, which are a token each."""
+        image, vocab_size = self.model.image, self.model.vocab_size
+        if isinstance(image, str):
+            letters = bytes(self._rng.integers(ord("a"), ord("z") + 1, num_tokens).tolist())
+            return Request(image * len(images) + letters.decode(), list(images))
+        drawn = self._rng.integers(vocab_size // 150, 3 * vocab_size // 4, num_tokens)
+        return Request([*(image or []) * len(images), *drawn.tolist()], list(images))
 
     def noise(self, side: int) -> Image.Image:
         """A picture that no cache has seen."""
@@ -189,10 +205,10 @@ def main() -> None:
     print(f"{given.engine} on {given.model}, torch {torch.__version__}: ", end="")
     print(f"ready in {time.perf_counter() - start:.1f} s", flush=True)
     print("| measure | | median | least | greatest |\n| --- | --- | ---: | ---: | ---: |")
-    work = Work(engine, sizes)
+    work = Work(engine, model, sizes)
     for letter in wanted:
         measure, needs_pictures = MEASURES[letter]
-        if needs_pictures and not model.sees:
+        if needs_pictures and model.image is None:
             continue
         measure(work)
         repeats = [measure(work) for _ in range(given.repeats)]

@@ -7,7 +7,7 @@ only decode, and the special tokens under their own ids.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,32 @@ TINY_TOWER = {
 #: What only a model that sees pictures has.
 _OF_PICTURES = ("vision_config", "rope_scaling")
 
-SHAPES = ("qwen25vl-3b", "qwen25-3b", "tiny", "tiny-text")
+#: Shapes of other families → their manifest, and the special tokens that lie behind the id of the
+#: first of them.
+OTHERS: Mapping[str, tuple[str, int, tuple[str, ...]]] = {
+    "phi35v-4b": ("phi_3_5_vision", 32044, ("<|image|>",)),
+    "minicpmv26-8b": (
+        "minicpm_v_2_6",
+        FIRST_SPECIAL,
+        (
+            *SPECIALS,
+            "<unk>",
+            *("<image>", "</image>", "<slice>", "</slice>"),
+            "<image_id>",
+            "</image_id>",
+        ),
+    ),
+}
+SHAPES = ("qwen25vl-3b", "qwen25-3b", "tiny", "tiny-text", *OTHERS)
+
+
+def image_of(config: Mapping[str, Any]) -> list[int] | str | None:
+    """An image in a prompt of the model: token ids, or text where none stand for it; None: none."""
+    if "img_processor" in config:
+        return [32044]
+    if config.get("model_type") == "minicpmv":
+        return "(<image>./</image>)"
+    return IMAGE_IDS if "vision_config" in config else None
 
 
 def shape(name: str) -> Path:
@@ -57,7 +82,9 @@ def shape(name: str) -> Path:
 
 
 def _write(folder: Path, name: str) -> None:
-    manifest = load_manifest("qwen2_5_vl_3b")
+    default = ("qwen2_5_vl_3b", FIRST_SPECIAL, SPECIALS)
+    manifest_name, first_special, specials = OTHERS.get(name, default)
+    manifest = load_manifest(manifest_name)
     config = dict(manifest.config)
     if name.startswith("tiny"):
         config |= TINY
@@ -66,20 +93,20 @@ def _write(folder: Path, name: str) -> None:
         config = {key: value for key, value in config.items() if key not in _OF_PICTURES}
         config |= {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2"}
     folder.mkdir(parents=True, exist_ok=True)
-    _tokenizer().save(str(folder / "tokenizer.json"))
+    _tokenizer(first_special, specials).save(str(folder / "tokenizer.json"))
     _json(folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast"})
     _json(folder / "preprocessor_config.json", manifest.preprocessor_config)
-    _json(folder / "generation_config.json", {"eos_token_id": FIRST_SPECIAL})
+    _json(folder / "generation_config.json", {"eos_token_id": first_special})
     _json(folder / "config.json", config)
 
 
-def _tokenizer() -> Tokenizer:
+def _tokenizer(first_special: int, specials: Sequence[str]) -> Tokenizer:
     pieces = sorted(pre_tokenizers.ByteLevel.alphabet())
-    pieces += [f"Ġx{i}" for i in range(len(pieces), FIRST_SPECIAL)]
+    pieces += [f"Ġx{i}" for i in range(len(pieces), first_special)]
     tokenizer = Tokenizer(models.BPE({piece: i for i, piece in enumerate(pieces)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(list(SPECIALS))
+    tokenizer.add_special_tokens(list(specials))
     return tokenizer
 
 

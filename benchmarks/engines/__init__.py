@@ -16,9 +16,9 @@ from PIL import Image
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A prompt with one placeholder token an image."""
+    """A prompt: token ids with one placeholder an image, or text where a model needs it."""
 
-    token_ids: list[int]
+    prompt: list[int] | str
     images: list[Image.Image]
 
 

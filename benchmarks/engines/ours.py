@@ -28,7 +28,7 @@ class Sensorium:
     def run(self, requests: Sequence[Request], out_len: int) -> list[int]:
         """How many tokens each request got."""
         prompts: list[Any] = [
-            {"prompt_token_ids": request.token_ids}
+            {"prompt" if isinstance(request.prompt, str) else "prompt_token_ids": request.prompt}
             | ({"multi_modal_data": {"image": request.images}} if request.images else {})
             for request in requests
         ]

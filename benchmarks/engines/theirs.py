@@ -28,7 +28,7 @@ class Transformers:
     @torch.inference_mode()
     def run(self, requests: Sequence[Request], out_len: int) -> list[int]:
         """How many tokens each request got."""
-        ids = torch.tensor([request.token_ids for request in requests], device=self.device)
+        ids = torch.tensor([request.prompt for request in requests], device=self.device)
         out = self.model.generate(
             ids,
             attention_mask=torch.ones_like(ids),
