@@ -116,6 +116,18 @@ def test_images_on_phi3v(tmp_path: Path) -> None:
         assert len(run("server_images", server.url + "/v1")) >= 2
 
 
+def test_images_on_minicpmv(tmp_path: Path) -> None:
+    """Its placeholders lie in front, and an image of this size is sliced."""
+    folder = make_minicpmv(tmp_path)
+    write_json(folder / "generation_config.json", {"max_new_tokens": 16})
+    options: dict[str, Any] = {"max_model_len": 512, "limit_mm_per_prompt": {"image": 2}}
+    with (
+        AsyncEngine(str(folder), trust_remote_code=True, **options) as engine,
+        served(EnginePort.of(engine, str(folder))) as server,
+    ):
+        assert len(run("server_images", server.url + "/v1")) >= 2
+
+
 @pytest.mark.parametrize("color", [[0, 0, 0], [128, 128, 128]])
 def test_backgrounds_by_command(color: list[int], tmp_path: Path) -> None:
     """A transparent picture is answered as one of the command's colour."""

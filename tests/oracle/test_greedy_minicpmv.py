@@ -7,7 +7,6 @@ made (its equality with Pillow's is tested where it lives), so that only the mod
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,31 +14,26 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from attention_backends import DECODER, TOWER, Attention
+from attention_backends import Attention
 from family_helpers import loaded, model_context, open_folder, random_image
-from greedy import Comparison
+from greedy_images import (
+    ENGINES,
+    Prompt,
+    answer_on_the_gpu,
+    answer_twice,
+    check_bfloat16_on_the_gpu,
+    compare,
+    images,
+)
 from minicpmv_reference import MiniCPMVReference
 from PIL import Image
 from tiny_checkpoints import make_minicpmv
 
-from sensorium import LLM, SamplingParams
 from sensorium.tokenizer import Tokenizer
 from sensorium.types import MediaShape
 from sensorium_media_image.families.minicpmv import MiniCPMVFamily, MiniCPMVImages
 
-GREEDY = SamplingParams(temperature=0.0, repetition_penalty=1.0, max_tokens=12, ignore_eos=True)
-ENGINES: dict[str, dict[str, Any]] = {
-    "defaults": {},
-    "chunks of 16": {"max_num_batched_tokens": 16},
-    "no prefix cache, chunks of 64": {
-        "enable_prefix_caching": False,
-        "max_num_batched_tokens": 64,
-    },
-    "one at a time": {"max_num_seqs": 1},
-}
 TAG = "(<image>./</image>)"
-#: A prompt, and the (height, width) of its images.
-Prompt = tuple[str, list[tuple[int, int]]]
 PROMPTS: list[Prompt] = [
     (f"<|im_start|>user\nwhat is {TAG}?<|im_end|>\n<|im_start|>assistant\n", [(90, 120)]),
     (f"the {TAG} and the {TAG} differ in", [(60, 200), (150, 80)]),
@@ -49,19 +43,6 @@ PROMPTS: list[Prompt] = [
     (f"what is this? {TAG} answer:", [(120, 90)]),
     (f"<|im_start|>user\nwhat is {TAG}? At more length, please.<|im_end|>\n", [(90, 120)]),
 ]
-
-
-def images(sizes: list[tuple[int, int]]) -> list[Any]:
-    """One image in three occurs in several prompts."""
-    return [random_image(*size, seed=size[0] % 3) for size in sizes]
-
-
-def prompts() -> list[dict[str, Any]]:
-    """``PROMPTS`` as a caller gives them."""
-    return [
-        {"prompt": text, **({"multi_modal_data": {"image": images(sizes)}} if sizes else {})}
-        for text, sizes in PROMPTS
-    ]
 
 
 class Comparer:
@@ -92,13 +73,6 @@ class Comparer:
         features = [self.embeds(pixels) for pixels in images(sizes)]
         return self.model.logits([*ids, *answer], features)[len(ids) - 1 : -1]
 
-    def compare(self, outputs: Sequence[Any]) -> Comparison:
-        """Answers to ``PROMPTS``, in this order and again."""
-        comparison = Comparison()
-        for prompt, output in zip([*PROMPTS, *PROMPTS], outputs, strict=True):
-            comparison.add(self.logits(prompt, output), output.outputs[0].token_ids, prompt[0])
-        return comparison
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -116,16 +90,9 @@ def reference(folder: Path) -> Comparer:
 def test_greedy_tokens_equal_the_references(
     folder: Path, reference: Comparer, options: dict[str, Any], attention: Attention
 ) -> None:
-    given = prompts()
-    options = {"device": "cpu", "dtype": "float32", "max_model_len": 256, **options}
-    with LLM(folder, trust_remote_code=True, **options) as llm:
-        first = llm.generate(given, GREEDY, use_tqdm=False)
-        again = llm.generate(given, GREEDY, use_tqdm=False)
-        llm.check_integrity()
-    attention.assert_ran(*DECODER, *TOWER)
-    cached = sum(output.num_cached_tokens for output in again)
-    assert (cached > 0) == options.get("enable_prefix_caching", True)
-    print(reference.compare([*first, *again]).report())
+    options = {"trust_remote_code": True, "max_model_len": 256, **options}
+    outputs = answer_twice(folder, PROMPTS, options, attention)
+    print(compare(reference, [*PROMPTS, *PROMPTS], outputs).report())
 
 
 def test_the_answer_depends_on_the_image(reference: Comparer) -> None:
@@ -142,13 +109,9 @@ def test_the_answer_depends_on_the_image(reference: Comparer) -> None:
 @pytest.mark.parametrize("chunk", [16, 2048])
 def test_greedy_tokens_on_the_gpu(folder: Path, reference: Comparer, chunk: int) -> None:
     """The same comparison with the engine on CUDA and the reference on the CPU."""
-    given = prompts()
-    options: dict[str, Any] = {"dtype": "float32", "max_model_len": 256}
-    options |= {"gpu_memory_utilization": 0.3, "max_num_batched_tokens": chunk}
-    with LLM(folder, device="cuda", **options) as llm:
-        outputs = llm.generate([*given, *given], GREEDY, use_tqdm=False)
-        llm.check_integrity()
-    print(reference.compare(outputs).report())
+    asked = [*PROMPTS, *PROMPTS]
+    outputs = answer_on_the_gpu(folder, asked, max_model_len=256, max_num_batched_tokens=chunk)
+    print(compare(reference, asked, outputs).report())
 
 
 @pytest.mark.gpu
@@ -157,19 +120,5 @@ def test_bfloat16_tokens_on_the_gpu_are_the_references_best(
 ) -> None:
     """By CUDA's ops and without them, within twice what bfloat16 does to the reference itself."""
     folder = make_minicpmv(tmp_path, seed=7, dtype=torch.bfloat16, wide=True)
-    exact, rounded = (Comparer(folder, dtype) for dtype in (torch.float32, torch.bfloat16))
-    options: dict[str, Any] = {"max_num_batched_tokens": 64, "gpu_memory_utilization": 0.3}
-    options |= {"max_model_len": 256, "engine_process": False}  # the ops are counted here
-    with LLM(folder, device="cuda", dtype="bfloat16", **options) as llm:
-        outputs = llm.generate(prompts(), GREEDY, use_tqdm=False)
-        llm.check_integrity()
-    attention.assert_ran(*DECODER, *TOWER, device="cuda")
-    gaps, errors = [], []
-    for prompt, output in zip(PROMPTS, outputs, strict=True):
-        answer = output.outputs[0].token_ids
-        logits, near = (comparer.logits(prompt, output) for comparer in (exact, rounded))
-        chosen = logits.gather(1, torch.tensor(answer)[:, None])[:, 0]
-        gaps.append(float((logits.amax(-1) - chosen).max()))
-        errors.append(float((logits - near.float()).abs().max()))
-    print(f"furthest from the best {max(gaps):.3f}, bfloat16's own error {max(errors):.3f}")
-    assert max(gaps) < 2 * max(errors)
+    references = (Comparer(folder), Comparer(folder, torch.bfloat16))
+    check_bfloat16_on_the_gpu(folder, PROMPTS, references, attention, max_model_len=256)

@@ -13,28 +13,23 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from attention_backends import DECODER, TOWER, Attention
+from attention_backends import Attention
 from family_helpers import loaded, make_adapter, open_folder, random_image
-from greedy import Comparison
+from greedy_images import (
+    ENGINES,
+    Prompt,
+    answer_on_the_gpu,
+    answer_twice,
+    check_bfloat16_on_the_gpu,
+    compare,
+    images,
+)
 from tiny_onevision import make_onevision
 from transformers import LlavaOnevisionForConditionalGeneration
 
-from sensorium import LLM, SamplingParams
 from sensorium.types import MediaShape
 from sensorium_media_image.families.onevision import OneVisionFamily, OneVisionImages
 
-GREEDY = SamplingParams(temperature=0.0, repetition_penalty=1.0, max_tokens=12, ignore_eos=True)
-ENGINES: dict[str, dict[str, Any]] = {
-    "defaults": {},
-    "chunks of 16": {"max_num_batched_tokens": 16},
-    "no prefix cache, chunks of 64": {
-        "enable_prefix_caching": False,
-        "max_num_batched_tokens": 64,
-    },
-    "one at a time": {"max_num_seqs": 1},
-}
-#: A prompt, and the (height, width) of its images.
-Prompt = tuple[str, list[tuple[int, int]]]
 PROMPTS: list[Prompt] = [
     ("<|im_start|>user <image>\nwhat is it?<|im_end|><|im_start|>assistant\n", [(90, 120)]),
     ("the <image> and the <image> differ in", [(60, 200), (150, 80)]),
@@ -44,19 +39,6 @@ PROMPTS: list[Prompt] = [
     ("what is this? <image> answer:", [(120, 90)]),
     ("<|im_start|>user <image>\nwhat is it? At more length, please.<|im_end|>", [(90, 120)]),
 ]
-
-
-def images(sizes: list[tuple[int, int]]) -> list[Any]:
-    """One image in three occurs in several prompts."""
-    return [random_image(*size, seed=size[0] % 3) for size in sizes]
-
-
-def prompts() -> list[dict[str, Any]]:
-    """``PROMPTS`` as a caller gives them."""
-    return [
-        {"prompt": text, **({"multi_modal_data": {"image": images(sizes)}} if sizes else {})}
-        for text, sizes in PROMPTS
-    ]
 
 
 class Comparer:
@@ -73,7 +55,7 @@ class Comparer:
         views = self.adapter.process(loaded(pixels), plan, {})["tower"]["views"]
         return (views.permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5
 
-    def logits(
+    def logits_of(
         self, ids: Sequence[int], given: Sequence[np.ndarray[Any, np.dtype[np.uint8]]]
     ) -> torch.Tensor:
         """(len(ids), vocabulary)."""
@@ -89,18 +71,10 @@ class Comparer:
             logits: torch.Tensor = self.model(**inputs).logits[0]
         return logits
 
-    def answer_logits(self, prompt: Prompt, output: Any) -> torch.Tensor:
+    def logits(self, prompt: Prompt, output: Any) -> torch.Tensor:
         """(answer, vocabulary), each row before its token."""
         ids = [*output.prompt_token_ids, *output.outputs[0].token_ids]
-        return self.logits(ids, images(prompt[1]))[-len(output.outputs[0].token_ids) - 1 : -1]
-
-    def compare(self, outputs: Sequence[Any]) -> Comparison:
-        """Answers to ``PROMPTS``, in this order and again."""
-        comparison = Comparison()
-        for prompt, output in zip([*PROMPTS, *PROMPTS], outputs, strict=True):
-            logits = self.answer_logits(prompt, output)
-            comparison.add(logits, output.outputs[0].token_ids, prompt[0])
-        return comparison
+        return self.logits_of(ids, images(prompt[1]))[-len(output.outputs[0].token_ids) - 1 : -1]
 
 
 @pytest.fixture(scope="module")
@@ -119,16 +93,8 @@ def reference(folder: Path) -> Comparer:
 def test_greedy_tokens_equal_transformers(
     folder: Path, reference: Comparer, options: dict[str, Any], attention: Attention
 ) -> None:
-    given = prompts()
-    options = {"device": "cpu", "dtype": "float32", "max_model_len": 384, **options}
-    with LLM(folder, **options) as llm:
-        first = llm.generate(given, GREEDY, use_tqdm=False)
-        again = llm.generate(given, GREEDY, use_tqdm=False)
-        llm.check_integrity()
-    attention.assert_ran(*DECODER, *TOWER)
-    cached = sum(output.num_cached_tokens for output in again)
-    assert (cached > 0) == options.get("enable_prefix_caching", True)
-    print(reference.compare([*first, *again]).report())
+    outputs = answer_twice(folder, PROMPTS, {"max_model_len": 384, **options}, attention)
+    print(compare(reference, [*PROMPTS, *PROMPTS], outputs).report())
 
 
 def test_the_answer_depends_on_the_image(reference: Comparer) -> None:
@@ -136,7 +102,7 @@ def test_the_answer_depends_on_the_image(reference: Comparer) -> None:
     image_id = reference.model.config.image_token_id
     num_tokens = reference.adapter.plan(MediaShape((80, 80)), {}).num_tokens
     ids = [*[image_id] * num_tokens, 5, 6]
-    logits = [reference.logits(ids, [random_image(80, 80, seed)])[-1] for seed in range(2)]
+    logits = [reference.logits_of(ids, [random_image(80, 80, seed)])[-1] for seed in range(2)]
     assert (logits[0] - logits[1]).abs().max() > 0.1
 
 
@@ -144,13 +110,9 @@ def test_the_answer_depends_on_the_image(reference: Comparer) -> None:
 @pytest.mark.parametrize("chunk", [16, 2048])
 def test_greedy_tokens_on_the_gpu(folder: Path, reference: Comparer, chunk: int) -> None:
     """The same comparison with the engine on CUDA and the reference on the CPU."""
-    given = prompts()
-    options: dict[str, Any] = {"dtype": "float32", "max_model_len": 384}
-    options |= {"gpu_memory_utilization": 0.3, "max_num_batched_tokens": chunk}
-    with LLM(folder, device="cuda", **options) as llm:
-        outputs = llm.generate([*given, *given], GREEDY, use_tqdm=False)
-        llm.check_integrity()
-    print(reference.compare(outputs).report())
+    asked = [*PROMPTS, *PROMPTS]
+    outputs = answer_on_the_gpu(folder, asked, max_model_len=384, max_num_batched_tokens=chunk)
+    print(compare(reference, asked, outputs).report())
 
 
 @pytest.mark.gpu
@@ -159,19 +121,5 @@ def test_bfloat16_tokens_on_the_gpu_are_the_references_best(
 ) -> None:
     """By CUDA's ops and without them, within twice what bfloat16 does to the reference itself."""
     folder = make_onevision(tmp_path, seed=7, dtype=torch.bfloat16, wide=True)
-    exact, rounded = (Comparer(folder, dtype) for dtype in (torch.float32, torch.bfloat16))
-    options: dict[str, Any] = {"max_num_batched_tokens": 64, "gpu_memory_utilization": 0.3}
-    options |= {"max_model_len": 384, "engine_process": False}  # the ops are counted here
-    with LLM(folder, device="cuda", dtype="bfloat16", **options) as llm:
-        outputs = llm.generate(prompts(), GREEDY, use_tqdm=False)
-        llm.check_integrity()
-    attention.assert_ran(*DECODER, *TOWER, device="cuda")
-    gaps, errors = [], []
-    for prompt, output in zip(PROMPTS, outputs, strict=True):
-        logits, near = (comparer.answer_logits(prompt, output) for comparer in (exact, rounded))
-        answer = torch.tensor(output.outputs[0].token_ids)
-        chosen = logits.gather(1, answer[:, None])[:, 0]
-        gaps.append(float((logits.amax(-1) - chosen).max()))
-        errors.append(float((logits - near.float()).abs().max()))
-    print(f"furthest from the best {max(gaps):.3f}, bfloat16's own error {max(errors):.3f}")
-    assert max(gaps) < 2 * max(errors)
+    references = (Comparer(folder), Comparer(folder, torch.bfloat16))
+    check_bfloat16_on_the_gpu(folder, PROMPTS, references, attention, max_model_len=384)

@@ -14,29 +14,29 @@ import pytest
 import torch
 from attention_backends import DECODER, TOWER, Attention
 from family_helpers import random_image
+from greedy_images import (
+    ENGINES,
+    GREEDY,
+    Prompt,
+    answer_on_the_gpu,
+    answer_twice,
+    check_bfloat16_on_the_gpu,
+    compare,
+    given,
+)
 from meeting import let_requests_meet
-from phi3v_comparer import Comparer, Prompt, pictures
+from phi3v_comparer import Comparer
 from PIL import Image
 from tiny_checkpoints import make_phi3v
 
-from sensorium import LLM, SamplingParams
+from sensorium import LLM
 
-GREEDY = SamplingParams(temperature=0.0, repetition_penalty=1.0, max_tokens=12, ignore_eos=True)
-ENGINES: dict[str, dict[str, Any]] = {
-    "defaults": {},
-    "chunks of 16": {"max_num_batched_tokens": 16},
-    "no prefix cache, chunks of 64": {
-        "enable_prefix_caching": False,
-        "max_num_batched_tokens": 64,
-    },
-    "one at a time": {"max_num_seqs": 1},
-    # 38 pages of 3 layers × 2 heads × 4 tokens × 16 floats: they hold the two prompts that come
-    # first, but not with their answers.
-    "few pages": {
-        "page_size": 4,
-        "max_model_len": 144,
-        "kv_cache_memory_bytes": 38 * 2 * 3 * 2 * 4 * 16 * 4,
-    },
+#: 38 pages of 3 layers × 2 heads × 4 tokens × 16 floats: they hold the two prompts that come
+#: first, but not with their answers.
+FEW_PAGES: dict[str, Any] = {
+    "page_size": 4,
+    "max_model_len": 144,
+    "kv_cache_memory_bytes": 38 * 2 * 3 * 2 * 4 * 16 * 4,
 }
 PROMPTS: list[Prompt] = [
     ("<|user|>\nwhat is <|image_1|>?<|end|>\n<|assistant|>\n", [(90, 120)]),
@@ -48,14 +48,6 @@ PROMPTS: list[Prompt] = [
     ("<|user|>\nwhat is <|image_1|>? At more length, please.<|end|>\n", [(90, 120)]),
 ]
 RANKS = [1, 0, 1, 1, 1, 1, 0]
-
-
-def prompts() -> list[dict[str, Any]]:
-    """``PROMPTS`` as a caller gives them."""
-    return [
-        {"prompt": text, **({"multi_modal_data": {"image": pictures(sizes)}} if sizes else {})}
-        for text, sizes in PROMPTS
-    ]
 
 
 @pytest.fixture(scope="module")
@@ -74,20 +66,22 @@ def reference(folder: Path) -> Comparer:
 def test_greedy_tokens_equal_the_references(
     folder: Path, reference: Comparer, options: dict[str, Any], attention: Attention
 ) -> None:
-    given = prompts()
-    few_pages = "kv_cache_memory_bytes" in options
-    options = {"device": "cpu", "dtype": "float32", "max_model_len": 256, **options}
-    with LLM(folder, trust_remote_code=True, **options) as llm:
-        if few_pages:
-            let_requests_meet(llm, len(given))
-        first = llm.generate(given, GREEDY, use_tqdm=False, priority=RANKS)
-        again = llm.generate(given, GREEDY, use_tqdm=False)
+    options = {"trust_remote_code": True, "max_model_len": 256, **options}
+    outputs = answer_twice(folder, PROMPTS, options, attention)
+    print(compare(reference, [*PROMPTS, *PROMPTS], outputs).report())
+
+
+def test_requests_that_lose_their_pages(
+    folder: Path, reference: Comparer, attention: Attention
+) -> None:
+    with LLM(folder, device="cpu", dtype="float32", **FEW_PAGES) as llm:
+        let_requests_meet(llm, len(PROMPTS))
+        first = llm.generate(given(PROMPTS), GREEDY, use_tqdm=False, priority=RANKS)
+        again = llm.generate(given(PROMPTS), GREEDY, use_tqdm=False)
         llm.check_integrity()
     attention.assert_ran(*DECODER, *TOWER)
-    cached = sum(output.num_cached_tokens for output in again)
-    assert (sum(output.metrics.num_preemptions for output in first) > 0) == few_pages
-    assert few_pages or (cached > 0) == options.get("enable_prefix_caching", True)
-    print(reference.compare([*PROMPTS, *PROMPTS], [*first, *again]).report())
+    assert sum(output.metrics.num_preemptions for output in first) > 0
+    print(compare(reference, [*PROMPTS, *PROMPTS], [*first, *again]).report())
 
 
 def test_the_second_set_of_rope_factors(tmp_path: Path, attention: Attention) -> None:
@@ -95,11 +89,10 @@ def test_the_second_set_of_rope_factors(tmp_path: Path, attention: Attention) ->
     sequences that are longer."""
     folder = make_phi3v(tmp_path, seed=7, original_len=8)
     asked = [prompt for prompt in PROMPTS if prompt[0] != "a"]  # which is shorter
-    given = [prompt for prompt in prompts() if prompt["prompt"] != "a"]
     with LLM(folder, device="cpu", dtype="float32", max_model_len=256) as llm:
-        outputs = llm.generate(given, GREEDY, use_tqdm=False)
+        outputs = llm.generate(given(asked), GREEDY, use_tqdm=False)
     attention.assert_ran(*DECODER, *TOWER)
-    print(Comparer(folder).compare(asked, outputs).report())
+    print(compare(Comparer(folder), asked, outputs).report())
 
 
 def test_the_answer_depends_on_the_picture(reference: Comparer) -> None:
@@ -116,13 +109,9 @@ def test_the_answer_depends_on_the_picture(reference: Comparer) -> None:
 @pytest.mark.parametrize("chunk", [16, 2048])
 def test_greedy_tokens_on_the_gpu(folder: Path, reference: Comparer, chunk: int) -> None:
     """The same comparison with the engine on CUDA and the reference on the CPU."""
-    given = prompts()
-    options: dict[str, Any] = {"dtype": "float32", "max_model_len": 256}
-    options |= {"gpu_memory_utilization": 0.3, "max_num_batched_tokens": chunk}
-    with LLM(folder, device="cuda", **options) as llm:
-        outputs = llm.generate([*given, *given], GREEDY, use_tqdm=False)
-        llm.check_integrity()
-    print(reference.compare([*PROMPTS, *PROMPTS], outputs).report())
+    asked = [*PROMPTS, *PROMPTS]
+    outputs = answer_on_the_gpu(folder, asked, max_model_len=256, max_num_batched_tokens=chunk)
+    print(compare(reference, asked, outputs).report())
 
 
 @pytest.mark.gpu
@@ -131,19 +120,5 @@ def test_bfloat16_tokens_on_the_gpu_are_the_references_best(
 ) -> None:
     """By CUDA's ops and without them, within twice what bfloat16 does to the reference itself."""
     folder = make_phi3v(tmp_path, seed=7, dtype=torch.bfloat16, wide=True)
-    exact, rounded = (Comparer(folder, dtype) for dtype in (torch.float32, torch.bfloat16))
-    options: dict[str, Any] = {"max_num_batched_tokens": 64, "gpu_memory_utilization": 0.3}
-    options |= {"max_model_len": 256, "engine_process": False}  # the ops are counted here
-    with LLM(folder, device="cuda", dtype="bfloat16", **options) as llm:
-        outputs = llm.generate(prompts(), GREEDY, use_tqdm=False)
-        llm.check_integrity()
-    attention.assert_ran(*DECODER, *TOWER, device="cuda")
-    gaps, errors = [], []
-    for prompt, output in zip(PROMPTS, outputs, strict=True):
-        answer = output.outputs[0].token_ids
-        logits, near = (comparer.logits(prompt, output) for comparer in (exact, rounded))
-        chosen = logits.gather(1, torch.tensor(answer)[:, None])[:, 0]
-        gaps.append(float((logits.amax(-1) - chosen).max()))
-        errors.append(float((logits - near.float()).abs().max()))
-    print(f"furthest from the best {max(gaps):.3f}, bfloat16's own error {max(errors):.3f}")
-    assert max(gaps) < 2 * max(errors)
+    references = (Comparer(folder), Comparer(folder, torch.bfloat16))
+    check_bfloat16_on_the_gpu(folder, PROMPTS, references, attention, max_model_len=256)

@@ -6,15 +6,14 @@ tested where it lives), so that only the models are compared.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from family_helpers import loaded, model_context, open_folder, random_image
-from greedy import Comparison
+from family_helpers import loaded, model_context, open_folder
+from greedy_images import Prompt, images
 from phi3v_reference import Phi3VReference
 from PIL import Image
 from tiny_checkpoints import PHI3V_IDS
@@ -23,13 +22,10 @@ from sensorium.tokenizer import Tokenizer
 from sensorium.types import MediaShape
 from sensorium_media_image.families.phi3v import Phi3VFamily, Phi3VImages
 
-#: A prompt, and the (height, width) of its pictures by their numbers.
-Prompt = tuple[str, list[tuple[int, int]]]
-
 
 def pictures(sizes: list[tuple[int, int]]) -> list[Image.Image]:
-    """One picture in three occurs in several prompts."""
-    return [Image.fromarray(random_image(*size, seed=size[0] % 3)) for size in sizes]
+    """As ``images`` of Pillow."""
+    return [Image.fromarray(pixels) for pixels in images(sizes)]
 
 
 class Comparer:
@@ -57,13 +53,6 @@ class Comparer:
         assert list(output.prompt_token_ids) == [image_id if i < 0 else i for i in ids], text
         answer = output.outputs[0].token_ids
         return self.model.hidden_and_logits([*ids, *answer], features)[1][len(ids) - 1 : -1]
-
-    def compare(self, asked: Sequence[Prompt], outputs: Sequence[Any]) -> Comparison:
-        """Answers to ``asked``, one after the other."""
-        comparison = Comparison()
-        for prompt, output in zip(asked, outputs, strict=True):
-            comparison.add(self.logits(prompt, output), output.outputs[0].token_ids, prompt[0])
-        return comparison
 
     def vector(self, prompt: Prompt, num_crops: int | None = None) -> torch.Tensor:
         """(hidden,): the last token's state behind the last norm, divided by its length."""

@@ -1,0 +1,113 @@
+"""What oracles of families with images share: engines, prompts, and how answers are held.
+
+A family's own ``Comparer`` knows its reference; it tells the logits behind an answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from attention_backends import DECODER, TOWER, Attention
+from family_helpers import random_image
+from greedy import Comparison
+
+from sensorium import LLM, RequestOutput, SamplingParams
+
+GREEDY = SamplingParams(temperature=0.0, repetition_penalty=1.0, max_tokens=12, ignore_eos=True)
+ENGINES: dict[str, dict[str, Any]] = {
+    "defaults": {},
+    "chunks of 16": {"max_num_batched_tokens": 16},
+    "no prefix cache, chunks of 64": {
+        "enable_prefix_caching": False,
+        "max_num_batched_tokens": 64,
+    },
+    "one at a time": {"max_num_seqs": 1},
+}
+#: A prompt, and the (height, width) of its images.
+Prompt = tuple[str, list[tuple[int, int]]]
+
+
+class Comparer(Protocol):
+    """A reference on a folder's weights."""
+
+    def logits(self, prompt: Prompt, output: RequestOutput) -> torch.Tensor:
+        """(answer, vocabulary): the reference's, each row before its token."""
+
+
+def images(sizes: list[tuple[int, int]]) -> list[Any]:
+    """(height, width, 3) uint8 each. One image in three occurs in several prompts."""
+    return [random_image(*size, seed=size[0] % 3) for size in sizes]
+
+
+def given(prompts: Sequence[Prompt]) -> list[dict[str, Any]]:
+    """Prompts as a caller gives them."""
+    return [
+        {"prompt": text, **({"multi_modal_data": {"image": images(sizes)}} if sizes else {})}
+        for text, sizes in prompts
+    ]
+
+
+def compare(
+    reference: Comparer, prompts: Sequence[Prompt], outputs: Sequence[RequestOutput]
+) -> Comparison:
+    """Answers to ``prompts``, in this order."""
+    comparison = Comparison()
+    for prompt, output in zip(prompts, outputs, strict=True):
+        logits = reference.logits(prompt, output)
+        comparison.add(logits, output.outputs[0].token_ids, prompt[0])
+    return comparison
+
+
+def answer_twice(
+    folder: Path, prompts: Sequence[Prompt], options: dict[str, Any], attention: Attention
+) -> list[RequestOutput]:
+    """Answers on the CPU, then the same again, the second ones with pages from the prefix cache."""
+    with LLM(folder, device="cpu", dtype="float32", **options) as llm:
+        first = llm.generate(given(prompts), GREEDY, use_tqdm=False)
+        again = llm.generate(given(prompts), GREEDY, use_tqdm=False)
+        llm.check_integrity()
+    attention.assert_ran(*DECODER, *TOWER)
+    cached = sum(output.num_cached_tokens for output in again)
+    assert (cached > 0) == options.get("enable_prefix_caching", True)
+    return [*first, *again]
+
+
+def answer_on_the_gpu(
+    folder: Path, prompts: Sequence[Prompt], **options: Any
+) -> list[RequestOutput]:
+    """Answers in float32 on CUDA."""
+    options = {"dtype": "float32", "gpu_memory_utilization": 0.3, **options}
+    with LLM(folder, device="cuda", **options) as llm:
+        outputs = llm.generate(given(prompts), GREEDY, use_tqdm=False)
+        llm.check_integrity()
+    return outputs
+
+
+def check_bfloat16_on_the_gpu(
+    folder: Path,
+    prompts: Sequence[Prompt],
+    references: tuple[Comparer, Comparer],
+    attention: Attention,
+    max_model_len: int,
+) -> None:
+    """Tokens on CUDA are the best within twice what bfloat16 does to the reference itself.
+
+    Args:
+        references: in float32 and in bfloat16.
+    """
+    options: dict[str, Any] = {"max_num_batched_tokens": 64, "max_model_len": max_model_len}
+    options["engine_process"] = False  # the ops are counted here
+    outputs = answer_on_the_gpu(folder, prompts, dtype="bfloat16", **options)
+    attention.assert_ran(*DECODER, *TOWER, device="cuda")
+    gaps, errors = [], []
+    for prompt, output in zip(prompts, outputs, strict=True):
+        logits, near = (reference.logits(prompt, output) for reference in references)
+        answer = torch.tensor(output.outputs[0].token_ids)
+        chosen = logits.gather(1, answer[:, None])[:, 0]
+        gaps.append(float((logits.amax(-1) - chosen).max()))
+        errors.append(float((logits - near.float()).abs().max()))
+    print(f"furthest from the best {max(gaps):.3f}, bfloat16's own error {max(errors):.3f}")
+    assert max(gaps) < 2 * max(errors)
