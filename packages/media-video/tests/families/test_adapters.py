@@ -15,15 +15,20 @@ import pytest
 import torch
 from clips import random_clip
 from family_helpers import load_tower, model_context, open_folder
-from tiny_checkpoints import make_qwen2vl, make_qwen25vl
+from tiny_checkpoints import make_minicpmv, make_qwen2vl, make_qwen25vl
+from tiny_onevision import make_onevision
 
 from sensorium.plugins import Encoder, MediaAdapter, MediaKind
 from sensorium.testing.adapter import MediaAdapterContract
 from sensorium.tokenizer import Tokenizer
 from sensorium.types import Loaded, MediaPlan, MediaShape
 from sensorium_media_image import pieces
+from sensorium_media_image.families.minicpmv import MiniCPMVFamily
+from sensorium_media_image.families.onevision import OneVisionFamily
 from sensorium_media_image.families.qwen_vl import QwenVLFamily
 from sensorium_media_video.facts import ClipFacts
+from sensorium_media_video.families.minicpmv import MiniCPMVVideo
+from sensorium_media_video.families.onevision import OneVisionVideo
 from sensorium_media_video.families.qwen_vl import QwenVideo
 from sensorium_media_video.kind import VideoKind
 
@@ -99,6 +104,29 @@ class TestQwen2Video(_QwenContract):
 
 class TestQwen25Video(_QwenContract):
     make = staticmethod(make_qwen25vl)
+
+
+class TestOneVisionVideo(_VideoAdapterContract):
+    make = staticmethod(make_onevision)
+    family, adapter = OneVisionFamily(), OneVisionVideo
+
+    def option_settings(self) -> Sequence[Mapping[str, Any]]:
+        return [{}, {"num_frames": 3}, {"fps": 1.0}]
+
+    def embeds_fields_of(self, loaded: Loaded, plan: MediaPlan) -> Mapping[str, torch.Tensor]:
+        return {}
+
+
+class TestMiniCPMVVideo(_VideoAdapterContract):
+    make = staticmethod(make_minicpmv)
+    family, adapter = MiniCPMVFamily(), MiniCPMVVideo
+
+    def option_settings(self) -> Sequence[Mapping[str, Any]]:
+        return [{}, {"video_max_slice_nums": 1}, {"video_max_slice_nums": 4, "fps": 0.5}]
+
+    def embeds_fields_of(self, loaded: Loaded, plan: MediaPlan) -> Mapping[str, torch.Tensor]:
+        _, height, width = loaded.shape.size
+        return {"video_image_sizes": torch.tensor([width, height])}
 
 
 def test_pieces_in_another_order_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,6 +27,7 @@ from sensorium.plugins import (
     walk_slots,
 )
 from sensorium.types import Composition, Features, Loaded, MediaPlan, MediaShape, PreparedItem
+from sensorium_media_image.arrays import Uint8Array
 from sensorium_media_image.fields import Section, image_processor
 from sensorium_media_image.resize import resize
 from sensorium_media_image.slicing import PATCH, Slicing, slice_image
@@ -95,7 +96,7 @@ class MiniCPMVFamily(ModelFamily):
 
 def _numbered(prompt: TokenizedPrompt, context: ModelContext) -> TokenizedPrompt:
     """The prompt with ``<image_id>k</image_id>`` in front of its image number k, from 0."""
-    start, end = (_special(context, token) for token in ("<image_id>", "</image_id>"))
+    start, end = (special_token(context, token) for token in ("<image_id>", "</image_id>"))
     token_ids: list[int] = []
     slots: list[Slot] = []
     copied = 0
@@ -111,7 +112,7 @@ def _numbered(prompt: TokenizedPrompt, context: ModelContext) -> TokenizedPrompt
     return TokenizedPrompt(tuple(token_ids), tuple(slots))
 
 
-def _special(context: ModelContext, token: str) -> int:
+def special_token(context: ModelContext, token: str) -> int:
     """The id of a token that the family writes.
 
     Raises:
@@ -121,6 +122,101 @@ def _special(context: ModelContext, token: str) -> int:
     if found is None:
         raise ConfigError(f"tokenizer.json has no token {token}.")
     return found
+
+
+class ViewLayout:
+    """How a picture becomes views, and the tokens between which their rows stand."""
+
+    def __init__(self, context: ModelContext) -> None:
+        """Reads what the checkpoint says of its pixels.
+
+        Raises:
+            ConfigError: a value that isn't built, by name; a vocabulary without a token.
+        """
+        self.num_queries = read_minicpmv_config(context.config).num_queries
+        section = Section(image_processor(context.processor), "preprocessor_config.json")
+        read_siglip_normalisation(context.processor)
+        section.require("patch_size", PATCH)
+        section.require("slice_mode", True)
+        section.require("image_feature_size", self.num_queries)
+        self.scale = section.integer("scale_resolution", 448, at_least=PATCH)
+        self.max_slices = section.integer("max_slice_nums", 9)
+        names = ("<unk>", "<image>", "</image>", "<slice>", "</slice>")
+        self.row, *self._marks = (special_token(context, name) for name in names)
+        self.newline = tuple(context.tokenizer.encode("\n"))
+
+    def slicing(self, height: int, width: int, max_slices: int) -> Slicing:
+        """The views of a picture of this size.
+
+        Raises:
+            MediaError: one side is more than 200 times the other.
+        """
+        check_aspect_ratio(height, width)
+        return slice_image(height, width, self.scale, max_slices)
+
+    def token_ids(self, rows: int, columns: int) -> tuple[int, ...]:
+        """A picture's tokens; ``row`` is where its embedding rows stand."""
+        image, image_end, piece, piece_end = self._marks
+        queries = (self.row,) * self.num_queries
+        token_ids = [image, *queries, image_end]
+        for row in range(rows):
+            token_ids += self.newline if row else ()
+            token_ids += (piece, *queries, piece_end) * columns
+        return tuple(token_ids)
+
+    def plan(self, token_ids: tuple[int, ...], *, num_pieces: int = 1) -> MediaPlan:
+        """The plan of an item with these tokens."""
+        is_embed = bytes(token == self.row for token in token_ids)
+        return MediaPlan(
+            num_tokens=is_embed.count(1),
+            token_ids=token_ids,
+            is_embed=is_embed,
+            num_pieces=num_pieces,
+        )
+
+    def views(self, pixels: Uint8Array, slicing: Slicing) -> dict[str, Tensor]:
+        """ "view": (1, h, w, 3) and, if it is sliced, "slices": (n, h, w, 3), uint8."""
+        views = {"view": resize(pixels, *slicing.view)[None]}
+        if slicing.rows:
+            height, width = slicing.slice_size
+            rows, columns = slicing.rows, slicing.columns
+            whole = pixels
+            if whole.shape[:2] != (rows * height, columns * width):
+                whole = resize(whole, rows * height, columns * width).numpy()
+            split = whole.reshape(rows, height, columns, width, 3).swapaxes(1, 2)
+            pieces = split.copy().reshape(rows * columns, height, width, 3)
+            views["slices"] = torch.from_numpy(pieces)
+        return views
+
+
+def slice_count(kwargs: Mapping[str, Any], name: str, default: int) -> int:
+    """The most slices of a picture in ``mm_processor_kwargs``.
+
+    Raises:
+        RequestError: no number from 1 to ``MOST_SLICES``.
+    """
+    given = kwargs.get(name)
+    if given is None:
+        return default
+    if not isinstance(given, int) or isinstance(given, bool) or not 1 <= given <= MOST_SLICES:
+        raise RequestError(f"{name} is {given!r}; it must be an integer from 1 to {MOST_SLICES}.")
+    return given
+
+
+def given_size(fields: Mapping[str, Tensor], name: str) -> tuple[int, int]:
+    """(height, width) out of a field (2,) beside embeddings: (width, height) in pixels.
+
+    Raises:
+        RequestError: it is no size.
+    """
+    given = fields[name].tolist()
+    if not (
+        isinstance(given, list)
+        and len(given) == 2
+        and all(0 < side <= MOST_PIXELS for side in given)
+    ):
+        raise RequestError(f"{name} is {given}; it must be [width, height] in pixels.")
+    return given[1], given[0]
 
 
 class MiniCPMVImages(MediaAdapter):
@@ -136,23 +232,9 @@ class MiniCPMVImages(MediaAdapter):
     embeds_fields = ("image_sizes",)
 
     def __init__(self, context: ModelContext) -> None:
-        """Reads what the checkpoint says of its pixels.
-
-        Raises:
-            ConfigError: a value that isn't built, by name; a vocabulary without a token.
-        """
+        """As ``ViewLayout``."""
         super().__init__(context)
-        self._queries = read_minicpmv_config(context.config).num_queries
-        section = Section(image_processor(context.processor), "preprocessor_config.json")
-        read_siglip_normalisation(context.processor)
-        section.require("patch_size", PATCH)
-        section.require("slice_mode", True)
-        section.require("image_feature_size", self._queries)
-        self._scale = section.integer("scale_resolution", 448, at_least=PATCH)
-        self._max_slices = section.integer("max_slice_nums", 9)
-        names = ("<unk>", "<image>", "</image>", "<slice>", "</slice>")
-        self._row, *self._marks = (_special(context, name) for name in names)
-        self._newline = tuple(context.tokenizer.encode("\n"))
+        self._layout = ViewLayout(context)
         self._cached_plan = lru_cache(maxsize=CACHED_PLANS)(self._make_plan)
 
     def placeholder(self, index: int) -> Placeholder:
@@ -160,19 +242,8 @@ class MiniCPMVImages(MediaAdapter):
         return Placeholder(PLACEHOLDER, (), PLACEHOLDER)
 
     def options(self, kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
-        """``max_slice_nums``, from the caller or else from the checkpoint.
-
-        Raises:
-            RequestError: no number from 1 to ``MOST_SLICES``.
-        """
-        given = kwargs.get("max_slice_nums")
-        if given is None:
-            return {"max_slice_nums": self._max_slices}
-        if not isinstance(given, int) or isinstance(given, bool) or not 1 <= given <= MOST_SLICES:
-            raise RequestError(
-                f"max_slice_nums is {given!r}; it must be an integer from 1 to {MOST_SLICES}."
-            )
-        return {"max_slice_nums": given}
+        """``max_slice_nums``, from the caller or else from the checkpoint."""
+        return {"max_slice_nums": slice_count(kwargs, "max_slice_nums", self._layout.max_slices)}
 
     def plan(self, shape: MediaShape, options: Mapping[str, Any]) -> MediaPlan:
         """The rows of the view and of each slice, between the tokens that mark them.
@@ -185,21 +256,10 @@ class MiniCPMVImages(MediaAdapter):
 
     def _slicing(self, shape: MediaShape, options: Mapping[str, Any]) -> Slicing:
         height, width = shape.size
-        check_aspect_ratio(height, width)
-        return slice_image(height, width, self._scale, options["max_slice_nums"])
+        return self._layout.slicing(height, width, options["max_slice_nums"])
 
     def _make_plan(self, rows: int, columns: int) -> MediaPlan:
-        image, image_end, piece, piece_end = self._marks
-        queries = (self._row,) * self._queries
-        token_ids = [image, *queries, image_end]
-        for row in range(rows):
-            token_ids += self._newline if row else ()
-            token_ids += (piece, *queries, piece_end) * columns
-        return MediaPlan(
-            num_tokens=self._queries * (1 + rows * columns),
-            token_ids=tuple(token_ids),
-            is_embed=bytes(token == self._row for token in token_ids),
-        )
+        return self._layout.plan(self._layout.token_ids(rows, columns))
 
     def plan_embeds(
         self, num_rows: int, fields: Mapping[str, Tensor], options: Mapping[str, Any]
@@ -209,21 +269,14 @@ class MiniCPMVImages(MediaAdapter):
         Raises:
             RequestError: a size that is none, or that has another number of rows.
         """
-        given = fields["image_sizes"].tolist()
-        if not (
-            isinstance(given, list)
-            and len(given) == 2
-            and all(0 < side <= MOST_PIXELS for side in given)
-        ):
-            raise RequestError(f"image_sizes is {given}; it must be [width, height] in pixels.")
-        width, height = given
+        height, width = given_size(fields, "image_sizes")
         try:
             plan = self.plan(MediaShape((height, width)), options)
         except MediaError as error:
-            raise RequestError(f"image_sizes is {given}: {error}") from error
+            raise RequestError(f"image_sizes is {[width, height]}: {error}") from error
         if plan.num_tokens != num_rows:
             raise RequestError(
-                f"image_sizes is {given}, which takes {plan.num_tokens} embedding rows; "
+                f"image_sizes is {[width, height]}, which takes {plan.num_tokens} embedding rows; "
                 f"{num_rows} were given."
             )
         return plan
@@ -232,19 +285,9 @@ class MiniCPMVImages(MediaAdapter):
         self, loaded: Loaded, plan: MediaPlan, options: Mapping[str, Any]
     ) -> Mapping[str, Features]:
         """ "view": (1, h, w, 3) and, if it is sliced, "slices": (n, h, w, 3), uint8."""
-        slicing = self._slicing(loaded.shape, options)
-        features = {"view": resize(loaded.value, *slicing.view)[None]}
-        if slicing.rows:
-            height, width = slicing.slice_size
-            rows, columns = slicing.rows, slicing.columns
-            whole = loaded.value
-            if whole.shape[:2] != (rows * height, columns * width):
-                whole = resize(whole, rows * height, columns * width).numpy()
-            split = whole.reshape(rows, height, columns, width, 3).swapaxes(1, 2)
-            pieces = split.copy().reshape(rows * columns, height, width, 3)
-            features["slices"] = torch.from_numpy(pieces)
-        return {TOWER: features}
+        return {TOWER: self._layout.views(loaded.value, self._slicing(loaded.shape, options))}
 
     def worst_case(self, options: Mapping[str, Any], io_options: Mapping[str, Any]) -> MediaShape:
         """A strip of as many squares as there may be slices."""
-        return MediaShape((self._scale, self._scale * options["max_slice_nums"]))
+        scale = self._layout.scale
+        return MediaShape((scale, scale * options["max_slice_nums"]))

@@ -22,12 +22,14 @@ from sensorium.plugins.context import EncoderContext
 from sensorium.plugins.encoder import EncoderOutput, WeightMap, WeightRule
 from sensorium.types import Features
 from sensorium_media_image.fields import Section, image_processor
+from sensorium_media_image.pieces import piece_views
 from sensorium_media_image.towers.clip import ClipConfig
 from sensorium_media_image.towers.normalise import Normalisation
 from sensorium_media_image.towers.siglip import ACTIVATION, NORM_EPS, SiglipTrunk, siglip_rules
 
 #: Channels of a head of the resampler.
 RESAMPLER_HEAD = 128
+_VIEWS = ("view", "slices")
 SIGLIP_MEAN = SIGLIP_STD = (0.5, 0.5, 0.5)
 
 
@@ -141,20 +143,38 @@ class MiniCPMVTower(SiglipTrunk):
 
     @torch.no_grad()
     def forward(self, items: Sequence[Features]) -> list[EncoderOutput]:
-        """Encodes items with "view" (1, h, w, 3) and, if it is sliced, "slices" (n, h, w, 3) uint8.
+        """Encodes images and clips.
+
+        Args:
+            items: each with "view" (n, h, w, 3) and, if it is sliced, "slices" (n · k, h, w, 3),
+                uint8: n is 1 for an image and the number of frames for a clip; the slices of a
+                frame follow one another.
 
         Returns:
-            For each (num_queries · (1 + n), out_size) in the tower's dtype.
+            For each (n · num_queries · (1 + k), out_size) in the tower's dtype, by frame.
         """
         if not items:
             return []
-        batches = [item[name] for item in items for name in ("view", "slices") if name in item]
+        batches = [item[name] for item in items for name in _VIEWS if name in item]
         resampled = iter(self._encode(batches))
         outputs = []
         for item in items:
-            parts = [next(resampled) for name in ("view", "slices") if name in item]
-            outputs.append(EncoderOutput(torch.cat(parts).flatten(0, 1)))
+            frames = len(item["view"])
+            parts = [_by_frame(next(resampled), frames) for name in _VIEWS if name in item]
+            outputs.append(EncoderOutput(torch.cat(parts, dim=1).flatten(0, 2)))
         return outputs
+
+    def encode_piece(self, item: Features, piece: int, num_pieces: int) -> EncoderOutput:
+        """The rows of a run of a clip's frames."""
+        frames = len(item["view"])
+        start, stop = piece_views(frames, piece, num_pieces)
+        run = {
+            name: _by_frame(item[name], frames)[start:stop].flatten(0, 1)
+            for name in _VIEWS
+            if name in item
+        }
+        (output,) = self.forward([run])
+        return output
 
     def _encode(self, batches: Sequence[Tensor]) -> list[Tensor]:
         """Each (B, h, w, 3) uint8 → (B, num_queries, out_size)."""
@@ -177,6 +197,11 @@ class MiniCPMVTower(SiglipTrunk):
             self.resampler(part.view(len(batch), -1, part.shape[1]), grid)
             for part, batch, grid in zip(torch.split(rows, counts), batches, grids, strict=True)
         ]
+
+
+def _by_frame(views: Tensor, frames: int) -> Tensor:
+    """(frames · n, …) → (frames, n, …)."""
+    return views.view(frames, -1, *views.shape[1:])
 
 
 class Resampler(nn.Module):

@@ -1,7 +1,7 @@
 """LLaVA-OneVision's tower: SigLIP on square views, a projector, ends of lines.
 
-Takes views of an image and where each of its patches lies in them. Knows nothing of prompts, nor
-of how an image is divided into views.
+Takes views of an image and where each of its patches lies in them, or a clip's frames. Knows
+nothing of prompts, nor of how an image is divided into views.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from sensorium.plugins.encoder import EncoderOutput, WeightMap, WeightRule
 from sensorium.types import Features
 from sensorium_media_image.anyres import Anyres
 from sensorium_media_image.fields import Section, image_processor
+from sensorium_media_image.pieces import piece_views
 from sensorium_media_image.towers.clip import ClipConfig, Projector, used_layers
 from sensorium_media_image.towers.normalise import Normalisation, read_normalisation
 from sensorium_media_image.towers.siglip import ACTIVATION, NORM_EPS, SiglipTrunk, siglip_rules
@@ -147,31 +148,54 @@ class OneVisionTower(SiglipTrunk):
 
     @torch.no_grad()
     def forward(self, items: Sequence[Features]) -> list[EncoderOutput]:
-        """Encodes images.
+        """Encodes images and clips.
 
         Args:
-            items: each with "views" (1 + n, S, S, 3) uint8, the whole image first, and "places"
+            items: an image is "views" (1 + n, S, S, 3) uint8, the whole first, and "places"
                 (rows, columns) int32: the image's patches by row and column, as numbers of
-                patches in views 1 … n, which follow one another.
+                patches in views 1 … n, which follow one another. A clip is "frames"
+                (n, S, S, 3) uint8.
 
         Returns:
-            For each (num_tokens, out_size) in the tower's dtype: the whole image's patches, then
-            those of the places, shrunk where there are many, each line with an end.
+            For each (num_tokens, out_size) in the tower's dtype. Of an image, the whole's patches,
+            then those of the places, shrunk where there are many, each line with an end; of a
+            clip, each frame's patches at half the size, and one end behind the last.
         """
         if not items:
             return []
         device = self.patch_embedding.device
-        views = [item["views"].to(device) for item in items]
+        views = [item["frames" if "frames" in item else "views"].to(device) for item in items]
         rows = torch.split(self.trunk_rows(torch.cat(views)), [len(view) for view in views])
-        outputs = []
-        for item, seen in zip(items, rows, strict=True):
-            places = item["places"].to(device)
-            used = torch.cat((seen[0], seen[1:].flatten(0, 1)[places.flatten()]))
-            projected = self.projector(used)
-            whole, lines = projected[: seen.shape[1]], projected[seen.shape[1] :]
-            lines = self._ended(self._shrunk(lines.view(*places.shape, -1)))
-            outputs.append(EncoderOutput(torch.cat((whole, lines))))
-        return outputs
+        return [
+            self._clip(seen, ends=True)
+            if "frames" in item
+            else self._image(seen, item["places"].to(device))
+            for item, seen in zip(items, rows, strict=True)
+        ]
+
+    @torch.no_grad()
+    def encode_piece(self, item: Features, piece: int, num_pieces: int) -> EncoderOutput:
+        """The rows of a run of a clip's frames; the last one's has the end."""
+        frames = item["frames"]
+        start, stop = piece_views(len(frames), piece, num_pieces)
+        rows = self.trunk_rows(frames[start:stop].to(self.patch_embedding.device))
+        return self._clip(rows, ends=piece == num_pieces - 1)
+
+    def _image(self, seen: Tensor, places: Tensor) -> EncoderOutput:
+        """(1 + n, patches, width), (rows, columns) → an image's rows."""
+        used = torch.cat((seen[0], seen[1:].flatten(0, 1)[places.flatten()]))
+        projected = self.projector(used)
+        whole, lines = projected[: seen.shape[1]], projected[seen.shape[1] :]
+        lines = self._ended(self._shrunk(lines.view(*places.shape, -1)))
+        return EncoderOutput(torch.cat((whole, lines)))
+
+    def _clip(self, seen: Tensor, *, ends: bool) -> EncoderOutput:
+        """(frames, patches, width) → each frame's rows at half the size, and perhaps an end."""
+        side = self.config.anyres.patches
+        frames = self.projector(seen).unflatten(1, (side, side))
+        half = -(-side // 2)
+        rows = resized(frames, (half, half)).flatten(0, 2)
+        return EncoderOutput(torch.cat((rows, self.line_end[None])) if ends else rows)
 
     def trunk_rows(self, views: Tensor) -> Tensor:
         """(B, S, S, 3) uint8 on the device → (B, patches, tower's width)."""
