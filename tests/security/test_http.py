@@ -6,6 +6,7 @@ import base64
 import hmac
 import io
 import pickle
+import socket
 import struct
 import threading
 import zlib
@@ -18,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 from fastapi import FastAPI
+from hostile_server import HostileServer, answer
 from http_threats import CHAT, asking, assert_refused, data_url, picture, png
 from scripted_engine import ScriptedEngine, until
 from served import Served, served
@@ -115,6 +117,27 @@ def test_row_05_a_local_path_stays_in_its_folder(opened: tuple[Served, Path]) ->
     for path in (f"{folder}/../outside.png", f"{folder}/link.png", f"{folder}", "/dev/zero"):
         message = assert_refused(server, asking(picture(f"file://{path}")))
         assert str(folder) not in message.replace(path, "")
+
+
+def test_row_17_a_host_that_fails_to_deliver_is_a_failed_dependency(
+    opened: tuple[Served, Path],
+) -> None:
+    with socket.socket() as closed:  # bound, so that nobody else listens there
+        closed.bind(("127.0.0.1", 0))
+        nobody = closed.getsockname()[1]
+        with HostileServer() as origin:
+            origin.scripts["/gone"] = answer(status=404)
+            origin.scripts["/torn"] = answer(b"x", headers={"Content-Length": "9"})
+            for url, word in (
+                (origin.url("/gone"), "status 404"),
+                (origin.url("/torn"), "ended before"),
+                (f"http://127.0.0.1:{nobody}/x", "no connection"),
+            ):
+                response = opened[0].post(CHAT, asking(picture(url)))
+                error = response.json()["error"]
+                assert (response.status_code, error["code"]) == (424, 424)
+                assert error["message"].startswith("image 0: ")
+                assert word in error["message"]
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@
     ├── PluginError          a plugin that is missing, broken or in conflict with another
     ├── RequestError         the caller's fault: HTTP 4xx (also ValueError)
     │   ├── MediaError       media that can't be read, or isn't what its kind accepts
+    │   │   └── FetchError   the host that an item's URL names fails to deliver it: HTTP 424
     │   ├── LimitError       more, longer or larger than allowed
     │   ├── CacheMissError   an item given by uuid alone that no cache holds
     │   └── UnsupportedError a documented feature that this build doesn't have (yet)
@@ -38,6 +39,10 @@ class RequestError(SensoriumError, ValueError):
 
 class MediaError(RequestError):
     """Media that can't be read, or isn't what its kind accepts."""
+
+
+class FetchError(MediaError):
+    """The host that an item's URL names can't be reached or doesn't deliver it."""
 
 
 class LimitError(RequestError):

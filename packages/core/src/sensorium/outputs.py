@@ -78,6 +78,7 @@ class RequestMetrics:
         first_scheduled_s: when it first ran.
         first_token_s, finished_s: of its first answer's first token, and of its end.
         num_media_items: items in it, derived ones included.
+        num_media_tokens: kind → rows of its items' embeddings in the prompt.
         num_processor_hits: items found in the processor cache.
         num_encoder_hits: items found encoded.
         num_encoded_items: items encoded for it. An item whose tokens the prefix cache held was
@@ -93,6 +94,7 @@ class RequestMetrics:
     first_token_s: float | None = None
     finished_s: float | None = None
     num_media_items: int = 0
+    num_media_tokens: Mapping[str, int] = field(default_factory=dict)
     num_processor_hits: int = 0
     num_encoder_hits: int = 0
     num_encoded_items: int = 0

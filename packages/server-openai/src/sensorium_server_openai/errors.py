@@ -92,6 +92,8 @@ def http_error(error: BaseException, request_id: str) -> HTTPError:
     """What a client is told of an exception; what is nobody's plan is logged with its trace."""
     if isinstance(error, HTTPError):
         return error
+    if isinstance(error, errors.FetchError):
+        return HTTPError(424, str(error))
     if isinstance(error, errors.RequestError):
         return bad_request(str(error))
     if isinstance(error, TimeoutError):

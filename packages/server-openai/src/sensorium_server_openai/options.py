@@ -64,7 +64,8 @@ class ServerOptions:
         trust_mm_kwargs: requests may bring ``mm_processor_kwargs`` and ``media_io_kwargs``.
         trust_chat_template: requests may bring a chat template.
         priorities: requests may bring a priority.
-        prompt_tokens_details: whether ``usage`` says how many prompt tokens were cached.
+        prompt_tokens_details: whether ``usage`` says how many prompt tokens were cached, and how
+            many stand for media.
         request_id_headers: whether the header ``X-Request-Id`` is answered.
         log_format: "text" or "json".
         web: whether there is a web page at ``/``.

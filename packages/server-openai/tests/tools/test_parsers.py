@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sensorium_server_openai.tools.forced import NamedCall, RequiredCalls
 from sensorium_server_openai.tools.hermes import HermesParser
 from sensorium_server_openai.tools.llama3_json import Llama3JsonParser
-from sensorium_server_openai.tools.pythonic import PythonicParser
+from sensorium_server_openai.tools.pythonic import PythonicParser, _Brackets
 from sensorium_server_openai.tools.reading import (
     AnswerReader,
     Arguments,
@@ -199,3 +199,26 @@ def test_deltas_make_the_whole() -> None:
     assert joined == {0: "{}", 1: '{"x": 1}'}
     assert [call["function"]["name"] for call in streamed.whole] == ["a", "b"]
     assert all(json.loads(call["function"]["arguments"]) is not None for call in streamed.whole)
+
+
+def test_a_long_call_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = 0
+    take = _Brackets._take
+
+    def counted(brackets: _Brackets, sign: str) -> bool:
+        nonlocal looks
+        looks += 1
+        return take(brackets, sign)
+
+    monkeypatch.setattr(_Brackets, "_take", counted)
+    text = 'f(a="' + "x" * 5000 + '")'
+    parser = PythonicParser()
+    said = [piece for sign in f"[{text}]" for piece in parser.feed(sign)]
+    assert said == [CallBegins("f"), Arguments(json.dumps({"a": "x" * 5000}))]
+    assert looks == len(text) - 1
+
+
+def test_a_name_without_an_end_is_text() -> None:
+    parser = PythonicParser()
+    said = parser.feed("[" + "x" * 300)
+    assert said == [Content("[" + "x" * 300)]

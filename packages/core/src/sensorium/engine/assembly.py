@@ -17,7 +17,9 @@ import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -42,6 +44,7 @@ from sensorium.media.fetch.policy import FetchPolicy
 from sensorium.media.memory import MemoryBudget, default_budget_bytes
 from sensorium.media.pipeline import MediaPipeline
 from sensorium.plugins.discovery import discover
+from sensorium.plugins.guard import GuardedKind
 from sensorium.plugins.kind import MediaKind
 from sensorium.plugins.registry import Registry
 from sensorium.tokenizer import Tokenizer, load_template
@@ -221,7 +224,17 @@ def build_pipeline(
             # An engine in a process of its own gets a copy of the features.
             copies=2 if runs_apart(config) else 1,
         ),
+        remake_kind=partial(remake_kind, config, model),
     )
+
+
+def remake_kind(
+    config: EngineConfig, model: Model, name: str, options: Mapping[str, Any]
+) -> MediaKind:
+    """A kind that reads by a request's ``media_io_kwargs``, laid over the engine's."""
+    kind = model.kinds[name]
+    assert isinstance(kind, GuardedKind)
+    return kind.with_options({**config.media_io_kwargs.get(name, {}), **options})
 
 
 def build_frontend(model: Model, chat: ChatRenderer, pipeline: MediaPipeline) -> Frontend:

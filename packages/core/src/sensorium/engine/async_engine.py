@@ -12,6 +12,7 @@ import asyncio
 import itertools
 import logging
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -466,10 +467,15 @@ def _raise_aborted(request_id: str) -> NoReturn:
 
 
 def _metrics(prepared: PreparedPrompt, arrival_s: float) -> RequestMetrics:
+    media_tokens: Counter[str] = Counter()
+    for span in prepared.composition.spans:
+        first, end = span.item_slice
+        media_tokens[prepared.items[span.item].kind] += end - first
     return RequestMetrics(
         arrival_s=arrival_s,
         prepared_s=time.monotonic(),
         num_media_items=len(prepared.items),
+        num_media_tokens=dict(media_tokens),
         num_processor_hits=prepared.num_hits,
         num_prompt_tokens=len(prepared.composition.token_ids),
     )

@@ -113,9 +113,11 @@ class Frontend:
         content_format: str | None = None,
         template_kwargs: Mapping[str, Any] | None = None,
         processor_kwargs: Mapping[str, Any] | None = None,
+        io_kwargs: Mapping[str, Any] | None = None,
         salt: str = "",
     ) -> PreparedPrompt:
-        """Prepares a conversation; the options are those of ``LLM.chat``.
+        """Prepares a conversation; the options are those of ``LLM.chat``, and ``io_kwargs``, laid
+        over the engine's ``media_io_kwargs``.
 
         Raises:
             RequestError: as ``prepare``; or there is no chat template, or it fails.
@@ -140,7 +142,7 @@ class Frontend:
 
         rendered, tokenized = await self._in_text_pool(render)
         return await self._compose(
-            rendered.text, tokenized, rendered.items, salt, processor_kwargs or {}
+            rendered.text, tokenized, rendered.items, salt, processor_kwargs or {}, io_kwargs
         )
 
     def _own_template(self, chat_template: str) -> ChatTemplate | None:
@@ -158,8 +160,11 @@ class Frontend:
         items: Sequence[MediaItem],
         salt: str,
         processor_kwargs: Mapping[str, Any],
+        io_kwargs: Mapping[str, Any] | None = None,
     ) -> PreparedPrompt:
-        media = await self.pipeline.prepare(items, salt=salt, processor_kwargs=processor_kwargs)
+        media = await self.pipeline.prepare(
+            items, salt=salt, processor_kwargs=processor_kwargs, io_kwargs=io_kwargs
+        )
 
         def compose() -> Composition:
             prompt = tokenized

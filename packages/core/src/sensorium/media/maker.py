@@ -42,9 +42,14 @@ Parts = tuple[PreparedItem, ...]
 
 @dataclass(frozen=True, slots=True)
 class RequestContext:
-    """What the items of one request share."""
+    """What the items of one request share.
+
+    Attributes:
+        kinds: those that the model takes, by name, as this request has its media read.
+    """
 
     salt: str
+    kinds: Mapping[str, MediaKind]
     options: ResolvedOptions
     budget: DecodeBudget
 
@@ -143,7 +148,7 @@ class Making:
         """Bytes from ``data:`` URLs and files, and from embeddings in base64."""
         if self._is_read:
             return
-        kind = self.maker.kinds[self.item.kind]
+        kind = self.request.kinds[self.item.kind]
         if self.item.embeds is None:
             self._pay(min(sum(map(bytes_to_come, self.sources)), _most(kind, self.sources)))
             begun_s = time.perf_counter()
@@ -168,7 +173,7 @@ class Making:
     def _identify(self) -> bytes:
         if self.key is None:
             if self._embeds is None:
-                content = content_digest(self.maker.kinds[self.item.kind], self.sources)
+                content = content_digest(self.request.kinds[self.item.kind], self.sources)
             else:
                 content = self._embeds.digest()
             self.key = self.maker.key(
@@ -188,7 +193,7 @@ class Making:
         return parts
 
     def _decode(self, key: bytes) -> Parts:
-        kind = self.maker.kinds[self.item.kind]
+        kind = self.request.kinds[self.item.kind]
         found = probe(kind, self.sources)
         if not self._is_probed:
             check_probe(kind, found, self.request.budget)
@@ -212,14 +217,13 @@ class ItemMaker:
     """One per engine; used from the event loop and from threads.
 
     Attributes:
-        kinds, adapters: those that the model takes, by name.
+        adapters: those of the kinds that the model takes, by name.
         embed_widths: kind → numbers in a row of its embeddings.
         dtype: the engine's, which pre-computed embeddings are brought to.
         recorder: gets the durations.
         flights: items that are being made.
     """
 
-    kinds: Mapping[str, MediaKind]
     adapters: Mapping[str, MediaAdapter]
     cache: ProcessorCache
     embed_widths: Mapping[str, int]
@@ -241,7 +245,7 @@ class ItemMaker:
         return item_key(
             salt=request.salt,
             adapter=adapter,
-            io_options=self.kinds[kind].options_key(),
+            io_options=request.kinds[kind].options_key(),
             processor_options=request.options.by_kind[kind],
             embeds=embeds,
             uuid=uuid,
@@ -286,7 +290,7 @@ class ItemMaker:
             item.embeds,
             width=self.embed_widths[item.kind],
             field_names=self.adapters[item.kind].embeds_fields,
-            max_bytes=self.kinds[item.kind].max_decoded_bytes,
+            max_bytes=request.kinds[item.kind].max_decoded_bytes,
         )
         request.budget.take(embeds.num_bytes)
         return embeds

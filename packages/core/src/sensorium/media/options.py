@@ -1,14 +1,20 @@
-"""``mm_processor_kwargs`` of the engine and of a request, divided among the adapters."""
+"""Options of the engine and of a request: ``mm_processor_kwargs``, divided among the adapters, and
+``media_io_kwargs``, by which kinds read.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from sensorium.errors import ConfigError, RequestError
 from sensorium.media.digest import Digest
 from sensorium.plugins.adapter import MediaAdapter
+from sensorium.plugins.kind import MediaKind
+
+#: A kind's name, and the request's options for it → the kind that reads by them.
+RemakeKind = Callable[[str, Mapping[str, Any]], MediaKind]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,3 +73,42 @@ class ProcessorOptions:
             by_kind[kind] = adapter.options(own)
             digest.add(kind).add(by_kind[kind])
         return ResolvedOptions(by_kind, digest.digest())
+
+
+class ReadingOptions:
+    """Finds the kinds that read as a request wants.
+
+    Args:
+        kinds: by name, as the engine reads.
+        remake: None: no request may say how media are read.
+    """
+
+    def __init__(self, kinds: Mapping[str, MediaKind], remake: RemakeKind | None) -> None:
+        self._kinds = kinds
+        self._remake = remake
+
+    def resolve(self, kwargs: Mapping[str, Any]) -> Mapping[str, MediaKind]:
+        """The kinds for a request that gave ``kwargs``, kind → options.
+
+        Raises:
+            RequestError: a kind that the model doesn't take, or options that the kind refuses.
+            PluginError: the kind's mistake.
+        """
+        if not kwargs:
+            return self._kinds
+        if self._remake is None:
+            raise RequestError("media_io_kwargs are not taken from requests here.")
+        kinds = dict(self._kinds)
+        for name, options in kwargs.items():
+            if name not in kinds:
+                taken = ", ".join(sorted(kinds)) or "no media"
+                raise RequestError(
+                    f"media_io_kwargs names {name[:64]!r}; this model takes {taken}."
+                )
+            if not isinstance(options, Mapping):
+                raise RequestError(f"media_io_kwargs[{name!r}] must map options to values.")
+            try:
+                kinds[name] = self._remake(name, options)
+            except ConfigError as error:
+                raise RequestError(str(error)) from None
+        return kinds

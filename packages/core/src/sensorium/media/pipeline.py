@@ -28,6 +28,7 @@ import torch
 from sensorium.errors import (
     CacheMissError,
     ConfigError,
+    FetchError,
     LimitError,
     MediaError,
     PluginError,
@@ -42,7 +43,7 @@ from sensorium.media.flight import run_in
 from sensorium.media.keys import planned_key
 from sensorium.media.maker import ItemMaker, Making, NeedsMemory, Parts, RequestContext
 from sensorium.media.memory import Claim, Lease, MemoryBudget, default_budget_bytes
-from sensorium.media.options import ProcessorOptions
+from sensorium.media.options import ProcessorOptions, ReadingOptions, RemakeKind
 from sensorium.media.process import DecodeBudget
 from sensorium.media.threads import lone_workers
 from sensorium.media.uuids import attach_uuids
@@ -111,6 +112,8 @@ class MediaPipeline:
         dtype: the engine's, which pre-computed embeddings are brought to.
         fetch_policy: what URLs may be fetched; None: any public host's, and no local file's.
         memory: the engine's budget; None: one of the default size.
+        remake_kind: makes a kind read as a request's ``media_io_kwargs`` say, laid over the
+            engine's; None: requests may bring none.
 
     Raises:
         ConfigError: ``processor_kwargs`` that the adapters refuse.
@@ -133,12 +136,14 @@ class MediaPipeline:
         dtype: torch.dtype = torch.float32,
         fetch_policy: FetchPolicy | None = None,
         memory: MemoryBudget | None = None,
+        remake_kind: RemakeKind | None = None,
     ) -> None:
         self._kinds = {name: kind for name, kind in kinds.items() if name in adapters}
         self._adapters = dict(adapters)
         self._limits = {
             name: limits.get(name, kind.default_limit) for name, kind in self._kinds.items()
         }
+        self._reading = ReadingOptions(self._kinds, remake_kind)
         self._options = ProcessorOptions(self._adapters, processor_kwargs)
         self._uuids_ignored = uuids_ignored
         self._architecture = architecture
@@ -149,7 +154,7 @@ class MediaPipeline:
         self.recorder = MediaRecorder()
         self._executor = lone_workers(_num_threads(num_threads), "sensorium-media")
         self._maker = ItemMaker(
-            self._kinds, self._adapters, self._cache, self._embed_widths, dtype, self.recorder
+            self._adapters, self._cache, self._embed_widths, dtype, self.recorder
         )
         self.memory = memory or MemoryBudget(default_budget_bytes())
         policy = fetch_policy or FetchPolicy()
@@ -192,8 +197,13 @@ class MediaPipeline:
         *,
         salt: str = "",
         processor_kwargs: Mapping[str, Any] | None = None,
+        io_kwargs: Mapping[str, Any] | None = None,
     ) -> PreparedMedia:
         """Makes each item ready, or finds it ready.
+
+        Args:
+            processor_kwargs, io_kwargs: the request's own, laid over the engine's
+                ``mm_processor_kwargs`` and ``media_io_kwargs``.
 
         Cancelling the call leaves other requests for the same items undisturbed.
 
@@ -209,12 +219,13 @@ class MediaPipeline:
         for item in items:
             self._check_item(item)
         options = self._options.resolve(processor_kwargs or {})
+        kinds = self._reading.resolve(io_kwargs or {})
         if not items:
             return PreparedMedia()
         lease = self.memory.lease()
 
         async def attempt() -> list[_Found]:
-            request = RequestContext(salt, options, DecodeBudget(self._max_request_bytes))
+            request = RequestContext(salt, kinds, options, DecodeBudget(self._max_request_bytes))
             if lease.alone:
                 return [await self._prepare_item(item, request, lease) for item in items]
             return await _all(self._prepare_item(item, request, lease) for item in items)
@@ -418,7 +429,7 @@ def _num_threads(given: int | None) -> int:
 
 def _labelled(label: str, error: RequestError) -> RequestError:
     """The same kind of error with the item's name in front."""
-    for cls in (LimitError, UnsupportedError, MediaError):
+    for cls in (LimitError, UnsupportedError, FetchError, MediaError):
         if isinstance(error, cls):
             return cls(f"{label}: {error}")
     return RequestError(f"{label}: {error}")

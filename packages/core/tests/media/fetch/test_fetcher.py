@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 from hostile_server import LOOPBACK, HostileServer, Request, answer, fetch, redirect
 
-from sensorium.errors import EngineClosedError, LimitError, MediaError
+from sensorium.errors import EngineClosedError, FetchError, LimitError, MediaError
 from sensorium.media.fetch.fetcher import Fetcher, FetchLimits
 from sensorium.media.fetch.policy import MAX_CONNECTIONS_PER_HOST, FetchPolicy
 from sensorium.media.memory import Claim, MemoryBudget, MustWait
@@ -145,7 +145,7 @@ async def test_who_shares_is_not_harmed_by_a_cancelled_owner(server: HostileServ
 
 def test_failures_are_shared(server: HostileServer) -> None:
     outcomes = fetch([server.url("/none")] * 4)
-    assert [type(outcome) for outcome in outcomes] == [MediaError] * 4
+    assert [type(outcome) for outcome in outcomes] == [FetchError] * 4
     assert len({id(outcome) for outcome in outcomes}) == 4
 
 

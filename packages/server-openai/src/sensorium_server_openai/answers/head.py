@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -46,18 +47,21 @@ class Usage:
     """Counts the tokens of one answer.
 
     Args:
-        details: whether it is said how many prompt tokens were cached.
+        details: whether it is said how many prompt tokens were cached, and how many stand for media
+            of which kind.
     """
 
     details: bool
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
+    media_tokens: Counter[str] = field(default_factory=Counter)
 
     def add_prompt(self, output: RequestOutput) -> None:
         """Counts a prompt, once it is known."""
         self.prompt_tokens += len(output.prompt_token_ids)
         self.cached_tokens += output.num_cached_tokens
+        self.media_tokens.update(output.metrics.num_media_tokens)
 
     def add_answers(self, output: RequestOutput) -> None:
         """Counts the tokens of an output's answers."""
@@ -71,7 +75,10 @@ class Usage:
             "total_tokens": self.prompt_tokens + self.completion_tokens,
         }
         if self.details:
-            found["prompt_tokens_details"] = {"cached_tokens": self.cached_tokens}
+            details: dict[str, Any] = {"cached_tokens": self.cached_tokens}
+            if self.media_tokens:
+                details["multimodal_tokens"] = dict(self.media_tokens)
+            found["prompt_tokens_details"] = details
         return found
 
 

@@ -157,8 +157,8 @@ FLAGS: Mapping[str, tuple[Flag, ...]] = {
         _server("cors", "origins whose pages may call, or *", str, "cors_origins", repeats=True,
                 metavar="ORIGIN"),
         _server("web", "a page at / to try the model in a browser"),
-        _server("trust-request-mm-kwargs", "requests may bring mm_processor_kwargs", None,
-                "trust_mm_kwargs"),
+        _server("trust-request-mm-kwargs", "requests may bring mm_processor_kwargs and "
+                "media_io_kwargs", None, "trust_mm_kwargs"),
         _server("trust-request-chat-template", "requests may bring a chat template", None,
                 "trust_chat_template"),
         Flag("scheduling-policy", "fcfs, or priority: requests may bring one", str, "run"),
@@ -188,8 +188,8 @@ FLAGS: Mapping[str, tuple[Flag, ...]] = {
         _server("enable-auto-tool-choice", "serve tool_choice: auto", None, "auto_tool_choice"),
         _server("tool-call-parser", "how the model writes calls: hermes, llama3_json, pythonic, "
                 "or one of a plugin", str, "tool_parser"),
-        _server("enable-prompt-tokens-details", "say in usage how many prompt tokens were cached",
-                None, "prompt_tokens_details"),
+        _server("enable-prompt-tokens-details", "say in usage how many prompt tokens were cached, "
+                "and how many stand for media", None, "prompt_tokens_details"),
     ),
     "Media": (
         Flag("limit-mm-per-prompt", "kind → items in one prompt (JSON)", json_object),
@@ -260,7 +260,7 @@ FLAGS: Mapping[str, tuple[Flag, ...]] = {
         _run("shutdown-timeout", "seconds that running requests get after SIGTERM (default: 30)",
              float),
         _server("log-format", "text or json", str),
-        _run("no-banner", "don't print the start-up banner"),
+        _run("banner", "print what runs where when it starts (default: yes)"),
     ),
 }  # fmt: skip
 

@@ -53,7 +53,7 @@ def serve(settings: Settings, *, say: Say) -> int:
         gate = GateState()
         app = build_app(engine, settings.server, gate=gate)
         server = DrainingServer(uvicorn_config(app, settings.server, settings.run), gate)
-        if not settings.run.get("no_banner"):
+        if settings.run.get("banner", True):
             say("\n".join(banner(engine, settings, address(listening, settings.run))))
         server.run(sockets=[listening])
     finally:

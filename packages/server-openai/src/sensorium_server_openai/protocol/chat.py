@@ -89,6 +89,7 @@ class Conversation(GenerationBody):
     chat_template: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     mm_processor_kwargs: dict[str, Any] | None = None
+    media_io_kwargs: dict[str, dict[str, Any]] | None = None
 
     def check_limits(self, limits: Limits) -> None:
         """As ``GenerationBody.check_limits``, and the conversation's own."""
@@ -120,7 +121,6 @@ class ChatRequest(Conversation):
         **GenerationBody.refused,
         "echo": (False,),
         "add_special_tokens": (False,),
-        "media_io_kwargs": (),
         "functions": ([],),
         "function_call": (),
         "modalities": (["text"],),
@@ -136,7 +136,6 @@ class ChatRequest(Conversation):
     }
     instead: ClassVar[Mapping[str, str]] = {
         **GenerationBody.instead,
-        "media_io_kwargs": "start the server with --media-io-kwargs",
         "functions": "use tools",
         "function_call": "use tool_choice",
         "prompt_cache_key": "use cache_salt",

@@ -28,12 +28,12 @@ class EmbeddingRequest(Body):
     chat_template: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     mm_processor_kwargs: dict[str, Any] | None = None
+    media_io_kwargs: dict[str, dict[str, Any]] | None = None
 
     refused: ClassVar[Refused] = {
         "dimensions": (),
         "truncate_prompt_tokens": (),
         "add_special_tokens": (True,),
-        "media_io_kwargs": (),
         "embed_dtype": ("float32",),
         "endianness": ("native",),
     }

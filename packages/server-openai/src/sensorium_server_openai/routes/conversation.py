@@ -16,6 +16,7 @@ class TemplateFields(Protocol):
     chat_template: str | None
     chat_template_kwargs: dict[str, Any] | None
     mm_processor_kwargs: dict[str, Any] | None
+    media_io_kwargs: dict[str, dict[str, Any]] | None
     cache_salt: str | None
 
 
@@ -31,12 +32,13 @@ def conversation_options(options: ServerOptions, body: TemplateFields) -> dict[s
             "with --trust-request-chat-template.",
             "chat_template",
         )
-    if body.mm_processor_kwargs is not None and not options.trust_mm_kwargs:
-        raise bad_request(
-            "mm_processor_kwargs is not taken from requests here; the operator can start the "
-            "server with --trust-request-mm-kwargs.",
-            "mm_processor_kwargs",
-        )
+    for name in ("mm_processor_kwargs", "media_io_kwargs"):
+        if getattr(body, name) is not None and not options.trust_mm_kwargs:
+            raise bad_request(
+                f"{name} is not taken from requests here; the operator can start the server with "
+                "--trust-request-mm-kwargs.",
+                name,
+            )
     goes_on = bool(body.continue_final_message)
     if goes_on and body.add_generation_prompt:
         raise bad_request(
@@ -54,6 +56,7 @@ def conversation_options(options: ServerOptions, body: TemplateFields) -> dict[s
         "chat_template": body.chat_template,
         "template_kwargs": variables,
         "processor_kwargs": body.mm_processor_kwargs,
+        "io_kwargs": body.media_io_kwargs,
         "salt": body.cache_salt or "",
     }
 

@@ -19,8 +19,9 @@ from sensorium_server_openai.tools.reading import (
 )
 
 _START = "<|python_start|>"
-_CALL = re.compile(r"\s*,?\s*([A-Za-z_][\w.]*)\(")
-_MAYBE_CALL = re.compile(r"\s*,?\s*([A-Za-z_][\w.]*)?\Z")
+# A name has a bound, so that one without an end isn't looked at again and again.
+_CALL = re.compile(r"\s*(?:,\s*)?([A-Za-z_][\w.]{0,255})\(")
+_MAYBE_CALL = re.compile(r"\s*(?:,\s*)?(?:[A-Za-z_][\w.]{0,255})?\Z")
 _CLOSING = {"(": ")", "[": "]", "{": "}"}
 _WORDS = {"true": True, "false": False, "null": None}
 _ENDING = ("", "<|python_end|>")
@@ -31,7 +32,10 @@ class PythonicParser(AnswerReader):
 
     def __init__(self) -> None:
         self._text = ""  # not decided yet
-        self._before = ""  # the bracket and what stands in front of it
+        self._before = ""  # the bracket and what stands in front of it, until there is a call
+        self._head = ""  # of the call that is being read: its name and what stands before it
+        self._name = ""
+        self._arguments: _Brackets | None = None
         self._in_list = False
         self._is_over = False  # what follows is content
         self._num_calls = 0
@@ -46,8 +50,7 @@ class PythonicParser(AnswerReader):
 
     def finish(self) -> list[Said]:
         """See ``AnswerReader.finish``."""
-        rest = self._before + self._text
-        self._before = self._text = ""
+        rest = self._undecided()
         if self._num_calls and rest.strip() in _ENDING:
             return []
         return [Content(rest)] if rest else []
@@ -80,54 +83,84 @@ class PythonicParser(AnswerReader):
             self._text = self._text.lstrip()[1:]
             self._is_over = True
             return True
-        begun = _CALL.match(self._text)
-        if begun is None:
-            if _MAYBE_CALL.match(self._text):
-                return False
-            return self._give_up()
-        end = _end_of_brackets(self._text, begun.end() - 1)
-        if end is None:
+        if self._arguments is None:
+            begun = _CALL.match(self._text)
+            if begun is None:
+                return False if _MAYBE_CALL.match(self._text) else self._give_up()
+            bracket = begun.end() - 1
+            self._name = begun[1]
+            self._head, self._text = self._text[:bracket], self._text[bracket:]
+            self._arguments = _Brackets()
+        self._text = self._arguments.feed(self._text)
+        if not self._arguments.are_closed:
             return False
-        arguments = _arguments(self._text[begun.end() - 1 : end])
+        arguments = _json_of(self._arguments.text)
         if arguments is None:
             return self._give_up()
-        self._text = self._text[end:]
-        self._before = ""
+        self._before = self._head = ""
+        self._arguments = None
         self._num_calls += 1
-        said += [CallBegins(begun[1]), Arguments(arguments)]
+        said += [CallBegins(self._name), Arguments(arguments)]
         return True
 
     def _give_up(self) -> bool:
-        self._text, self._before = self._before + self._text, ""
+        self._text = self._undecided()
         self._is_over = True
         return True
 
+    def _undecided(self) -> str:
+        """Everything that was read and not told; forgets it."""
+        read = "" if self._arguments is None else self._arguments.text
+        text = self._before + self._head + read + self._text
+        self._before = self._head = self._text = ""
+        self._arguments = None
+        return text
 
-def _end_of_brackets(text: str, start: int) -> int | None:
-    """Where the bracket at ``start`` is closed, behind it; None if it isn't (yet)."""
-    open_brackets: list[str] = []
-    quote = ""
-    i = start
-    while i < len(text):
-        sign = text[i]
-        if quote:
-            if sign == "\\":
-                i += 1
-            elif sign == quote:
-                quote = ""
+
+class _Brackets:
+    """Text from a bracket to the one that closes it; each character is looked at once."""
+
+    def __init__(self) -> None:
+        self._pieces: list[str] = []
+        self._open: list[str] = []
+        self._quote = ""
+        self._is_escaped = False
+        self.are_closed = False
+
+    @property
+    def text(self) -> str:
+        """What was taken."""
+        return "".join(self._pieces)
+
+    def feed(self, text: str) -> str:
+        """Takes text until the bracket is closed; returns what follows."""
+        for i, sign in enumerate(text):
+            if self._take(sign):
+                self.are_closed = True
+                self._pieces.append(text[: i + 1])
+                return text[i + 1 :]
+        self._pieces.append(text)
+        return ""
+
+    def _take(self, sign: str) -> bool:
+        """Takes a sign; True if it was the last one."""
+        if self._is_escaped:
+            self._is_escaped = False
+        elif self._quote:
+            self._is_escaped = sign == "\\"
+            if sign == self._quote:
+                self._quote = ""
         elif sign in "\"'":
-            quote = sign
+            self._quote = sign
         elif sign in _CLOSING:
-            open_brackets.append(_CLOSING[sign])
-        elif open_brackets and sign == open_brackets[-1]:
-            open_brackets.pop()
-            if not open_brackets:
-                return i + 1
-        i += 1
-    return None
+            self._open.append(_CLOSING[sign])
+        elif sign == self._open[-1]:
+            self._open.pop()
+            return not self._open
+        return False
 
 
-def _arguments(text: str) -> str | None:
+def _json_of(text: str) -> str | None:
     """The JSON of a call's arguments; None if they are no literals given by name."""
     try:
         call = ast.parse(f"f{text}", mode="eval").body

@@ -19,7 +19,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from sensorium.errors import EngineClosedError, LimitError, MediaError, RequestError
+from sensorium.errors import EngineClosedError, FetchError, LimitError, MediaError, RequestError
 from sensorium.media.fetch.local import LocalRoot
 from sensorium.media.fetch.policy import MAX_CONNECTIONS, MAX_CONNECTIONS_PER_HOST, FetchPolicy
 from sensorium.media.fetch.resolve import scheme_of
@@ -140,7 +140,8 @@ class Fetcher:
         """The source's bytes, which the claim has paid for.
 
         Raises:
-            MediaError: the URL isn't allowed, or can't be fetched.
+            FetchError: the host doesn't deliver.
+            MediaError: the URL isn't allowed, or the local file can't be read.
             LimitError: more than ``limits.max_bytes``.
             MustWait: as ``Claim.take``.
             EngineClosedError: ``close`` was called.
@@ -285,7 +286,7 @@ class Fetcher:
                     url, max_bytes=limits.max_bytes, pay=payment.reach
                 )
         except TimeoutError:
-            raise MediaError(
+            raise FetchError(
                 f"{url.origin} didn't deliver within {limits.timeout_s:g} seconds."
             ) from None
         claim.give_back(payment.num_bytes - len(data))

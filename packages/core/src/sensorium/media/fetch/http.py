@@ -21,7 +21,7 @@ from urllib.request import getproxies, proxy_bypass
 
 import httpcore2
 
-from sensorium.errors import LimitError, MediaError
+from sensorium.errors import FetchError, LimitError, MediaError
 from sensorium.media.fetch.addresses import Address, parse_address
 from sensorium.media.fetch.policy import (
     MAX_ATTEMPTS,
@@ -73,7 +73,8 @@ class HttpClient:
                 step by step. A retry begins again from nothing.
 
         Raises:
-            MediaError: the URL, a redirect or an address isn't allowed, or the server fails.
+            FetchError: the server can't be reached, or fails.
+            MediaError: the URL, a redirect or an address isn't allowed.
             LimitError: more than ``max_bytes``.
         """
         for attempt in range(1, MAX_ATTEMPTS + 1):
@@ -81,7 +82,7 @@ class HttpClient:
                 return await self._follow(url, max_bytes, pay)
             except _Temporary as error:
                 if attempt == MAX_ATTEMPTS:
-                    raise MediaError(str(error)) from None
+                    raise FetchError(str(error)) from None
                 await asyncio.sleep(_RETRY_PAUSE_S * attempt)
         raise AssertionError
 
@@ -118,7 +119,7 @@ class HttpClient:
         except (httpcore2.ProtocolError, httpcore2.NetworkError, httpcore2.TimeoutException):
             raise _Temporary(f"the connection to {url.origin} ended before the answer.") from None
         except httpcore2.ProxyError:
-            raise MediaError(f"the proxy refused to connect to {url.origin}.") from None
+            raise FetchError(f"the proxy refused to connect to {url.origin}.") from None
 
     def _pool(self, url: HttpUrl) -> httpcore2.AsyncConnectionPool:
         proxy = self._proxy(url) if self._policy.use_proxies else ""
@@ -225,10 +226,10 @@ async def _body(
     if response.status in _BUSY:
         raise _Temporary(f"{url.origin} answered with status {response.status}.")
     if response.status != 200:
-        raise MediaError(f"{url.origin} answered with status {response.status}.")
+        raise FetchError(f"{url.origin} answered with status {response.status}.")
     coding = (_header(response, b"content-encoding") or "identity").strip().lower()
     if coding not in ("", "identity"):
-        raise MediaError(
+        raise FetchError(
             f"{url.origin} answered in the coding {coding[:20]!r}, without being asked."
         )
     declared = _declared_bytes(response)

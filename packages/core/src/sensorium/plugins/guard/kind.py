@@ -43,6 +43,13 @@ class GuardedKind(MediaKind):
         guarded.options_key()
         return guarded
 
+    def with_options(self, options: Mapping[str, Any]) -> GuardedKind:
+        """The same kind, reading by other options; errors as ``make``."""
+        made = GuardedKind.make(type(self.inner), options, self.distribution)
+        if self.embedding_width is not None:
+            made.expect_embeddings(self.embedding_width)
+        return made
+
     def expect_embeddings(self, width: int) -> None:
         """As ``MediaKind.expect_embeddings``."""
         tell = self.inner.expect_embeddings
