@@ -10,7 +10,9 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,10 +59,11 @@ class Running:
 
 
 @contextlib.contextmanager
-def serving(*arguments: str, **environment: str) -> Iterator[Running]:
-    command = [sys.executable, "-m", "sensorium", "serve", str(model_path()), "--port", "0"]
+def serving(*arguments: str, model: str = "", **environment: str) -> Iterator[Running]:
+    """``sensorium serve``; without a model, the embedded one by its folder."""
+    named = [model] if model else [str(model_path()), "--served-model-name", "tiny-vl"]
     process = subprocess.Popen(
-        [*command, "--served-model-name", "tiny-vl", *arguments],
+        [sys.executable, "-m", "sensorium", "serve", *named, "--port", "0", *arguments],
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
@@ -126,20 +129,76 @@ def test_a_server_from_its_banner_to_its_end() -> None:
     assert not any("Traceback" in line for line in running.lines)
 
 
+def resident_mib(pid: int) -> float:
+    """What a process holds in memory of its own."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    found = re.search(r"RssAnon:\s+(\d+) kB", status)
+    assert found
+    return int(found[1]) / 1024
+
+
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(2400)
 def test_an_engine_that_dies_fails_its_requests_and_comes_back() -> None:
-    with serving(*ROOM) as running, httpx2.Client(base_url=running.url, timeout=60) as client:
+    """Under load: some requests run, others wait for a place."""
+    endless = {**ENDLESS, **ASK, "max_completion_tokens": 60000}
+    held: list[float] = []
+    opened: list[int] = []
+    with (
+        serving(*ROOM, "--max-num-seqs", "2") as running,
+        httpx2.Client(base_url=running.url, timeout=None) as client,
+        ThreadPoolExecutor(4) as pool,
+    ):
         for _ in range(20):
-            stream = Stream(running.url, {**ENDLESS, **ASK, "max_completion_tokens": 60000})
+            streams = [Stream(running.url, endless) for _ in range(2)]
+            waiting = [
+                pool.submit(
+                    httpx2.post,
+                    running.url + "/v1/chat/completions",
+                    json={**ASK, "max_completion_tokens": 60000, "ignore_eos": True},
+                    timeout=None,
+                )
+                for _ in range(4)
+            ]
+            while figure(client, "num_requests_waiting") < len(waiting):
+                time.sleep(0.05)
             [pid] = running.engine_pids()
             os.kill(pid, signal.SIGKILL)
-            *_, error, done = stream.rest()
-            assert json.loads(error)["error"]["code"] == 503
-            assert done == "[DONE]"
+            for stream in streams:
+                *_, error, done = stream.rest()
+                assert json.loads(error)["error"]["code"] == 503
+                assert done == "[DONE]"
+            for answer in (entry.result() for entry in waiting):
+                assert answer.status_code == 503
+                assert answer.headers["Retry-After"]
+            # An engine takes seconds to start, so this is seen before the next one serves.
+            assert client.get("/health").status_code == 503
             answer = client.post("/v1/chat/completions", json={**ASK, "max_completion_tokens": 3})
-            assert answer.status_code == 200
+            assert answer.status_code == 200, "a request that comes meanwhile waits for the engine"
             assert client.get("/health").status_code == 200
+            held.append(resident_mib(running.process.pid))
+            opened.append(len(list(Path(f"/proc/{running.process.pid}/fd").iterdir())))
+        assert figure(client, "engine_restarts_total") == 20
+    assert max(held[5:]) < held[4] + 16, held
+    assert max(opened[5:]) <= max(opened[:5]), opened
+
+
+def figure(client: httpx2.Client, name: str) -> float:
+    """One of ``/metrics``."""
+    text = client.get("/metrics").text
+    found = re.search(rf"^sensorium:{name}\{{[^}}]*\}} (\S+)$", text, re.MULTILINE)
+    assert found, name
+    return float(found[1])
+
+
+def test_the_embedded_model_is_served_by_its_name() -> None:
+    with serving(model="tiny-vl") as running, httpx2.Client(base_url=running.url) as client:
+        client.timeout = None
+        [card] = client.get("/v1/models").json()["data"]
+        assert card["id"] == "tiny-vl"
+        answer = client.post("/v1/chat/completions", json={**ASK, "max_completion_tokens": 8})
+        assert answer.status_code == 200
+        assert answer.json()["choices"][0]["message"]["content"]
 
 
 @pytest.mark.parametrize(
