@@ -1,4 +1,4 @@
-"""LangChain's chat class for OpenAI's API, with a picture: whole, streamed, a tool, a parsed form."""
+"""LangChain's chat class for OpenAI's API, with a picture: whole, streamed, a tool, a form."""
 
 from __future__ import annotations
 
