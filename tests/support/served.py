@@ -20,6 +20,7 @@ from sensorium_server_openai import ServerOptions, build_app
 from sensorium_server_openai.command.life import DrainingServer, uvicorn_config
 from sensorium_server_openai.engine_port import Engine
 from sensorium_server_openai.middleware.gate import GateState
+from sensorium_server_openai.tracing import Tracing
 
 _PATIENCE_S = 60.0
 
@@ -89,12 +90,13 @@ def served(
     engine: Any,
     names: tuple[str, ...] = ("tiny-vl",),
     run: Mapping[str, Any] | None = None,
+    tracing: Tracing | None = None,
     **options: Any,
 ) -> Iterator[Served]:
     """Serves the engine; ``options`` are those of ``ServerOptions``, ``run`` those of its run."""
     chosen = ServerOptions(served_model_names=names, **options)
     gate = GateState()
-    app = build_app(Unclosed(engine), chosen, gate=gate)  # type: ignore[arg-type]
+    app = build_app(Unclosed(engine), chosen, gate=gate, tracing=tracing)  # type: ignore[arg-type]
     server = DrainingServer(uvicorn_config(app, chosen, run or {}), gate)
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))

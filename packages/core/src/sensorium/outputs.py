@@ -69,6 +69,23 @@ class CompletionOutput:
 
 
 @dataclass(frozen=True, slots=True)
+class MediaStage:
+    """One piece of the work of preparing one item.
+
+    Attributes:
+        kind, index: the item.
+        stage: "fetch", "decode" or "process".
+        begun_s, ended_s: monotonic seconds.
+    """
+
+    kind: str
+    index: int
+    stage: str
+    begun_s: float
+    ended_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class RequestMetrics:
     """Times (monotonic seconds) and counts of one request.
 
@@ -77,6 +94,7 @@ class RequestMetrics:
         prepared_s: when its media and tokens were ready.
         first_scheduled_s: when it first ran.
         first_token_s, finished_s: of its first answer's first token, and of its end.
+        media_stages: what its media took, as far as it was done for this request.
         num_media_items: items in it, derived ones included.
         num_media_tokens: kind → rows of its items' embeddings in the prompt.
         num_processor_hits: items found in the processor cache.
@@ -93,6 +111,7 @@ class RequestMetrics:
     first_scheduled_s: float | None = None
     first_token_s: float | None = None
     finished_s: float | None = None
+    media_stages: tuple[MediaStage, ...] = ()
     num_media_items: int = 0
     num_media_tokens: Mapping[str, int] = field(default_factory=dict)
     num_processor_hits: int = 0

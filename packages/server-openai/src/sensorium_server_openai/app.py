@@ -39,6 +39,7 @@ from sensorium_server_openai.routes.tokens import detokenize, tokenize
 from sensorium_server_openai.routes.web import WEB_PATHS, web
 from sensorium_server_openai.service import Handler, Service, make_route
 from sensorium_server_openai.tools.registry import load_parser
+from sensorium_server_openai.tracing import Tracing
 
 #: Path → what its body must be, and who answers.
 _POSTS: dict[str, tuple[type[Body], Handler[Any]]] = {
@@ -50,8 +51,14 @@ _POSTS: dict[str, tuple[type[Body], Handler[Any]]] = {
 }
 
 
-def build_app(engine: Engine, options: ServerOptions, *, gate: GateState | None = None) -> FastAPI:
-    """The application; it closes the engine when it is shut down.
+def build_app(
+    engine: Engine,
+    options: ServerOptions,
+    *,
+    gate: GateState | None = None,
+    tracing: Tracing | None = None,
+) -> FastAPI:
+    """The application; it closes the engine, and ``tracing``, when it is shut down.
 
     Raises:
         ConfigError: a tool parser that doesn't exist or doesn't work.
@@ -69,6 +76,8 @@ def build_app(engine: Engine, options: ServerOptions, *, gate: GateState | None 
         yield
         lag.cancel()
         await asyncio.to_thread(engine.close)
+        if tracing is not None:
+            await asyncio.to_thread(tracing.close)
 
     app = FastAPI(
         title="Sensorium",
@@ -92,11 +101,11 @@ def build_app(engine: Engine, options: ServerOptions, *, gate: GateState | None 
         )
     app.add_exception_handler(HTTPException, _answer_http_exception)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
-    _add_layers(app, service)
+    _add_layers(app, service, tracing)
     return app
 
 
-def _add_layers(app: FastAPI, service: Service) -> None:
+def _add_layers(app: FastAPI, service: Service, tracing: Tracing | None) -> None:
     """From the innermost to the outermost."""
     options = service.options
     app.add_middleware(Bodies, limits=options.limits)
@@ -122,6 +131,7 @@ def _add_layers(app: FastAPI, service: Service) -> None:
         metrics=service.metrics,
         answer_name=options.request_id_headers,
         log_format=options.log_format,
+        tracing=tracing,
     )
 
 

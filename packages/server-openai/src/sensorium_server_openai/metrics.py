@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 from sensorium import RequestOutput
 from sensorium.stats import EngineStats, HistogramRecorder
 from sensorium_server_openai.engine_figures import PREFIX, engine_families, histogram_family
+from sensorium_server_openai.tracing import RequestTrace
 
 _TTFT_S: tuple[float, ...] = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75)
 _TTFT_S += (1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0, 160.0, 640.0, 2560.0)
@@ -133,10 +134,15 @@ class _Together(Collector):
 
 
 class Observation:
-    """One prompt's way through the engine, told to the figures as it happens."""
+    """One prompt's way through the engine, told to the figures as it happens.
 
-    def __init__(self, metrics: Metrics) -> None:
+    Args:
+        trace: is told its end; None: nobody traces.
+    """
+
+    def __init__(self, metrics: Metrics, trace: RequestTrace | None = None) -> None:
         self._metrics = metrics
+        self._trace = trace
         self._begun_s = time.monotonic()
         self._last_s: float | None = None
         self._num_generated = 0
@@ -166,6 +172,8 @@ class Observation:
         self._ended(output, time.monotonic())
 
     def _ended(self, output: RequestOutput, now_s: float) -> None:
+        if self._trace is not None:
+            self._trace.tell(output)
         self._metrics.e2e.add(now_s - self._begun_s)
         self._metrics.prompt_tokens += len(output.prompt_token_ids)
         self._metrics.cached_tokens += output.num_cached_tokens

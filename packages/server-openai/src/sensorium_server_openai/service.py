@@ -20,6 +20,7 @@ from sensorium_server_openai.middleware.gate import GateState
 from sensorium_server_openai.options import ServerOptions
 from sensorium_server_openai.protocol.base import Body, parse_body
 from sensorium_server_openai.tools.reading import AnswerReader
+from sensorium_server_openai.tracing import RequestTrace
 
 #: Bodies up to this size are parsed at once; larger ones on a thread.
 _SMALL_BYTES = 64 * 1024
@@ -61,9 +62,9 @@ class Service:
                 404, f"{route} needs a model that was loaded to {task}; this one {loaded}s."
             )
 
-    def observe(self) -> Observation:
+    def observe(self, call: Call) -> Observation:
         """Begins to time a prompt."""
-        return Observation(self.metrics)
+        return Observation(self.metrics, call.trace)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +75,13 @@ class Call:
         name: of the request, in the log and in ``X-Request-Id``.
         deadline_s: of the event loop's clock; None: no limit.
         log: what the log's line of this request says besides.
+        trace: its spans; None: nobody traces.
     """
 
     name: str
     deadline_s: float | None
     log: dict[str, Any]
+    trace: RequestTrace | None = None
 
     def tell_error(self, error: Exception) -> bytes:
         """An error inside a stream that has begun."""
@@ -99,6 +102,7 @@ def make_route(service: Service, model: type[B], handler: Handler[B]) -> Route:
             request.state.request_id,
             asyncio.get_running_loop().time() + seconds if seconds else None,
             request.scope["state"].setdefault("log", {}),
+            request.scope["state"].get("trace"),
         )
         try:
             _check_media_type(request)

@@ -474,6 +474,7 @@ def _metrics(prepared: PreparedPrompt, arrival_s: float) -> RequestMetrics:
     return RequestMetrics(
         arrival_s=arrival_s,
         prepared_s=time.monotonic(),
+        media_stages=prepared.media.stages,
         num_media_items=len(prepared.items),
         num_media_tokens=dict(media_tokens),
         num_processor_hits=prepared.num_hits,

@@ -31,6 +31,7 @@ from sensorium.media.process import (
     process,
     resolve_all,
 )
+from sensorium.outputs import MediaStage
 from sensorium.plugins.adapter import MediaAdapter
 from sensorium.plugins.kind import MediaKind
 from sensorium.stats import MediaRecorder
@@ -46,12 +47,19 @@ class RequestContext:
 
     Attributes:
         kinds: those that the model takes, by name, as this request has its media read.
+        stages: filled from threads while its items are made.
     """
 
     salt: str
     kinds: Mapping[str, MediaKind]
     options: ResolvedOptions
     budget: DecodeBudget
+    stages: list[MediaStage] = field(default_factory=list)
+
+    def saw(self, item: MediaItem, stage: str, seconds: float) -> None:
+        """A stage of an item has just ended."""
+        ended_s = time.monotonic()
+        self.stages.append(MediaStage(item.kind, item.index, stage, ended_s - seconds, ended_s))
 
 
 class NeedsMemory(Exception):
@@ -169,6 +177,7 @@ class Making:
         ]
         if read:
             self.maker.recorder.fetched(self.item.kind, sum(map(len, read)), seconds)
+            self.request.saw(self.item, "fetch", seconds)
 
     def _identify(self) -> bytes:
         if self.key is None:
@@ -202,7 +211,9 @@ class Making:
         begun_s = time.perf_counter()
         loaded = load(kind, self.sources, found)
         loaded_s = time.perf_counter()
+        self.request.saw(self.item, "decode", loaded_s - begun_s)
         parts = self.maker.process(key, loaded, self.item.kind, self.request)
+        self.request.saw(self.item, "process", time.perf_counter() - loaded_s)
         self.maker.recorder.decoded(kind.name, loaded_s - begun_s)
         self.maker.recorder.processed(kind.name, time.perf_counter() - loaded_s)
         return parts

@@ -47,6 +47,7 @@ from sensorium.media.options import ProcessorOptions, ReadingOptions, RemakeKind
 from sensorium.media.process import DecodeBudget
 from sensorium.media.threads import lone_workers
 from sensorium.media.uuids import attach_uuids
+from sensorium.outputs import MediaStage
 from sensorium.plugins.adapter import MediaAdapter
 from sensorium.plugins.kind import MediaKind
 from sensorium.stats import MediaRecorder
@@ -66,12 +67,14 @@ class PreparedMedia:
         num_hits: items for which no work of this request's own was needed: found in the
             processor cache, or made at the same time for another. Items of which only the
             plan was found don't count.
+        stages: what was done for them here.
         lease: the memory that the items hold, to be released when the request has ended; None
             without items.
     """
 
     items: tuple[PreparedItem, ...] = ()
     num_hits: int = 0
+    stages: tuple[MediaStage, ...] = ()
     lease: Lease | None = None
 
     def release(self) -> None:
@@ -223,9 +226,12 @@ class MediaPipeline:
         if not items:
             return PreparedMedia()
         lease = self.memory.lease()
+        stages: list[MediaStage] = []
 
         async def attempt() -> list[_Found]:
-            request = RequestContext(salt, kinds, options, DecodeBudget(self._max_request_bytes))
+            request = RequestContext(
+                salt, kinds, options, DecodeBudget(self._max_request_bytes), stages
+            )
             if lease.alone:
                 return [await self._prepare_item(item, request, lease) for item in items]
             return await _all(self._prepare_item(item, request, lease) for item in items)
@@ -234,6 +240,7 @@ class MediaPipeline:
         return PreparedMedia(
             items=tuple(part for parts, _ in results for part in parts),
             num_hits=sum(len(parts) for parts, was_there in results if was_there),
+            stages=tuple(stages),
             lease=lease,
         )
 

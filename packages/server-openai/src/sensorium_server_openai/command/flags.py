@@ -260,6 +260,9 @@ FLAGS: Mapping[str, tuple[Flag, ...]] = {
         _run("shutdown-timeout", "seconds that running requests get after SIGTERM (default: 30)",
              float),
         _server("log-format", "text or json", str),
+        _run("otlp-traces-endpoint", "URL of an OpenTelemetry collector that gets each request's "
+             "spans, such as http://localhost:4318/v1/traces (needs the extra otel)", str,
+             metavar="URL"),
         _run("banner", "print what runs where when it starts (default: yes)"),
     ),
 }  # fmt: skip

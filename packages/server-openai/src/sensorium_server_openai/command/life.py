@@ -27,6 +27,7 @@ from sensorium_server_openai.engine_port import load_engine
 from sensorium_server_openai.middleware.gate import GateState
 from sensorium_server_openai.options import ServerOptions
 from sensorium_server_openai.tools.registry import load_parser
+from sensorium_server_openai.tracing import Tracing
 from sensorium_server_openai.wire import protocol_of
 
 logger = logging.getLogger("sensorium.server")
@@ -43,6 +44,8 @@ def serve(settings: Settings, *, say: Say) -> int:
         ConfigError, PluginError: what can't work.
     """
     check(settings)
+    endpoint = settings.run.get("otlp_traces_endpoint")
+    tracing = None if endpoint is None else Tracing.to_endpoint(endpoint)
     listening = listen(settings.run.get("host", _HOST), settings.run.get("port", _PORT))
     try:
         engine = load_engine(settings.model, dict(settings.engine))
@@ -51,7 +54,7 @@ def serve(settings: Settings, *, say: Say) -> int:
         raise
     try:
         gate = GateState()
-        app = build_app(engine, settings.server, gate=gate)
+        app = build_app(engine, settings.server, gate=gate, tracing=tracing)
         server = DrainingServer(uvicorn_config(app, settings.server, settings.run), gate)
         if settings.run.get("banner", True):
             say("\n".join(banner(engine, settings, address(listening, settings.run))))

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from sensorium_server_openai.errors import http_error
 from sensorium_server_openai.metrics import Metrics
 from sensorium_server_openai.middleware.replies import send_error
+from sensorium_server_openai.tracing import Tracing
 
 logger = logging.getLogger("sensorium.server")
 
@@ -32,15 +33,23 @@ class Boundary:
     Args:
         answer_name: whether the name is answered as ``X-Request-Id``.
         log_format: "text" or "json".
+        tracing: makes spans of requests; None: nobody traces.
     """
 
     def __init__(
-        self, app: ASGIApp, *, metrics: Metrics, answer_name: bool, log_format: str
+        self,
+        app: ASGIApp,
+        *,
+        metrics: Metrics,
+        answer_name: bool,
+        log_format: str,
+        tracing: Tracing | None = None,
     ) -> None:
         self._app = app
         self._metrics = metrics
         self._answer_name = answer_name
         self._as_json = log_format == "json"
+        self._tracing = tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -48,6 +57,8 @@ class Boundary:
             return
         name = _request_name(scope)
         scope.setdefault("state", {})["request_id"] = name
+        if self._tracing is not None:
+            scope["state"]["trace"] = self._tracing.begin(scope["method"], scope["headers"])
         begun_s = time.monotonic()
         status = 0
 
@@ -75,6 +86,9 @@ class Boundary:
         route = scope.get("route")
         path = getattr(route, "path", "unknown")
         method = scope["method"] if path != "unknown" else "unknown"
+        if self._tracing is not None:
+            facts = {"sensorium.request_id": name, "gen_ai.request.model": self._metrics.model_name}
+            scope["state"]["trace"].end(method, path, status, **facts)
         self._metrics.http_requests.labels(method, path, str(status or "gone")).inc()
         fields: dict[str, Any] = {
             "request_id": name,

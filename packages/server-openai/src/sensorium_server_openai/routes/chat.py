@@ -58,7 +58,7 @@ async def chat(service: Service, body: ChatRequest, call: Call) -> Response:
     call.log["answer"] = head.answer_id
     if body.user is not None:
         call.log["user"] = body.user[:128]
-    watch = service.observe()
+    watch = service.observe(call)
     if not stream:
         output = await last(outputs)
         watch.whole(output)

@@ -63,7 +63,7 @@ async def completions(service: Service, body: CompletionRequest, call: Call) -> 
     call.log["answer"] = head.answer_id
     if body.user is not None:
         call.log["user"] = body.user[:128]
-    watches = [service.observe() for _ in runs]
+    watches = [service.observe(call) for _ in runs]
     texts = await _texts(service, prompts) if shape.echo else [""] * len(prompts)
     if not stream:
         outputs = await all_of([last(run) for run in runs])
