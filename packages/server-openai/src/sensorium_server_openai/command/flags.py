@@ -51,6 +51,14 @@ class Flag:
         """The environment variable that sets it."""
         return "SENSORIUM_SERVE_" + self.name.upper().replace("-", "_")
 
+    @property
+    def shown_value(self) -> str:
+        """What ``--help`` writes in place of its value."""
+        by_type = {json_object: "JSON", int: "N", float: "N", length: "N", _mib: "MB"}
+        if self.read is _truth:
+            return "true|false"
+        return self.metavar or by_type.get(self.read, self.name.split("-")[-1].upper())
+
     def from_text(self, text: str) -> Any:
         """One value as it is written on the command line.
 

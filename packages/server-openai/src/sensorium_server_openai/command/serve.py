@@ -20,7 +20,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Each flag is also a key of --config and a variable SENSORIUM_SERVE_<FLAG>; the command "
         "line goes before the variable, the variable before the file."
     )
-    parser.add_argument("model", nargs="?", help="a folder or a hub name")
+    parser.usage = "%(prog)s MODEL [flags]"
+    parser.add_argument(
+        "model", nargs="?", metavar="MODEL", help="a folder, a hub name or an embedded model's name"
+    )
     parser.add_argument("--config", metavar="FILE", help="flags and their values as YAML")
     for heading, flags in FLAGS.items():
         group = parser.add_argument_group(heading)
@@ -39,7 +42,7 @@ def _declare(group: argparse._ArgumentGroup, flag: Flag) -> None:
     if flag.read is None:
         options |= {"action": argparse.BooleanOptionalAction}
     else:
-        options["metavar"] = flag.metavar or flag.name.split("-")[-1].upper()
+        options["metavar"] = flag.shown_value
         options["action"] = _Several if flag.repeats else _Once
         if flag.repeats:
             options["nargs"] = "*" if flag.may_be_bare else "+"

@@ -50,7 +50,7 @@ async function connect() {
   $("attach").hidden = !kinds.length;
   $("picker").accept = about.media.flatMap((entry) => entry.media_types).join(",");
   $("welcome").textContent = kinds.length
-    ? `Drop, paste or attach files (${kinds.join(", ")}) and ask a question.`
+    ? `Drop, paste or attach files (taken here: ${kinds.join(", ")}) and ask a question.`
     : "Ask a question.";
   $("ask").focus();
 }
@@ -179,12 +179,16 @@ async function stream(body, answer, mine) {
 function summary(usage, toFirst, streaming, whole, any) {
   const found = [];
   if (usage) found.push(`${usage.prompt_tokens} prompt tokens`, `${usage.completion_tokens} answer tokens`);
-  if (any) found.push(`first after ${Math.round(toFirst)} ms`);
-  found.push(`${(whole / 1000).toFixed(2)} s in all`);
+  if (any) found.push(`first after ${duration(toFirst)}`);
+  found.push(`${duration(whole)} in all`);
   if (usage && usage.completion_tokens > 1 && streaming > 0) {
     found.push(`${((usage.completion_tokens - 1) / streaming * 1000).toFixed(1)} tokens/s`);
   }
   return found.join(" · ");
+}
+
+function duration(ms) {
+  return ms < 1000 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(1)} s`;
 }
 
 function figures(answer, text) {
