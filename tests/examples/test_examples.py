@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tiny_checkpoints import make_llava, make_minicpmv, make_phi3v, make_qwen2vl
+from tiny_checkpoints import (
+    make_llava,
+    make_minicpmv,
+    make_phi3v,
+    make_qwen2vl,
+    make_qwen25vl,
+)
+from tiny_onevision import make_onevision
 from tiny_ultravox import make_ultravox
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+#: Modules in place of what needs more than tests have.
+STAND_INS = Path(__file__).parent / "stand_ins"
 ANSWERS = {
     "single_and_batch": 3,
     "rgba_background": 3,
@@ -24,6 +35,8 @@ ANSWERS = {
 FAMILIES = {
     "minicpmv_embeddings": (make_minicpmv, 1),
     "phi3v_images": (make_phi3v, 1),
+    "qwen_video": (make_qwen25vl, 3),
+    "video_frames": (make_onevision, 3),
     "vlm2vec_embeddings": (make_phi3v, 2),
 }
 
@@ -36,7 +49,15 @@ def llava(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(name: str, *arguments: str) -> str:
     command = [sys.executable, str(EXAMPLES / f"{name}.py"), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
+    path = os.pathsep.join([str(STAND_INS), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+        env={**os.environ, "PYTHONPATH": path},
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
@@ -81,6 +102,11 @@ def test_on_llava(name: str, llava: Path) -> None:
 def test_embeddings_on_qwen2vl(tmp_path: Path) -> None:
     """The family whose embeddings come with a grid, here with random weights."""
     assert run("image_embeddings", str(make_qwen2vl(tmp_path))).strip()
+
+
+@pytest.mark.parametrize("make", [make_qwen2vl, make_minicpmv])
+def test_clips_on_other_families(make: Callable[[Path], Path], tmp_path: Path) -> None:
+    assert run("video_frames", str(make(tmp_path))).strip()
 
 
 def test_on_ultravox(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 from served import Served, served
 from tiny_checkpoints import make_llava, make_minicpmv, make_phi3v, make_qwen2vl, write_json
+from tiny_onevision import make_onevision
 from tiny_ultravox import make_ultravox
 
 from sensorium import LLM, AsyncEngine, SamplingParams
@@ -54,7 +55,7 @@ def run(name: str, *arguments: str) -> list[str]:
 
 def test_every_example_is_listed_here() -> None:
     found = {path.stem for path in EXAMPLES.glob("server_*.py")}
-    assert found == {*ANSWERS, "server_audio"}
+    assert found == {*ANSWERS, "server_audio", "server_video"}
 
 
 @pytest.mark.parametrize("name", ANSWERS)
@@ -114,6 +115,33 @@ def test_images_on_phi3v(tmp_path: Path) -> None:
         served(EnginePort.of(engine, str(folder))) as server,
     ):
         assert len(run("server_images", server.url + "/v1")) >= 2
+
+
+def test_a_clip_on_onevision(tmp_path: Path) -> None:
+    """By URL, which the server fetches, then by its uuid alone: the same answer."""
+    frames = [Image.new("RGB", (60, 40), (40 * i, 200 - 40 * i, 90)) for i in range(5)]
+    frames[0].save(
+        tmp_path / "clip.gif", save_all=True, append_images=frames[1:], duration=200, loop=0
+    )
+    options = options_of(
+        "sensorium serve llava-hf/llava-onevision-qwen2-0.5b-ov-hf --runner generate"
+        " --max-model-len 8192"
+    )
+    assert options == {"runner": "generate", "max_model_len": 8192}
+    folder = str(make_onevision(tmp_path / "model", seed=2))
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    files = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=files.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{files.server_port}/clip.gif"
+    with (
+        AsyncEngine(folder, allow_private_media_hosts=True, **options) as engine,
+        served(EnginePort.of(engine, folder)) as server,
+    ):
+        lines = "\n".join(run("server_video", server.url + "/v1", url))
+    files.shutdown()
+    files.server_close()
+    first, second = lines.split("Chat completion output from video url:")[1:]
+    assert first.strip() == second.strip()
 
 
 def test_images_on_minicpmv(tmp_path: Path) -> None:

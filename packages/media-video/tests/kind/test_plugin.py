@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 
 def test_importing_it_imports_nothing_heavy() -> None:
     code = (
@@ -23,3 +25,13 @@ def test_what_it_brings() -> None:
 
     assert plugin.sensorium_media_kinds() == [VideoKind]
     assert all(adapter.kind == "video" for adapter in plugin.sensorium_media_adapters())
+
+
+def test_how_long_a_fetch_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    """vLLM's default for the kind, and the variable in place of vLLM's."""
+    from sensorium.media.fetch.policy import FetchPolicy
+    from sensorium_media_video.kind import VideoKind
+
+    assert VideoKind.fetch_timeout_s == 30
+    monkeypatch.setenv("SENSORIUM_VIDEO_FETCH_TIMEOUT", "7")
+    assert FetchPolicy.from_options(kinds=[VideoKind.name]).timeouts_s == {VideoKind.name: 7}
