@@ -1,5 +1,5 @@
-"""PyAV's part: MP4, ADTS and Matroska, FLAC of unknown length, and what soundfile leaves off in the
-middle of.
+"""PyAV's part: MP3, MP4, ADTS and Matroska, FLAC of unknown length, and Ogg that soundfile leaves
+off in the middle of.
 
 PyAV is an optional dependency (``sensorium-media-audio[av]``). FFmpeg is told which demuxer to
 take, so that a file can't choose one; the codec it finds is held against a list.
@@ -103,34 +103,65 @@ def _announced(container: Any, stream: Any, rate: int) -> int | None:
 
 
 def _blocks(container: Any, stream: Any, rate: int, name: str) -> Iterator[FloatArray]:
-    waiting: list[FloatArray] = []
-    num_waiting = 0
-    frames = container.decode(stream)
+    """Blocks of many frames: what one frame costs in Python is more than its decoding."""
+    av = _library(name)
+    frames = _frames(container, stream, skips_damage=name == "MP3")
+    fifo, layout = None, None
     while True:
         try:
             frame = next(frames, None)
-            part = None if frame is None else _samples(frame, rate)
+            found = None if frame is None else _layout(frame, rate)
+            block = None
+            if fifo is not None and (found != layout or fifo.samples >= BLOCK_FRAMES):
+                block = _samples(fifo.read())
+                fifo = fifo if found == layout else None
+            if frame is not None:
+                if fifo is None:
+                    fifo, layout = av.AudioFifo(), found
+                frame.pts = None  # the queue refuses gaps, which don't matter here
+                fifo.write(frame)
         except Exception:
             raise damaged(name) from None
-        changes = part is not None and waiting and part.shape[1] != waiting[0].shape[1]
-        if waiting and (part is None or changes or num_waiting >= BLOCK_FRAMES):
-            yield np.concatenate(waiting)
-            waiting, num_waiting = [], 0
-        if part is None:
+        if block is not None:
+            yield block
+        if frame is None:
             return
-        waiting.append(part)
-        num_waiting += len(part)
 
 
-def _samples(frame: Any, rate: int) -> FloatArray:
-    """One decoded frame as (frames, channels) float32."""
+def _frames(container: Any, stream: Any, *, skips_damage: bool) -> Iterator[Any]:
+    """Decoded frames.
+
+    Args:
+        skips_damage: whether a packet that can't be decoded is left out, as every player of MP3
+            does: each frame can be found and decoded without those before it. What is missing then
+            counts as missing.
+    """
+    from av.error import InvalidDataError
+
+    for packet in container.demux(stream):
+        try:
+            decoded = packet.decode()
+        except InvalidDataError:
+            if not skips_damage:
+                raise
+            continue
+        yield from decoded
+
+
+def _layout(frame: Any, rate: int) -> tuple[str, str]:
+    """What frames of one queue have in common: how samples are written, and which channels."""
     if frame.sample_rate != rate:
         raise ValueError("the sampling rate changes in the middle")
+    return frame.format.name, frame.layout.name
+
+
+def _samples(frame: Any) -> FloatArray:
+    """Decoded samples as (frames, channels) float32."""
     array: Array = frame.to_ndarray()
     array = array.T if frame.format.is_planar else array.reshape(frame.samples, -1)
-    samples: FloatArray = array.astype(np.float32)
+    samples: FloatArray = array.astype(np.float32, copy=False)
     if array.dtype == np.uint8:
         samples = (samples - np.float32(128)) * np.float32(2.0**-7)
     elif array.dtype.kind == "i":
-        samples *= np.float32(2.0 ** (1 - 8 * array.dtype.itemsize))
+        samples = samples * np.float32(2.0 ** (1 - 8 * array.dtype.itemsize))
     return samples

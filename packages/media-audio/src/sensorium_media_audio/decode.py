@@ -3,8 +3,10 @@
     bytes → format by signature → cut off? → decoder's blocks → Mixdown
                                                     └ fewer than announced: the other decoder
 
-soundfile decodes what it can; PyAV, an optional dependency, the rest, and what soundfile leaves off
-in the middle of. A decode that ends short of what the file announces is never passed on.
+soundfile decodes what it can. PyAV, an optional dependency, decodes the rest, Ogg that soundfile
+leaves off in the middle of, and MP3: soundfile's library for MP3 writes complaints to the process's
+standard error, also about files that play well, and has no switch for it. Where PyAV is missing,
+soundfile reads MP3. A decode that ends short of what the file announces is never passed on.
 """
 
 from __future__ import annotations
@@ -30,9 +32,6 @@ from sensorium_media_audio.soundfile_decoder import open_soundfile
 from sensorium_media_audio.stream import SoundStream
 
 Opener: TypeAlias = Callable[[bytes, Format, int | None], AbstractContextManager[SoundStream]]
-
-#: Formats that both decoders read, and that soundfile may leave off in the middle of.
-_READ_BY_BOTH = ("OGG", "MP3")
 
 
 def probe_bytes(data: bytes, options: AudioOptions) -> int:
@@ -92,7 +91,9 @@ def _openers(format: Format, announced: int | None) -> list[Opener]:
     # soundfile can't read a FLAC to its end that doesn't say where that is.
     if format.name in PYAV_FORMATS or (format.name == "FLAC" and announced is None):
         return [open_av]
-    if format.name in _READ_BY_BOTH and is_installed():
+    if format.name == "MP3" and is_installed():
+        return [open_av]
+    if format.name == "OGG" and is_installed():
         return [open_soundfile, open_av]
     return [open_soundfile]
 

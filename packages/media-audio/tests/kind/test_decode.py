@@ -105,6 +105,34 @@ def test_an_id3_tag_is_passed_over() -> None:
     assert len(load(mp3 + b"TAG" + bytes(125))) == len(CLIP)
 
 
+def test_damaged_mp3s_write_nothing_to_standard_error(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A frame that is lost is passed over; the library of the other decoder would say so aloud."""
+    pytest.importorskip("av")
+    data = bytearray(encode(CLIP, 16_000, "MP3", "MPEG_LAYER_III"))
+    del data[2000:2010]
+    samples = load(bytes(data))
+    assert 0 < len(CLIP) - len(samples) <= 1600
+    assert capfd.readouterr().err == ""
+    monkeypatch.setattr(decoding, "is_installed", lambda: False)
+    load(bytes(data))
+    assert "resync" in capfd.readouterr().err, (
+        "it is silent now: PyAV isn't needed for MP3 any more"
+    )
+
+
+def test_both_decoders_read_mp3_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("av")
+    for rate, channels in ((16_000, 1), (44_100, 2)):
+        clip = np.stack([melody(2, rate, seed=seed) for seed in range(channels)], 1)
+        data = encode(clip, rate, "MP3", "MPEG_LAYER_III")
+        ours = load(data)
+        with monkeypatch.context() as patch:
+            patch.setattr(decoding, "is_installed", lambda: False)
+            np.testing.assert_allclose(load(data), ours, atol=1e-5)
+
+
 def chained() -> bytes:
     """Two streams behind one another, which Ogg allows; libsndfile reads the first one alone."""
     return encode(CLIP, 16_000, "OGG", "VORBIS") + encode(melody(2), 16_000, "OGG", "VORBIS")
