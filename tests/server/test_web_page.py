@@ -10,8 +10,11 @@ import pytest
 from browser import PROGRAM, Page, browser
 from scripted_engine import ENDLESS, ScriptedEngine
 from served import Served, served
+from tiny_ultravox import make_ultravox
 
+from sensorium import AsyncEngine
 from sensorium.assets.image import ImageAsset
+from sensorium_server_openai.engine_port import EnginePort
 
 pytestmark = [
     pytest.mark.slow,
@@ -161,3 +164,30 @@ def test_every_control_has_a_name_and_is_reached_by_the_keyboard(
         page.press(*TAB)
         reached.add(page.run("document.activeElement.id"))
     assert {"send", "attach", "fresh", "talk"} <= reached
+
+
+def test_a_recording_is_made_and_heard(page: Page, tmp_path: Path) -> None:
+    """The browser records what the kinds' media types say, and the model hears the file."""
+    pytest.importorskip("av")
+    folder = make_ultravox(tmp_path / "model")
+    with (
+        AsyncEngine(str(folder), max_model_len=1024) as engine,
+        served(EnginePort.of(engine, str(folder)), names=("listener",)) as listening,
+    ):
+        open_page(page, listening)
+        page.until("document.querySelector('#record button')?.textContent === 'Record audio'")
+        assert page.run("document.querySelectorAll('#record button').length") == 1
+        page.run("document.querySelector('#record button').click()")
+        page.until("document.querySelector('#record button').textContent === 'End recording'")
+        page.run("new Promise((resolve) => setTimeout(resolve, 1500))")
+        page.run("document.querySelector('#record button').click()")
+        page.until("document.querySelectorAll('#files li').length === 1")
+        keep(page, "recorded")
+        page.run("document.getElementById('max-tokens').value = '8'")
+        page.run("document.getElementById('ask').focus()")
+        page.type("what is this?")
+        page.press(*ENTER, text="\r")
+        page.until(DONE + " || document.getElementById('notice').textContent !== ''")
+        assert page.run("document.getElementById('notice').textContent") == ""
+        assert page.run("!!document.querySelector('article.user video, article.user audio')")
+        assert complaints(page) == []

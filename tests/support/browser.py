@@ -22,6 +22,8 @@ _PATIENCE_S = 90.0
 _FLAGS = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
 _FLAGS += ["--no-first-run", "--disable-background-networking", "--disable-extensions"]
 _FLAGS += ["--remote-debugging-pipe", "--window-size=1000,800"]
+# Microphones and cameras are Chromium's own stand-ins, which nobody is asked about.
+_FLAGS += ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
 
 
 class Page:

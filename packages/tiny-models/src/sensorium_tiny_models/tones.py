@@ -6,6 +6,7 @@ Everything is float32, mono, 16,000 samples a second, full scale 1. Nothing here
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TypeAlias
 
 import numpy as np
@@ -92,14 +93,20 @@ def _in_a_room(rng: Rng, clip: npt.NDArray[np.float64]) -> npt.NDArray[np.float6
 
 
 def _noise(rng: Rng, count: int) -> npt.NDArray[np.float64]:
-    """White noise, or noise whose power falls with the frequency; its deviation is 1."""
-    white = rng.standard_normal(_fast_size(count))
-    if rng.random() < 0.5:
-        return white[:count]
+    """White noise, or noise whose power falls with the frequency; its deviation is about 1."""
+    tape = _noise_tapes()[int(rng.integers(0, 2))]
+    start = int(rng.integers(0, len(tape) - count))
+    return tape[start : start + count]
+
+
+@lru_cache(maxsize=1)
+def _noise_tapes() -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """A minute of each kind of noise, of which clips have parts: drawing it anew is slow."""
+    white = np.random.default_rng(0).standard_normal(2**20)
     spectrum = np.fft.rfft(white)
-    spectrum /= np.sqrt(np.arange(len(spectrum)) + 10.0)
-    colored = np.fft.irfft(spectrum, len(white))[:count]
-    return np.asarray(colored / colored.std())
+    spectrum /= np.sqrt(np.arange(len(spectrum)) + 100.0)
+    colored = np.fft.irfft(spectrum, len(white))
+    return white, colored / colored.std()
 
 
 def _fast_size(count: int) -> int:

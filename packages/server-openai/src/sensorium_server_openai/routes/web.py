@@ -21,6 +21,7 @@ _FILES = {
     "/web/page.css": ("page.css", "text/css; charset=utf-8"),
     "/web/page.js": ("page.js", "text/javascript; charset=utf-8"),
     "/web/attachments.js": ("attachments.js", "text/javascript; charset=utf-8"),
+    "/web/recording.js": ("recording.js", "text/javascript; charset=utf-8"),
     "/web/stream.js": ("stream.js", "text/javascript; charset=utf-8"),
     "/web/icon.svg": ("icon.svg", guess_type("icon.svg")[0] or "text/xml"),
 }

@@ -1,6 +1,7 @@
 // The page: a conversation with the model. The API key lives in `key` and nowhere else.
 
 import { Attachments, preview } from "./attachments.js";
+import { record, recordables } from "./recording.js";
 import { AnswerError, check, events } from "./stream.js";
 
 const $ = (id) => document.getElementById(id);
@@ -48,6 +49,7 @@ async function connect() {
   if (!chats) tell("This model makes embeddings; it doesn't chat.");
   const kinds = about.media.map((entry) => entry.kind);
   $("attach").hidden = !kinds.length;
+  $("record").replaceChildren(...recordables(about.media).map(recordButton));
   $("picker").accept = about.media.flatMap((entry) => entry.media_types).join(",");
   $("welcome").textContent = kinds.length
     ? `Drop, paste or attach files (taken here: ${kinds.join(", ")}) and ask a question.`
@@ -57,6 +59,37 @@ async function connect() {
 
 function addFiles(files) {
   if (about && files.length) tell(attachments.add(files, about.media));
+}
+
+/** A button that begins a recording, and ends and attaches it. */
+function recordButton(what) {
+  const button = document.createElement("button");
+  button.type = "button";
+  let recording = null;
+  const show = () => {
+    button.textContent = recording ? "End recording" : `Record ${what.kind}`;
+    button.setAttribute("aria-pressed", String(Boolean(recording)));
+  };
+  button.onclick = async () => {
+    button.disabled = true;
+    try {
+      if (recording) {
+        const running = recording;
+        recording = null;
+        addFiles([await running.stop()]);
+      } else {
+        recording = await record(what);
+        tell("");
+      }
+    } catch (error) {
+      recording = null;
+      tell(`The browser records nothing: ${error.message || error.name}.`);
+    }
+    button.disabled = false;
+    show();
+  };
+  show();
+  return button;
 }
 
 /** Adds a message to the conversation on the page. */
