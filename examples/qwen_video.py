@@ -2,14 +2,14 @@
 
     python examples/qwen_video.py [MODEL] [VIDEO]
 
-Needs `pip install qwen-vl-utils transformers`, and one of the readers that qwen-vl-utils knows.
-Without them, give the file itself: {"video": pathlib.Path(VIDEO)}.
+Needs `pip install qwen-vl-utils transformers torchvision`, and one of the readers that
+qwen-vl-utils knows. Without them, give the file itself: {"video": pathlib.Path(VIDEO)}.
 """
 
 import sys
 
 from qwen_vl_utils import process_vision_info
-from transformers import AutoTokenizer
+from transformers import AutoProcessor
 
 from sensorium import LLM, SamplingParams
 
@@ -46,9 +46,8 @@ video_messages = [
 ]
 
 messages = video_messages
-# The tokenizer has the processor's template, and loads where torchvision is missing.
-tokenizer = AutoTokenizer.from_pretrained(model_path)
-prompt = tokenizer.apply_chat_template(
+processor = AutoProcessor.from_pretrained(model_path)
+prompt = processor.apply_chat_template(
     messages,
     tokenize=False,
     add_generation_prompt=True,

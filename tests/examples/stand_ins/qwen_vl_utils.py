@@ -2,9 +2,18 @@
 
 It needs a reader that tests don't have. A clip of two seconds at 30 frames a second, of which four
 frames are chosen by its rule; the frames are drawn here, resized as they would be.
+
+Where torchvision is missing, transformers has no processor of clips either. The example asks one
+for its template alone, which is the tokenizer's as well.
 """
 
+import importlib.util
+
 import torch
+import transformers
+
+if importlib.util.find_spec("torchvision") is None:
+    transformers.AutoProcessor.from_pretrained = transformers.AutoTokenizer.from_pretrained
 
 NUM_FRAMES, FPS = 60, 30.0
 INDICES = torch.linspace(0, NUM_FRAMES - 1, 4).round().long()
