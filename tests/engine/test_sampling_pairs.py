@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM
 from transformers import generation as theirs
 
 from sensorium import LLM, CompletionOutput, RequestOutput, SamplingParams
-from sensorium.output.bad_words import bad_word_ids
+from sensorium.engine.admission import bad_word_ids
 from sensorium.tokenizer import Tokenizer
 
 PROMPT = [9, 40, 51, 300, 12, 7, 88, 41, 42, 43, 44, 45, 46, 47, 48, 49, 50, 51]

@@ -198,3 +198,19 @@ def test_every_instruction_set_agrees(level: str, dtype: torch.dtype) -> None:
             for rows in (1, 2, 3, 5, 16, 37):
                 out = torch.ops.sensorium.linear(x[:rows], matrix, None)
                 close(out, F.linear(x[:rows].double(), matrix.double()), dtype)
+
+
+@pytest.mark.parametrize("level", cpu_levels())
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("num_outputs", "size"), [(37, 100), (9, 1531)])
+def test_a_row_of_a_product_does_not_depend_on_its_company(
+    level: str, dtype: torch.dtype, num_outputs: int, size: int
+) -> None:
+    """50 rows are more than one slab of x; so many tiles have every number of rows."""
+    with at_level(level):
+        x = random(50, size, dtype=dtype, device="cpu", seed=5)
+        weight = random(num_outputs, size, dtype=dtype, device="cpu", seed=6)
+        alone = torch.cat([torch.ops.sensorium.linear(row[None], weight, None) for row in x])
+        for rows in (2, 3, 4, 5, 6, 7, 9, 11, 12, 16, 47, 50):
+            together = torch.ops.sensorium.linear(x[:rows], weight, None)
+            assert torch.equal(together, alone[:rows]), rows

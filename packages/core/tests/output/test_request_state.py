@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from tiny_tokenizers import write_llama_like, write_qwen_like
 from tokenizers import decoders, models, pre_tokenizers
 
-from sensorium.output import RequestState, bad_word_ids
+from sensorium.engine.admission import bad_word_ids
+from sensorium.output import RequestState
 from sensorium.outputs import CompletionOutput, RequestMetrics, RequestOutputKind
 from sensorium.sampling_params import SamplingParams
 from sensorium.tokenizer import Tokenizer

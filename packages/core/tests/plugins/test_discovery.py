@@ -9,7 +9,7 @@ import pytest
 
 from sensorium.errors import ConfigError, PluginError
 from sensorium.plugins.discovery import discover
-from sensorium.plugins.status import PluginStatus
+from sensorium.plugins.installed import PluginStatus
 
 KIND = """
 from sensorium.plugins import MediaKind, hookimpl

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from sensorium.plugins.hookspecs import API
+from sensorium.plugins.installed import PluginStatus
 from sensorium.plugins.registry import Registry
-from sensorium.plugins.status import PluginStatus
 
 #: A claim's noun → the heading of its line.
 _HEADINGS = {

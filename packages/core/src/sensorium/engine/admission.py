@@ -6,14 +6,13 @@ request is checked against the vocabulary here, since on the device ids index in
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from sensorium.engine.generation_config import GenerationConfig
 from sensorium.errors import LimitError, PluginError, RequestError
-from sensorium.frontend.frontend import PreparedPrompt
-from sensorium.frontend.truncation import truncated
-from sensorium.output import PooledState, RequestState, bad_word_ids
+from sensorium.frontend.frontend import PreparedPrompt, truncated
+from sensorium.output import PooledState, RequestState
 from sensorium.outputs import RequestMetrics
 from sensorium.pooling_params import PoolingParams
 from sensorium.sampling_params import SamplingParams
@@ -265,3 +264,24 @@ def _nth_seed(seed: int, i: int) -> int:
     the first."""
     nth = seed + i + (seed < -1 <= seed + i)
     return nth - 2**64 if nth >= 2**63 else nth
+
+
+def bad_word_ids(tokenizer: Tokenizer, words: Sequence[str]) -> tuple[tuple[int, ...], ...]:
+    """The token sequences of each word: at a text's start, behind a space and behind other text.
+
+    As in vLLM, a space in front of a word is no part of it, and only sequences as the tokenizer
+    makes them count: a word that begins inside a longer token, or that is put together from other
+    tokens, is written all the same. The first would need the text, which does not exist before the
+    token is chosen.
+    """
+    found: dict[tuple[int, ...], None] = {}
+    for word in words:
+        bare = word.lstrip(" ") or word
+        for ids in (
+            tokenizer.encode(bare),
+            tokenizer.encode(" " + bare),
+            tokenizer.encode(bare, continues=True),
+        ):
+            if ids:
+                found[tuple(ids)] = None
+    return tuple(found)

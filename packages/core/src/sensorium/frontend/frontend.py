@@ -14,7 +14,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,6 +25,7 @@ from sensorium.frontend.prompt_ids import ExpandedPrompt, tokenized_ids
 from sensorium.frontend.prompts import ParsedPrompt
 from sensorium.media.pipeline import MediaPipeline, PreparedMedia
 from sensorium.plugins import MediaAdapter, ModelContext, ModelFamily, TokenizedPrompt
+from sensorium.sampling_params import SamplingParams
 from sensorium.tokenizer import ChatTemplate, Tokenizer, load_template
 from sensorium.types import Composition, MediaItem, PreparedItem
 
@@ -186,3 +187,39 @@ class Frontend:
         """Ends the threads."""
         self._text_pool.shutdown(wait=True, cancel_futures=True)
         self.pipeline.close()
+
+
+def truncated(prepared: PreparedPrompt, sampling: SamplingParams, room: int) -> PreparedPrompt:
+    """The prompt with as many tokens as ``sampling`` keeps of it.
+
+    As in vLLM the ids are cut as they are, so a BOS in front goes with what it begins.
+
+    Args:
+        room: tokens kept by -1.
+
+    Raises:
+        RequestError: a prompt with items would have to be cut.
+    """
+    wanted = sampling.truncate_prompt_tokens
+    if wanted is None:
+        return prepared
+    composition = prepared.composition
+    num_kept, num_tokens = room if wanted == -1 else wanted, len(composition.token_ids)
+    if num_tokens <= num_kept:
+        return prepared
+    if composition.spans:
+        raise RequestError(
+            f"The prompt has {num_tokens} tokens and truncate_prompt_tokens keeps {num_kept}, but "
+            "prompts with items aren't cut; shorten its text."
+        )
+    cut = num_tokens - num_kept if sampling.truncation_side == "left" else 0
+    positions = composition.positions
+    return replace(
+        prepared,
+        composition=replace(
+            composition,
+            token_ids=composition.token_ids[cut : cut + num_kept],
+            # Of text alone they count from 0 wherever it begins.
+            positions=None if positions is None else positions[:, :num_kept],
+        ),
+    )

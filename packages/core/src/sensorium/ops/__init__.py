@@ -10,9 +10,8 @@ from sensorium.ops.attention import (
     AttentionSpec,
 )
 from sensorium.ops.choose import AttentionChoice, choose_attention
-from sensorium.ops.gated import silu_mul
+from sensorium.ops.elementwise import add_rms_norm, rms_norm, silu_mul
 from sensorium.ops.linear import linear
-from sensorium.ops.norms import add_rms_norm, rms_norm
 from sensorium.ops.paged import PagedAttention
 from sensorium.ops.reference import ReferenceAttention
 from sensorium.ops.rope import Rope, apply_rope, apply_rope_

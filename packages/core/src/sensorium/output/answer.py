@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
-from sensorium.output.logprobs import logprob_entry
 from sensorium.output.prefix import Prefix
 from sensorium.output.stop_strings import StopStrings
 from sensorium.outputs import CompletionOutput, Logprob, RequestOutputKind
@@ -187,3 +186,18 @@ def _stop_strings(sampling: SamplingParams, tokenizer: Tokenizer) -> StopStrings
     if not sampling.stop_strings or not sampling.skip_special_tokens:
         return StopStrings(sampling.stop_strings)
     return StopStrings(sampling.stop_strings, tokenizer.special_texts)
+
+
+def logprob_entry(
+    token_id: int, found: TokenLogprobs, tokenizer: Tokenizer
+) -> Mapping[int, Logprob]:
+    """The best tokens and the one that stands there, by token id."""
+    entry = {
+        top_id: Logprob(logprob, rank, tokenizer.token_text(top_id))
+        for rank, (top_id, logprob) in enumerate(
+            zip(found.top_ids, found.top_logprobs, strict=True), start=1
+        )
+    }
+    if token_id not in entry:
+        entry[token_id] = Logprob(found.logprob, found.rank, tokenizer.token_text(token_id))
+    return entry

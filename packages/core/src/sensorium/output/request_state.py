@@ -6,8 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from sensorium.output.answer import Answer
-from sensorium.output.logprobs import logprob_entry
+from sensorium.output.answer import Answer, logprob_entry
 from sensorium.outputs import Logprob, RequestMetrics, RequestOutput, RequestOutputKind
 from sensorium.sampling_params import SamplingParams
 from sensorium.tokenizer import Tokenizer

@@ -5,7 +5,7 @@
 
 from sensorium.plugins.adapter import MediaAdapter, Placeholder
 from sensorium.plugins.command import Command
-from sensorium.plugins.compose import walk_slots, whole_span
+from sensorium.plugins.compose import Slot, TokenizedPrompt, walk_slots, whole_span
 from sensorium.plugins.context import EncoderContext, ModelContext, TokenizerView
 from sensorium.plugins.encoder import (
     Encoder,
@@ -18,7 +18,6 @@ from sensorium.plugins.family import ModelFamily
 from sensorium.plugins.hookspecs import API, GROUP, hookimpl
 from sensorium.plugins.kind import MediaKind
 from sensorium.plugins.options import OptionCheck, check_options
-from sensorium.plugins.prompt import Slot, TokenizedPrompt
 from sensorium.plugins.reader import MediaReader
 
 __all__ = [

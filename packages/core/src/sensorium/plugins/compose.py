@@ -1,15 +1,39 @@
-"""The default way of putting items into a prompt: one span each, where its placeholder was."""
+"""``TokenizedPrompt``, whose items are still placeholders, and the default way of putting them in:
+one span each, where its placeholder was."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sensorium.plugins.prompt import TokenizedPrompt
 from sensorium.types import Composition, MediaSpan, PreparedItem
 
 if TYPE_CHECKING:
     from sensorium.plugins.adapter import MediaAdapter
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """Where an item's placeholder stands.
+
+    Attributes:
+        kind, index: the item.
+        offset, length: the placeholder's own tokens; length 0 if it is not in the vocabulary.
+    """
+
+    kind: str
+    index: int
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizedPrompt:
+    """Token ids with the slots of all items, by offset."""
+
+    token_ids: tuple[int, ...]
+    slots: tuple[Slot, ...] = ()
 
 
 def walk_slots(

@@ -12,10 +12,9 @@ from typing import Any, ClassVar
 
 from sensorium.decoder_config import DecoderConfig
 from sensorium.plugins.adapter import MediaAdapter
-from sensorium.plugins.compose import walk_slots
+from sensorium.plugins.compose import TokenizedPrompt, walk_slots
 from sensorium.plugins.context import ModelContext
 from sensorium.plugins.encoder import EncoderSpec, WeightMap
-from sensorium.plugins.prompt import TokenizedPrompt
 from sensorium.types import Composition, PreparedItem
 
 

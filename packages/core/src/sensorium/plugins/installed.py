@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from types import ModuleType
 from typing import Any
@@ -23,6 +24,29 @@ from sensorium.plugins.returns import CHECKS
 
 HOOKS = tuple(CHECKS)
 _PREFIX = f"{PROJECT}_"
+
+
+@dataclass(frozen=True, slots=True)
+class PluginStatus:
+    """One plugin, as ``sensorium plugins`` prints it.
+
+    Attributes:
+        name: "distribution:entry point".
+        distribution, version: where it comes from; no version for a plugin that an
+            application handed over in-process.
+        module: the entry point's value.
+        brings: its claims ("kind:NAME", "family:ARCHITECTURE", …); () if it failed.
+        error: why it failed, in one line; None: it works.
+        disabled: the user switched it off.
+    """
+
+    name: str
+    distribution: str
+    version: str | None
+    module: str
+    brings: tuple[str, ...] = ()
+    error: str | None = None
+    disabled: bool = False
 
 
 class InstalledPlugin:

@@ -27,10 +27,9 @@ from sensorium.plugins.claims import (
 from sensorium.plugins.command import Command
 from sensorium.plugins.encoder import EncoderSpec
 from sensorium.plugins.family import ModelFamily
-from sensorium.plugins.installed import InstalledPlugin, canonical
+from sensorium.plugins.installed import InstalledPlugin, PluginStatus, canonical
 from sensorium.plugins.kind import MediaKind
 from sensorium.plugins.returns import RESERVED_COMMANDS
-from sensorium.plugins.status import PluginStatus
 
 _SEE = "`sensorium plugins` lists what is installed."
 

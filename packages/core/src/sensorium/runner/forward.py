@@ -21,7 +21,6 @@ from sensorium.runner.batch import EmbeddedRows, FlatBatch, embedded_rows, flatt
 from sensorium.runner.decode_graphs import DecodeGraphs
 from sensorium.runner.decode_programs import DecodePrograms
 from sensorium.runner.embeddings import Embeddings
-from sensorium.runner.page_tables import PageTables
 from sensorium.runner.prefill_graphs import PrefillGraphs
 from sensorium.runner.request_state import RunningRequest
 from sensorium.runner.sampler import (
@@ -31,7 +30,7 @@ from sensorium.runner.sampler import (
     choose,
     token_logprobs,
 )
-from sensorium.runner.step_memory import StepMemory
+from sensorium.runner.step_memory import PageTables, StepMemory
 from sensorium.runner.token_counts import TokenCounts
 from sensorium.runner.upload import upload, upload_list
 from sensorium.types import Chunk, Masks

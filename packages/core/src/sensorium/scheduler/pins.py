@@ -138,14 +138,40 @@ class EncoderPins:
                 return use
         return None
 
-    def has_share(self, sequence: Sequence, admitted: Iterable[Sequence]) -> bool:
-        """Whether each admitted sequence could still get all the room it may need, together with
-        this one.
+    def has_share(
+        self, sequence: Sequence, running: Iterable[Sequence], waiting: Iterable[Sequence]
+    ) -> bool:
+        """Whether every sequence that was admitted or holds embeddings could still finish together
+        with this one."""
+        waiting = list(waiting)
+        return self._fit([sequence, *_admitted(running, waiting), *_holders(waiting)])
+
+    def make_share(
+        self, sequence: Sequence, running: Iterable[Sequence], waiting: Iterable[Sequence]
+    ) -> bool:
+        """Whether every sequence admitted so far could still finish together with this one.
+
+        A preempted sequence keeps the share it was admitted with. Embeddings of sequences that were
+        never admitted are unpinned, the last sequence's first.
+        """
+        if sequence.was_admitted:
+            return True
+        waiting = list(waiting)
+        admitted = _admitted(running, waiting)
+        holders = [s for s in _holders(waiting) if s is not sequence]
+        while not self._fit([sequence, *admitted, *holders]):
+            if not holders:
+                return False
+            self.unpin_all(holders.pop())
+        return True
+
+    def _fit(self, sequences: Iterable[Sequence]) -> bool:
+        """Whether each of some sequences could get all the room it may need.
 
         Embeddings that can't be made again count in full for each of them; of the rest, the largest
         need of one sequence counts, since the first in rank can take the others'.
         """
-        layouts = [sequence.layout, *(other.layout for other in admitted)]
+        layouts = [sequence.layout for sequence in sequences]
         kept_bytes = sum(layout.kept_bytes for layout in layouts)
         return kept_bytes + max(x.peak_bytes for x in layouts) <= self._book.budget_bytes
 
@@ -162,3 +188,13 @@ class EncoderPins:
     def _unpin(self, sequence: Sequence, use: ItemUse) -> None:
         self._book.unpin(use.key)
         sequence.pins.remove(use.index)
+
+
+def _admitted(running: Iterable[Sequence], waiting: Iterable[Sequence]) -> list[Sequence]:
+    """Sequences that are running or were preempted."""
+    return [*running, *(s for s in waiting if s.was_admitted)]
+
+
+def _holders(waiting: Iterable[Sequence]) -> list[Sequence]:
+    """Sequences that were never admitted and hold embeddings that can't be made again."""
+    return [s for s in waiting if s.pins and not s.was_admitted]

@@ -94,7 +94,7 @@ class Scheduler:
             raise cache_miss(lost.item.kind, lost.item.index, lost.item.uuid)
         for use in layout.uses:
             self._book.touch(use.key)
-        if self._pins.has_share(sequence, [*self._admitted(), *self._holders()]):
+        if layout.uses and self._pins.has_share(sequence, self._running, self._waiting):
             self._pins.pin_irreplaceable(sequence)
         self._num_arrivals += 1
         self._sequences[request.request_id] = sequence
@@ -180,7 +180,7 @@ class Scheduler:
             AssertionError: they differ; without unfinished requests, also if anything is held.
         """
         alive = [*self._running, *self._waiting]
-        assert sorted(alive, key=_arrival) == list(self._sequences.values())
+        assert sorted(alive, key=lambda s: s.arrival) == list(self._sequences.values())
         assert all(s.is_running for s in self._running)
         assert not any(s.is_running or s.pages for s in self._waiting)
         assert self._waiting == sorted(self._waiting, key=_rank)
@@ -229,7 +229,8 @@ class Scheduler:
                 self._undo_encode(task.key, batch)
         for request_id, sentence in output.failed.items():
             if request_id in sequences and not sequences[request_id][0].is_finished:
-                self._report_error(sequences[request_id][0], sentence)
+                failed = self._finish(sequences[request_id][0], "error", error=sentence)
+                self._news.append(failed)
         for chunk in batch.chunks:
             sequence, life = sequences[chunk.request_id]
             if sequence.is_finished:
@@ -360,7 +361,8 @@ class Scheduler:
                 continue
             if self._cached.next_is_coming(sequence, self._running):
                 continue
-            lacks_share = lacks_share or not self._has_encoder_share(sequence)
+            if sequence.layout.uses and not lacks_share:
+                lacks_share = not self._pins.make_share(sequence, self._running, self._waiting)
             if lacks_share and not sequence.was_admitted:
                 continue
             if not self._admit(sequence):
@@ -382,7 +384,8 @@ class Scheduler:
         sequence.pages = (*cached, *self._pool.allocate(num_new))
         sequence.num_computed = len(cached) * self._config.page_size
         sequence.num_registered = len(cached)
-        self._pins.pin_irreplaceable(sequence)
+        if sequence.layout.uses:
+            self._pins.pin_irreplaceable(sequence)
         if not sequence.was_admitted:
             self._cached.count(sequence)
         sequence.was_admitted = True
@@ -393,31 +396,10 @@ class Scheduler:
         insort(self._running, sequence, key=_rank)
         return True
 
-    def _has_encoder_share(self, sequence: Sequence) -> bool:
-        """Whether every sequence admitted so far could still finish together with this one.
-
-        A preempted sequence keeps the share it was admitted with. Embeddings of sequences that were
-        never admitted are unpinned, the last sequence's first.
-        """
-        if sequence.was_admitted:
-            return True
-        holders = [s for s in self._holders() if s is not sequence]
-        while not self._pins.has_share(sequence, [*self._admitted(), *holders]):
-            if not holders:
-                return False
-            self._pins.unpin_all(holders.pop())
-        return True
-
-    def _admitted(self) -> list[Sequence]:
-        """Sequences that are running or were preempted."""
-        return [*self._running, *(s for s in self._waiting if s.was_admitted)]
-
-    def _holders(self) -> list[Sequence]:
-        """Sequences that were never admitted and hold embeddings that can't be made again."""
-        return [s for s in self._waiting if s.pins and not s.was_admitted]
-
     def _lost_item(self, sequence: Sequence) -> ItemUse | None:
         """An item of a waiting sequence that no cache holds any more, in any form."""
+        if not sequence.layout.uses:
+            return None
         lost = self._pins.lost_item(sequence, num_done=0)
         if lost is None:
             return None
@@ -480,9 +462,6 @@ class Scheduler:
         sentence = str(cache_miss(lost.item.kind, lost.item.index, lost.item.uuid))
         self._news.append(self._finish(sequence, "error", error=sentence, lost_item=True))
 
-    def _report_error(self, sequence: Sequence, sentence: str) -> None:
-        self._news.append(self._finish(sequence, "error", error=sentence))
-
     def _finish(
         self,
         sequence: Sequence,
@@ -498,7 +477,8 @@ class Scheduler:
         (self._running if sequence.is_running else self._waiting).remove(sequence)
         del self._sequences[sequence.request_id]
         self._release_pages(sequence)
-        self._pins.unpin_all(sequence)
+        if sequence.pins:
+            self._pins.unpin_all(sequence)
         sequence.is_running = False
         sequence.is_finished = True
         return sequence.update(
@@ -517,10 +497,6 @@ class Scheduler:
         if sequence.is_started:
             self._ended.append(sequence.request_id)
             sequence.is_started = False
-
-
-def _arrival(sequence: Sequence) -> int:
-    return sequence.arrival
 
 
 def _rank(sequence: Sequence) -> tuple[int, int]:

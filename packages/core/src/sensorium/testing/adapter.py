@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from sensorium.errors import MediaError, RequestError
 from sensorium.media.keys import item_key
 from sensorium.plugins.adapter import MediaAdapter
+from sensorium.plugins.compose import Slot, TokenizedPrompt
 from sensorium.plugins.encoder import Encoder, EncoderOutput
 from sensorium.plugins.kind import MediaKind
-from sensorium.plugins.prompt import Slot, TokenizedPrompt
 from sensorium.plugins.reader import close_readers
 from sensorium.plugins.returns import check_adapters
 from sensorium.testing.media import load, missing, pairs, same, snapshot

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from sensorium.plugins.compose import TokenizedPrompt
 from sensorium.plugins.guard import composition as guard
 from sensorium.plugins.guard.door import WrongReturnError
-from sensorium.plugins.prompt import TokenizedPrompt
 from sensorium.types import Composition, PreparedItem
 
 

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from sensorium.plugins.compose import TokenizedPrompt
 from sensorium.plugins.guard.door import WrongReturnError
-from sensorium.plugins.prompt import TokenizedPrompt
 from sensorium.types import Composition, MediaSpan, PreparedItem
 
 

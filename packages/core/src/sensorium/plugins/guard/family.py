@@ -7,13 +7,13 @@ from typing import Any
 
 from sensorium.decoder_config import DecoderConfig
 from sensorium.plugins.adapter import MediaAdapter
+from sensorium.plugins.compose import TokenizedPrompt
 from sensorium.plugins.context import ModelContext
 from sensorium.plugins.encoder import WeightMap
 from sensorium.plugins.family import ModelFamily
 from sensorium.plugins.guard import checks
 from sensorium.plugins.guard.composition import check_composition
 from sensorium.plugins.guard.door import Door, WrongReturnError, inner_of
-from sensorium.plugins.prompt import TokenizedPrompt
 from sensorium.types import Composition, PreparedItem
 
 

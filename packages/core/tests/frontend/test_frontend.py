@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from sensorium.errors import RequestError
-from sensorium.frontend.frontend import PreparedPrompt
-from sensorium.frontend.truncation import truncated
+from sensorium.frontend.frontend import PreparedPrompt, truncated
 from sensorium.sampling_params import SamplingParams
 from sensorium.types import Composition, MediaSpan
 
