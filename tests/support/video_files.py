@@ -126,6 +126,10 @@ CLIPS: Mapping[str, Callable[[], bytes]] = {
     "turned_90": lambda: remuxed("h264", "mp4", ("-display_rotation", "90")),
     "turned_180": lambda: remuxed("h264", "mov", ("-display_rotation", "180")),
     "turned_270": lambda: remuxed("h264", "mp4", ("-display_rotation", "270")),
+    "mirrored": lambda: remuxed("h264", "mp4", ("-display_hflip",)),
+    "turned_and_mirrored": lambda: remuxed(
+        "h264", "mp4", ("-display_rotation", "90", "-display_hflip")
+    ),
     "wrong_count": _wrong_count,
     "cut_mp4": lambda: cut("h264_front", 0.7),
     "cut_mkv": lambda: cut("h264_mkv", 0.7),

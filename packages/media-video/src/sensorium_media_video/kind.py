@@ -49,11 +49,13 @@ class VideoKind(MediaKind):
 
     def split(self, value: Any) -> list[MediaItem]:
         """Every form of ``sources``; see ``MediaKind.split``."""
-        return [_item(index, entry) for index, entry in enumerate(split_value(value))]
+        return [
+            _item(index, entry) for index, entry in enumerate(split_value(value, self._options))
+        ]
 
     def parse_part(self, part_type: str, value: Any) -> MediaItem:
         """``video_url``, ``video`` and ``video_embeds``; see ``MediaKind.parse_part``."""
-        return _item(0, part_entry(part_type, value))
+        return _item(0, part_entry(part_type, value, self._options))
 
     def probe(self, sources: Sequence[Source]) -> Probe:
         """Frames, size, rate and times, from headers and shapes."""

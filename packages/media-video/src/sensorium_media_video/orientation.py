@@ -58,7 +58,7 @@ def track_orientation(data: bytes, track_id: int) -> Orientation:
                 for name, at, _ in _boxes(data, track_start, track_end):
                     if name == b"tkhd" and _track_id(data, at) == track_id:
                         return _orientation(data, at)
-    except struct.error:
+    except (struct.error, IndexError):
         pass  # the demuxer will tell what is wrong with the file
     return UPRIGHT
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from sensorium.plugins.hookspecs import hookimpl
@@ -27,3 +29,11 @@ def sensorium_media_adapters() -> list[type[MediaAdapter]]:
     from sensorium_media_video.families import ADAPTERS
 
     return list(ADAPTERS)
+
+
+@hookimpl
+def sensorium_assets() -> Mapping[str, ModuleType]:
+    """``sensorium.assets.video``."""
+    from sensorium_media_video import assets
+
+    return {"video": assets}

@@ -15,13 +15,14 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 
-from sensorium.errors import MediaError, RequestError, UnsupportedError
+from sensorium.errors import LimitError, MediaError, RequestError, UnsupportedError
 from sensorium.media.fetch import is_url
 from sensorium.types import BytesSource, GivenEmbeds, Source, UrlSource, ValueSource
 from sensorium_media_image.arrays import is_array, is_floating
 from sensorium_media_image.embeds import EmbedsForm, split_mapping, split_rows
-from sensorium_media_video.frames import GivenClip, clip_axes, is_frame
+from sensorium_media_video.frames import GivenClip, check_count, clip_axes, is_frame
 from sensorium_media_video.metadata import is_metadata
+from sensorium_media_video.options import VideoOptions
 
 #: One clip as it was given: its sources, several where it comes as encoded frames; () where the
 #: data were left out.
@@ -41,16 +42,19 @@ _FORMS = (
 _FRAMES_URL = "data:video/jpeg;base64,"
 
 
-def split_value(value: Any) -> list[Entry]:
+def split_value(value: Any, options: VideoOptions) -> list[Entry]:
     """One entry a clip.
 
     Raises:
         MediaError: a value that is no form of video.
+        LimitError: a URL of more frames than ``max_listed_frames``.
     """
     if _is_pair(value) or _is_frames(value):
-        return [_labelled_entry(0, value)]
+        return [_labelled_entry(0, value, options)]
     if isinstance(value, (list, tuple)):
-        return [_labelled_entry(index, entry, listed=True) for index, entry in enumerate(value)]
+        return [
+            _labelled_entry(index, entry, options, listed=True) for index, entry in enumerate(value)
+        ]
     if is_array(value) and value.ndim == 5:
         clip_axes(tuple(value.shape[1:]))
         return [(ValueSource(GivenClip(clip)),) for clip in value]
@@ -59,27 +63,29 @@ def split_value(value: Any) -> list[Entry]:
     if isinstance(value, Mapping):
         _check_mapping(value)
         return list(split_mapping(value, VIDEO_FORM))
-    return [_labelled_entry(0, value)]
+    return [_labelled_entry(0, value, options)]
 
 
-def part_entry(part_type: str, value: Any) -> Entry:
+def part_entry(part_type: str, value: Any, options: VideoOptions) -> Entry:
     """The clip of one chat part; () where its value was left out.
 
     Raises:
         MediaError: a value of the wrong shape.
+        LimitError: a URL of more frames than ``max_listed_frames``.
     """
     if part_type == "video_embeds":
         return _part_embeds(value)
     if part_type == "video_url":
-        return _video_url(value)
+        return _video_url(value, options)
     assert part_type == "video", "the kind answers to no other part type"
-    return _entry(value, listed=False)
+    return _entry(value, options, listed=False)
 
 
-def url_sources(url: str) -> tuple[Source, ...]:
+def _url_sources(url: str, options: VideoOptions) -> tuple[Source, ...]:
     """A clip's URL as its sources: one, or one for each frame of a ``video/jpeg`` URL."""
     if url[: len(_FRAMES_URL)].lower() != _FRAMES_URL:
         return (UrlSource(url),)
+    check_count(url.count(",", len(_FRAMES_URL)) + 1, options)
     frames = url[len(_FRAMES_URL) :].split(",")
     return tuple(UrlSource(f"data:image/jpeg;base64,{frame}") for frame in frames)
 
@@ -99,7 +105,7 @@ def _part_embeds(value: Any) -> GivenEmbeds:
     return GivenEmbeds(value)
 
 
-def _video_url(value: Any) -> Entry:
+def _video_url(value: Any, options: VideoOptions) -> Entry:
     url = value
     if isinstance(value, Mapping):
         unknown = [str(key) for key in value if key != "url"]
@@ -112,19 +118,21 @@ def _video_url(value: Any) -> Entry:
         raise MediaError(
             f"video_url is a {type(url).__name__}; it must be a URL or a mapping with a url."
         )
-    return url_sources(url)
+    return _url_sources(url, options)
 
 
-def _labelled_entry(index: int, value: Any, *, listed: bool = False) -> Entry:
+def _labelled_entry(
+    index: int, value: Any, options: VideoOptions, *, listed: bool = False
+) -> Entry:
     try:
-        return _entry(value, listed=listed)
-    except UnsupportedError as error:
-        raise UnsupportedError(f"video {index}: {error}") from None
+        return _entry(value, options, listed=listed)
+    except (UnsupportedError, LimitError) as error:
+        raise type(error)(f"video {index}: {error}") from None
     except RequestError as error:
         raise MediaError(f"video {index}: {error}") from None
 
 
-def _entry(value: Any, *, listed: bool) -> Entry:
+def _entry(value: Any, options: VideoOptions, *, listed: bool) -> Entry:
     if value is None:
         return ()
     if _is_pair(value):
@@ -149,7 +157,7 @@ def _entry(value: Any, *, listed: bool) -> Entry:
     if isinstance(value, str):
         if not is_url(value):
             raise MediaError("a text must be a URL; pass a file as pathlib.Path(...).")
-        return url_sources(value)
+        return _url_sources(value, options)
     raise MediaError(f"it is a {type(value).__name__}; allowed are {_FORMS}.")
 
 

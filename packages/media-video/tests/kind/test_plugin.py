@@ -20,10 +20,11 @@ def test_importing_it_imports_nothing_heavy() -> None:
 
 
 def test_what_it_brings() -> None:
-    from sensorium_media_video import plugin
+    from sensorium_media_video import assets, plugin
     from sensorium_media_video.kind import VideoKind
 
     assert plugin.sensorium_media_kinds() == [VideoKind]
+    assert plugin.sensorium_assets() == {"video": assets}
     assert all(adapter.kind == "video" for adapter in plugin.sensorium_media_adapters())
 
 
