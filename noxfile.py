@@ -173,10 +173,15 @@ def _set_up(session: nox.Session) -> None:
 def _pytest(session: nox.Session, marks: str, *options: str) -> None:
     """Run pytest, in as many processes as there are cores (`-n0` among the arguments: in one)."""
     count = min(MAX_TEST_PROCESSES, len(os.sched_getaffinity(0)))
-    threads = {"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // count))}
+    variables = {
+        "OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // count)),
+        # Tests start dozens of processes; each would compile what it imports, and a run's own
+        # processes every test file.
+        "PYTHONDONTWRITEBYTECODE": "",
+    }
     processes = ["-n", str(count), "--dist", "loadfile"] if count > 1 else []
     command = [PYTHON, "-m", "pytest", "-m", marks, *processes, *options, *session.posargs]
-    session.run(*command, env=threads)
+    session.run(*command, env=variables)
 
 
 def _build_wheels(session: nox.Session, *, also_sdist: bool = False, **variables: str) -> None:

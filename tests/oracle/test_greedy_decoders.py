@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from greedy import Comparison
+from greedy import Comparison, Remembered
 from text_checkpoints import CASES, load_reference, make_text
 
 from sensorium import LLM, SamplingParams
@@ -42,24 +43,31 @@ def prompts(longest: int) -> list[list[int]]:
     return alone + [common + rng.integers(3, 290, n).tolist() for n in (1, 9)]
 
 
+#: A case, its checkpoint, and token ids → (ids, vocabulary): the same weights in transformers.
+Made = tuple[str, Path, Callable[[tuple[int, ...]], torch.Tensor]]
+
+
 @pytest.fixture(scope="module", params=CASES)
-def made(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[str, Path, Any]:
-    """A case, its checkpoint, and the same weights in transformers."""
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Made:
     name = request.param
     folder = make_text(tmp_path_factory.mktemp("checkpoint"), name, seed=3)
-    return name, folder, load_reference(folder, name)
+    reference, remembered = load_reference(folder, name), Remembered()
+
+    @torch.inference_mode()
+    def logits_of(ids: tuple[int, ...]) -> torch.Tensor:
+        return remembered.get(ids, lambda: reference(torch.tensor([ids])).logits[0])
+
+    return name, folder, logits_of
 
 
 @pytest.mark.parametrize(("backend", "options"), ENGINES.values(), ids=ENGINES)
 def test_greedy_tokens_equal_transformers(
-    made: tuple[str, Path, Any],
+    made: Made,
     backend: str | None,
     options: dict[str, Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    name, folder, reference = made
+    name, folder, logits_of = made
     if backend is not None:
         monkeypatch.setenv("SENSORIUM_ATTENTION", backend)
     if backend == "paged" and (reason := extension.lack(torch.device("cpu"), torch.float32)):
@@ -77,9 +85,8 @@ def test_greedy_tokens_equal_transformers(
         ids = (*output.prompt_token_ids, *output.outputs[0].token_ids)
         answer = output.outputs[0].token_ids
         assert len(answer) == GREEDY.max_tokens
-        with torch.inference_mode():
-            logits = reference(torch.tensor([ids])).logits[0]
-        comparison.add(logits[-len(answer) - 1 : -1], answer, f"{len(ids)} tokens")
+        logits = logits_of(ids)[-len(answer) - 1 : -1]
+        comparison.add(logits, answer, f"{len(ids)} tokens")
         distinct.update(answer)
     assert len(distinct) > 20, "the answers are too alike to tell two models apart"
     print(f"{name}: {comparison.report()}")

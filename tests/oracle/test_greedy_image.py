@@ -16,7 +16,7 @@ import pytest
 import torch
 from attention_backends import DECODER, TOWER, Attention
 from family_helpers import loaded, make_adapter, open_folder, random_image, raw_patches
-from greedy import Comparison
+from greedy import Comparison, Remembered
 from meeting import let_requests_meet
 from tiny_checkpoints import LLAVA_IMAGE_ID, QWEN_IDS, make_llava, make_qwen2vl, make_qwen25vl
 from transformers import AutoModelForImageTextToText
@@ -103,9 +103,14 @@ class Reference:
         self.checkpoint = open_folder(folder)
         self.adapter = make_adapter(case.adapter, case.family, self.checkpoint)
         self.model = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype).eval()
+        self.remembered = Remembered()
 
     def logits(self, ids: list[int], images: list[np.ndarray]) -> torch.Tensor:
         """(len(ids), vocabulary) for a prompt with its items in place."""
+        given = (*ids, *((image.shape, image.tobytes()) for image in images))
+        return self.remembered.get(given, lambda: self._logits(ids, images))
+
+    def _logits(self, ids: list[int], images: list[np.ndarray]) -> torch.Tensor:
         inputs: dict[str, torch.Tensor] = {"input_ids": torch.tensor([ids])}
         if images:
             inputs |= self.pixel_inputs([self.pixels(image) for image in images])

@@ -16,6 +16,7 @@ import pytest
 import torch
 from attention_backends import Attention
 from family_helpers import loaded, model_context, open_folder, random_image
+from greedy import Remembered
 from greedy_images import (
     ENGINES,
     Prompt,
@@ -50,6 +51,7 @@ class Comparer:
 
     def __init__(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
         self.model = MiniCPMVReference(folder, dtype)
+        self.remembered = Remembered()
         checkpoint = open_folder(folder)
         context = model_context(MiniCPMVFamily(), checkpoint.config, checkpoint.processor)
         self.adapter = MiniCPMVImages(replace(context, tokenizer=Tokenizer.load(folder)))
@@ -66,6 +68,10 @@ class Comparer:
 
     def logits(self, prompt: Prompt, output: Any) -> torch.Tensor:
         """(answer, vocabulary): the reference's, each row before its token."""
+        given = (prompt[0], *prompt[1], *output.prompt_token_ids, *output.outputs[0].token_ids)
+        return self.remembered.get(given, lambda: self._logits(prompt, output))
+
+    def _logits(self, prompt: Prompt, output: Any) -> torch.Tensor:
         text, sizes = prompt
         ids = self.model.token_ids(text, [(width, height) for height, width in sizes])
         assert list(output.prompt_token_ids) == ids, text

@@ -15,6 +15,7 @@ import pytest
 import torch
 from attention_backends import Attention
 from family_helpers import loaded, make_adapter, open_folder, random_image
+from greedy import Remembered
 from greedy_images import (
     ENGINES,
     Prompt,
@@ -47,6 +48,7 @@ class Comparer:
     def __init__(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
         model = LlavaOnevisionForConditionalGeneration.from_pretrained(folder, dtype=dtype)
         self.model = model.eval()
+        self.remembered = Remembered()
         self.adapter = make_adapter(OneVisionImages, OneVisionFamily(), open_folder(folder))
 
     def views(self, pixels: Any) -> torch.Tensor:
@@ -74,7 +76,9 @@ class Comparer:
     def logits(self, prompt: Prompt, output: Any) -> torch.Tensor:
         """(answer, vocabulary), each row before its token."""
         ids = [*output.prompt_token_ids, *output.outputs[0].token_ids]
-        return self.logits_of(ids, images(prompt[1]))[-len(output.outputs[0].token_ids) - 1 : -1]
+        given = (prompt[0], *prompt[1], *ids)
+        logits = self.remembered.get(given, lambda: self.logits_of(ids, images(prompt[1])))
+        return logits[-len(output.outputs[0].token_ids) - 1 : -1]
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from attention_backends import DECODER, Attention
-from greedy import Comparison
+from greedy import Comparison, Remembered
 from tiny_checkpoints import make_llama, make_qwen2
 from transformers import AutoModelForCausalLM
 
@@ -46,14 +46,24 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture(scope="module")
-def reference(folder: Path) -> Any:
-    """The same weights in transformers."""
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+def logits_of(folder: Path) -> Callable[[tuple[int, ...]], torch.Tensor]:
+    """Token ids → (ids, vocabulary): the same weights in transformers."""
+    reference: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    remembered = Remembered()
+
+    @torch.inference_mode()
+    def logits_of(ids: tuple[int, ...]) -> torch.Tensor:
+        return remembered.get(ids, lambda: reference(torch.tensor([ids])).logits[0])
+
+    return logits_of
 
 
 @pytest.mark.parametrize("options", ENGINES.values(), ids=ENGINES)
 def test_greedy_tokens_equal_transformers(
-    folder: Path, reference: Any, options: dict[str, Any], attention: Attention
+    folder: Path,
+    logits_of: Callable[[tuple[int, ...]], torch.Tensor],
+    options: dict[str, Any],
+    attention: Attention,
 ) -> None:
     comparison = Comparison()
     with LLM(folder, device="cpu", dtype="float32", max_model_len=256, **options) as llm:
@@ -68,7 +78,6 @@ def test_greedy_tokens_equal_transformers(
     for output in (*first, *again):
         ids = (*output.prompt_token_ids, *output.outputs[0].token_ids)
         answer = output.outputs[0].token_ids
-        with torch.inference_mode():
-            logits = reference(torch.tensor([ids])).logits[0]
-        comparison.add(logits[-len(answer) - 1 : -1], answer, f"{len(ids)} tokens")
+        logits = logits_of(ids)[-len(answer) - 1 : -1]
+        comparison.add(logits, answer, f"{len(ids)} tokens")
     print(comparison.report())

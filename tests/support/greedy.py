@@ -6,13 +6,29 @@ position is compared, also those behind a tie.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
 #: Two best logits of the reference that lie this close may be exchanged.
 TIE = 1e-4
+
+
+@dataclass
+class Remembered:
+    """A reference's logits by what it was given, each computed once.
+
+    Engines with other options give the same answers, so most of their comparisons find them here.
+    """
+
+    known: dict[Hashable, torch.Tensor] = field(default_factory=dict)
+
+    def get(self, given: Hashable, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """What ``compute`` makes of ``given``, which must name everything that it depends on."""
+        if given not in self.known:
+            self.known[given] = compute()
+        return self.known[given]
 
 
 @dataclass

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from family_helpers import loaded, model_context, open_folder
+from greedy import Remembered
 from greedy_images import Prompt, images
 from phi3v_reference import Phi3VReference
 from PIL import Image
@@ -33,6 +34,7 @@ class Comparer:
 
     def __init__(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
         self.model = Phi3VReference(folder, dtype)
+        self.remembered = Remembered()
         checkpoint = open_folder(folder)
         context = model_context(Phi3VFamily(), checkpoint.config, checkpoint.processor)
         self.adapter = Phi3VImages(replace(context, tokenizer=Tokenizer.load(folder)))
@@ -46,6 +48,10 @@ class Comparer:
 
     def logits(self, prompt: Prompt, output: Any) -> torch.Tensor:
         """(answer, vocabulary): the reference's, each row before its token."""
+        given = (prompt[0], *prompt[1], *output.prompt_token_ids, *output.outputs[0].token_ids)
+        return self.remembered.get(given, lambda: self._logits(prompt, output))
+
+    def _logits(self, prompt: Prompt, output: Any) -> torch.Tensor:
         text, sizes = prompt
         features = [self.model.embeds_of(self.padded(picture)) for picture in pictures(sizes)]
         ids = self.model.token_ids(text, [len(rows) for rows in features])
