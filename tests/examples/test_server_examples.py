@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -28,6 +26,7 @@ from sensorium_server_openai.command.settings import gather
 from sensorium_server_openai.engine_port import EnginePort
 from sensorium_tiny_models import model_path
 
+Run = Callable[..., list[str]]
 EXAMPLES = Path(__file__).parents[2] / "examples"
 ANSWERS = {
     "server_images": 2,
@@ -46,27 +45,20 @@ def tiny_vl() -> Iterator[Served]:
         yield server
 
 
-def run(name: str, *arguments: str) -> list[str]:
-    command = [sys.executable, str(EXAMPLES / f"{name}.py"), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return [line for line in done.stdout.splitlines() if line.strip()]
-
-
 def test_every_example_is_listed_here() -> None:
     found = {path.stem for path in EXAMPLES.glob("server_*.py")}
     assert found == {*ANSWERS, "server_audio", "server_video"}
 
 
 @pytest.mark.parametrize("name", ANSWERS)
-def test_on_the_embedded_model(name: str, tiny_vl: Served) -> None:
+def test_on_the_embedded_model(run: Run, name: str, tiny_vl: Served) -> None:
     lines = run(name, tiny_vl.url + "/v1")
     assert len(lines) >= ANSWERS[name]
     if name in ("server_uuids", "server_image_embeds"):
         assert len(set(lines)) == 1, "what is known by its name gives the same answer"
 
 
-def test_pictures_at_addresses(tmp_path: Path) -> None:
+def test_pictures_at_addresses(run: Run, tmp_path: Path) -> None:
     """As the seed's page has it: the server fetches what the client names."""
     for name in ("cherry_blossom", "stop_sign"):
         ImageAsset(name).pil_image.save(tmp_path / f"{name}.jpg")
@@ -94,7 +86,7 @@ def options_of(command: str) -> dict[str, Any]:
     return dict(gather(parser.parse_args(arguments), {}).engine)
 
 
-def test_images_on_phi3v(tmp_path: Path) -> None:
+def test_images_on_phi3v(run: Run, tmp_path: Path) -> None:
     """The family for which the example is written, here with random weights."""
     folder = make_phi3v(tmp_path)
     write_json(
@@ -117,7 +109,7 @@ def test_images_on_phi3v(tmp_path: Path) -> None:
         assert len(run("server_images", server.url + "/v1")) >= 2
 
 
-def test_a_clip_on_onevision(tmp_path: Path) -> None:
+def test_a_clip_on_onevision(run: Run, tmp_path: Path) -> None:
     """By URL, which the server fetches, then by its uuid alone: the same answer."""
     frames = [Image.new("RGB", (60, 40), (40 * i, 200 - 40 * i, 90)) for i in range(5)]
     frames[0].save(
@@ -144,7 +136,7 @@ def test_a_clip_on_onevision(tmp_path: Path) -> None:
     assert first.strip() == second.strip()
 
 
-def test_images_on_minicpmv(tmp_path: Path) -> None:
+def test_images_on_minicpmv(run: Run, tmp_path: Path) -> None:
     """Its placeholders lie in front, and an image of this size is sliced."""
     folder = make_minicpmv(tmp_path)
     write_json(folder / "generation_config.json", {"max_new_tokens": 16})
@@ -175,7 +167,7 @@ def test_backgrounds_by_command(color: list[int], tmp_path: Path) -> None:
     )
 
 
-def test_embeddings_on_llava(tmp_path: Path) -> None:
+def test_embeddings_on_llava(run: Run, tmp_path: Path) -> None:
     """The family whose embeddings need nothing beside them, here with random weights."""
     folder = make_llava(tmp_path, seed=2)
     with (
@@ -186,7 +178,7 @@ def test_embeddings_on_llava(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [make_minicpmv, make_qwen2vl])
-def test_embeddings_with_more(make: Callable[[Path], Path], tmp_path: Path) -> None:
+def test_embeddings_with_more(run: Run, make: Callable[[Path], Path], tmp_path: Path) -> None:
     """The families whose embeddings come with sizes or a grid, here with random weights."""
     folder = make(tmp_path)
     with (
@@ -203,7 +195,7 @@ LLAVA_CHAT = (
 )
 
 
-def test_sound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sound(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Base64, a URL that the server fetches, and a uuid alone give the same answer."""
     folder = AudioAsset("winning_call").get_local_path().parent
     handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
