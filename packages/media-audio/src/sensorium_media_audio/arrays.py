@@ -1,11 +1,11 @@
-"""Clips given as arrays, tensors and lists: which shapes and numbers they may have.
+"""Clips given as arrays, tensors and lists: the shapes and numbers that are allowed.
 
     (samples,)              one channel
     (samples, channels)     where the first axis is the longer one, as soundfile gives them
     (channels, samples)     where the second one is, as torchaudio gives them
 
-The shorter axis holds the channels, 16 at most; a square array of more than one number is refused,
-since nobody can tell. Numbers: floats are −1 … 1 (a little more is kept); int8, int16 and int32
+The shorter axis holds the channels, 16 at most; a square array of more than one number is ambiguous
+and refused. Numbers: floats are −1 … 1 (a little more is kept); int8, int16 and int32
 are divided by their type's largest magnitude, uint8 is shifted by 128 first, as in WAV files. Other
 integers have no known scale and are refused.
 """

@@ -1,8 +1,8 @@
 """PyAV's part: MP3, MP4, ADTS and Matroska, FLAC of unknown length, and Ogg that soundfile leaves
 off in the middle of.
 
-PyAV is an optional dependency (``sensorium-media-audio[av]``). FFmpeg is told which demuxer to
-take, so that a file can't choose one; the codec it finds is held against a list.
+PyAV is an optional dependency (``sensorium-media-audio[av]``). This module tells FFmpeg which
+demuxer to use, so that a file can't choose one, and allows only the codecs on a list.
 """
 
 from __future__ import annotations

@@ -10,12 +10,12 @@ from sensorium_media_audio.mel import HOP, num_frames
 
 #: Spectrogram frames in a chunk: 30 s.
 CHUNK_FRAMES = 3_000
-#: Shorter clips are filled up with silence to two hops.
+#: Shorter clips are padded with silence to two hops.
 MIN_SAMPLES = 2 * HOP
 
 
 def padded_length(num_samples: int) -> int:
-    """Samples of a clip once silence has filled it up."""
+    """Samples of a clip after padding."""
     return max(num_samples, MIN_SAMPLES)
 
 

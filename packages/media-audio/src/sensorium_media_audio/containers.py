@@ -1,8 +1,8 @@
-"""What containers announce, held against the bytes that are there: whether a file was cut off.
+"""Compares what a container announces with the bytes that are there: was the file cut off?
 
-Decoders take what is there and say nothing of the rest. So the outermost lengths are read here
-before any decoder sees the file. A length that its writer left open (a recording that was written
-to a pipe) announces nothing.
+Decoders read as far as they can and don't report what is missing. So this module reads the
+outermost lengths before any decoder sees the file. A length that the writer left open (a recording
+that was written to a pipe) announces nothing.
 
 Sources of the layouts: RIFF and RF64 (EBU Tech 3306), AIFF 1.3, Sun's .snd header, Apple's Core
 Audio Format 1.0, Sony's Wave64, RFC 9639 (FLAC), RFC 3533 (Ogg) and 7845 (Opus in Ogg),
@@ -19,19 +19,19 @@ from sensorium_media_audio import mpeg
 from sensorium_media_audio.formats import Format
 
 _OPEN_32 = (0, 0xFFFFFFFF)
-# The elements whose length may be open; what is inside them is walked through then.
+# The elements whose length may be open; their contents are then walked through.
 _EBML_SEGMENT, _EBML_CLUSTER = 0x18538067, 0x1F43B675
 
 
 def check_complete(data: bytes, format: Format) -> int | None:
-    """Holds what the container announces against what is there.
+    """Compares what the container announces with what is there.
 
     Returns:
-        Samples of one channel that it announces besides, at the rate of its codec (Opus: 48,000);
-        None where it says nothing.
+        How many samples of one channel it announces, at its codec's rate (Opus: 48,000); None where
+        it doesn't say.
 
     Raises:
-        MediaError: bytes that it announces are missing.
+        MediaError: announced bytes are missing.
     """
     try:
         is_cut, announced = _CHECKS[format.name](data, format.start)

@@ -1,6 +1,6 @@
-"""Which format an encoded clip has, told by its first bytes: the list of what is decoded at all.
+"""Tells an encoded clip's format by its first bytes, and lists the formats that are decoded.
 
-Names, types and claims of a sender don't count. What isn't on the list is handed to no decoder.
+What the sender claims (a name, a type) doesn't count. No decoder sees a file of another format.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from sensorium.errors import MediaError
 from sensorium_media_audio import mpeg
 
-#: Formats that soundfile decodes, in words; the other ones need PyAV.
+#: Formats that soundfile can decode; the others need PyAV.
 SOUNDFILE_FORMATS = ("WAV", "AIFF", "AU", "CAF", "W64", "FLAC", "OGG", "MP3")
 PYAV_FORMATS = ("M4A", "AAC", "WebM")
 FORMATS = SOUNDFILE_FORMATS + PYAV_FORMATS

@@ -37,8 +37,8 @@ LENGTH, SAMPLING_RATE = "length", "sampling_rate"
 class AudioKind(MediaKind):
     """Sound. Options (``media_io_kwargs["audio"]``): see ``AudioOptions``.
 
-    How long a clip is at the model's rate shows when it is decoded, so its length is a fact and no
-    extent.
+    Only decoding tells how many samples a clip has at the model's rate, so the length is a fact of
+    its shape, not an extent.
     """
 
     name: ClassVar[str] = "audio"
@@ -51,7 +51,7 @@ class AudioKind(MediaKind):
         self._options = AudioOptions.from_mapping(options)
 
     def options_key(self) -> Mapping[str, str | int | float | bool | None]:
-        """The rate; and how long a clip may be, which changes no result, for ``worst_case``."""
+        """The rate; and the longest duration, which changes no result, for ``worst_case``."""
         return {
             SAMPLING_RATE: self._options.sampling_rate,
             "max_duration_s": self._options.max_duration_s,
@@ -66,7 +66,7 @@ class AudioKind(MediaKind):
         return _item(0, part_entry(part_type, value))
 
     def probe(self, sources: Sequence[Source]) -> Probe:
-        """The rate that it will have; its length only decoding tells."""
+        """The rate that the clip will have; only decoding tells its length."""
         (source,) = sources
         shape = MediaShape((), {SAMPLING_RATE: self._options.sampling_rate})
         if isinstance(source, BytesSource):
@@ -87,7 +87,7 @@ class AudioKind(MediaKind):
         return self._loaded(mixdown.finish())
 
     def digest(self, sources: Sequence[Source]) -> bytes:
-        """Encoded bytes as they are; of arrays their numbers, type, shape and rate."""
+        """Of encoded bytes, or of an array's numbers, type, shape and rate."""
         (source,) = sources
         digest = Digest("sensorium audio")
         if isinstance(source, BytesSource):

@@ -56,7 +56,7 @@ def log_mel(samples: FloatArray, num_bins: int) -> Tensor:
     """The spectrogram of a clip.
 
     Args:
-        samples: (samples,) at 16 kHz, two hops at least; silence fills up the last one.
+        samples: (samples,) at 16 kHz, two hops at least; the last hop is padded with silence.
         num_bins: mel filters.
 
     Returns:

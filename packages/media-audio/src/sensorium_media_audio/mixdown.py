@@ -1,8 +1,8 @@
 """``Mixdown``: blocks of decoded samples → one mono clip at one rate, within the budgets.
 
-Every clip takes this way, whoever decoded it. Each block is counted, checked, mixed and resampled
-before the next one is decoded, so that a small file which becomes gigabytes is found out on the
-way, and a long clip is in memory at the wanted rate only.
+Every clip goes through a ``Mixdown``, whichever library decodes it. Each block is counted, checked,
+mixed and resampled before the next one is decoded. So decoding stops as soon as a small file grows
+beyond the budgets, and a long clip is held in memory at the wanted rate only.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ FloatArray: TypeAlias = npt.NDArray[np.float32]
 
 #: Samples of one channel in a block that is decoded at once: a second or two.
 BLOCK_FRAMES = 2**16
-#: Full scale is 1. Mastered sound overshoots it a little; 16 is 24 dB above it, and 16-bit numbers
-#: that somebody forgot to divide by 32768 are far beyond.
+#: The largest magnitude that is allowed. Full scale is 1, and mastered recordings overshoot it a
+#: little; 16 is 24 dB above it. 16-bit samples that were not divided by 32768 are far beyond.
 MAX_LEVEL = 16.0
 
 
@@ -29,8 +29,8 @@ class Mixdown:
     """Takes a clip's blocks one after another.
 
     Args:
-        rate: samples a second of what comes.
-        options: budgets, and the rate of what is wanted.
+        rate: samples a second of the blocks.
+        options: the budgets, and the rate of the finished clip.
 
     Raises:
         MediaError: a rate that isn't allowed.
@@ -70,7 +70,7 @@ class Mixdown:
         check_budget(self._num_frames, self._num_samples, self._rate, self._options)
         if not frames:
             return
-        # One pass finds NaN and infinities as well: they are no numbers within the level.
+        # The comparison is false for NaN and infinities as well.
         level = max(float(block.max()), -float(block.min()))
         if not level <= MAX_LEVEL:
             raise MediaError(_bad_level(block, level))
@@ -91,12 +91,12 @@ class Mixdown:
             rest = self._resampler.resample_chunk(np.empty(0, dtype=np.float32), last=True)
             self._mono.append(rest)
         samples = self._mono[0] if len(self._mono) == 1 else np.concatenate(self._mono)
-        # Of a few samples at a high rate none may be left.
+        # Resampling may leave nothing of a few samples at a high rate.
         return samples if len(samples) else np.zeros(1, dtype=np.float32)
 
 
 def check_rate(rate: int) -> None:
-    """Raises MediaError where ``rate`` is none that sound is sampled at."""
+    """Raises MediaError where ``rate`` is out of range."""
     if not MIN_RATE <= rate <= MAX_RATE:
         raise MediaError(
             f"its sampling rate is {rate}; allowed are {MIN_RATE} to {MAX_RATE} samples a second."

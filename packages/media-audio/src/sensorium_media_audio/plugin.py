@@ -26,7 +26,7 @@ def sensorium_media_kinds() -> list[type[MediaKind]]:
 
 @hookimpl
 def sensorium_model_families() -> list[ModelFamily]:
-    """The families whose towers hear."""
+    """The model families that take audio."""
     from sensorium_media_audio.families import FAMILIES
 
     return list(FAMILIES)
@@ -34,7 +34,7 @@ def sensorium_model_families() -> list[ModelFamily]:
 
 @hookimpl
 def sensorium_media_adapters() -> list[type[MediaAdapter]]:
-    """How those families take audio."""
+    """The adapters between the audio kind and those families."""
     from sensorium_media_audio.families import ADAPTERS
 
     return list(ADAPTERS)

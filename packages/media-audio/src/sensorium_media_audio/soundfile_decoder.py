@@ -1,7 +1,7 @@
 """soundfile's part: PCM containers, FLAC, Ogg and MP3, in blocks.
 
-The library tells the format by itself; what it finds is held against ours and against a list of
-codecs, so that a file can't reach another of its many readers.
+The library detects the format by itself. Its result must be the format that ``formats`` found, with
+a codec on the list, so that a file can't reach another of the library's many readers.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ class SoundStream:
     Attributes:
         rate: samples a second.
         channels: as the header says; a block may differ.
-        announced: samples of one channel that there should be; None: nobody says.
+        announced: samples of one channel that the file announces; None: it doesn't say.
         slack: how many of them may be missing: codecs that code whole frames announce more than
             they hold.
         blocks: (frames, channels) each, decoded as they are pulled. To be closed.
@@ -30,5 +30,5 @@ class SoundStream:
 
 
 def damaged(name: str) -> MediaError:
-    """The error of a file that can't be decoded; decoders' own texts may hold addresses."""
+    """The error of a file that can't be decoded; decoders' own messages may hold addresses."""
     return MediaError(f"the {name} file is damaged or cut off.")

@@ -1,7 +1,7 @@
-"""Ultravox v0.5: Whisper's encoder, a projector, and a text model that another checkpoint holds.
+"""Ultravox v0.5: Whisper's encoder, a projector, and a text model in another checkpoint.
 
 The checkpoint names its text model (``text_model_id``); ``hf_overrides={"text_model_id": "/path"}``
-puts another folder in its place, for those who may not download the gated one.
+names another folder, for users who may not download the gated one.
 """
 
 from __future__ import annotations
