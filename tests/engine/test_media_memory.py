@@ -76,8 +76,9 @@ def restart_peak() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(2400)
 async def test_thousands_of_large_pictures_at_once(
-    port: int, tmp_path_factory: pytest.TempPathFactory
+    port: int, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("SENSORIUM_IMAGE_FETCH_TIMEOUT", "600")  # however slow the machine is
     folder = make_qwen25vl(tmp_path_factory.mktemp("qwen25vl"), seed=1)
     async with AsyncEngine(
         str(folder),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -57,13 +58,17 @@ def redirect(location: str, status: int = 302) -> Script:
 class HostileServer:
     """Threads on a port of loopback; ``with`` ends them.
 
+    Args:
+        tls: for https.
+
     Attributes:
         scripts: target → what is answered; other targets get 404.
         requests: those that arrived, in order.
         released: set at the end, for scripts that wait.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
         self.scripts: dict[str, Script] = {}
         self.requests: list[Request] = []
         self.released = threading.Event()
@@ -74,7 +79,7 @@ class HostileServer:
 
     def url(self, target: str, host: str = "127.0.0.1") -> str:
         """A URL of this server."""
-        return f"http://{host}:{self.port}{target}"
+        return f"{'https' if self._tls else 'http'}://{host}:{self.port}{target}"
 
     def __enter__(self) -> HostileServer:
         self._thread.start()
@@ -105,7 +110,7 @@ class HostileServer:
             thread.start()
 
     def _serve(self, connection: socket.socket) -> None:
-        with connection, contextlib.suppress(OSError):
+        with contextlib.suppress(OSError), self._secured(connection) as connection:
             head = b""
             while b"\r\n\r\n" not in head:
                 piece = connection.recv(65536)
@@ -118,6 +123,11 @@ class HostileServer:
             request = Request(first.split(" ")[1], headers)
             self.requests.append(request)
             self.scripts.get(request.target, answer(status=404))(request, connection)
+
+    def _secured(self, connection: socket.socket) -> socket.socket:
+        if self._tls is None:
+            return connection
+        return self._tls.wrap_socket(connection, server_side=True)
 
 
 class Names:
@@ -138,9 +148,15 @@ class Names:
 
 @dataclass
 class LoopbackConnector(httpcore2.AsyncNetworkBackend):
-    """Notes where connections were to go, and connects to a port of loopback instead."""
+    """Notes where connections were to go, and connects to a port of loopback instead.
+
+    Attributes:
+        port: the port.
+        keeps_ports: the port asked for is taken instead.
+    """
 
     port: int
+    keeps_ports: bool = False
     connected: list[str] = field(default_factory=list)
 
     async def connect_tcp(
@@ -153,7 +169,8 @@ class LoopbackConnector(httpcore2.AsyncNetworkBackend):
     ) -> httpcore2.AsyncNetworkStream:
         ip_address(host)  # a name would be resolved a second time
         self.connected.append(host)
-        return await httpcore2.AnyIOBackend().connect_tcp("127.0.0.1", self.port)
+        taken = port if self.keeps_ports else self.port
+        return await httpcore2.AnyIOBackend().connect_tcp("127.0.0.1", taken)
 
 
 def fetch(

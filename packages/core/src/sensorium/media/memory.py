@@ -2,7 +2,7 @@
 
     Lease     a request's share, from its first fetch until it ends in the engine
       Claim   what one of its items takes while it is made: file, decoded values
-      shared  features, counted once however many requests hold them
+      features, counted once however many requests hold them (``features.py``)
 
 A request that must wait releases everything it took and starts again when its turn comes, so
 waiting requests hold nothing. Turns go by arrival: the oldest request still being prepared gets one
@@ -28,12 +28,11 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from sensorium.errors import EngineClosedError, LimitError
-from sensorium.media.heap import trim_heap
+from sensorium.media.features import FeatureBook
+from sensorium.media.heap import FreedBytes
 
 Result = TypeVar("Result")
 GIB = 2**30
-#: After so many bytes were given up, the C library is asked to return what it keeps of them.
-TRIM_BYTES = 64 * 2**20
 #: of the machine's memory, where ``media_memory_gb`` isn't given
 DEFAULT_FRACTION = 4
 MIN_DEFAULT_BYTES = GIB
@@ -58,13 +57,6 @@ def default_budget_bytes() -> int:
     return max(MIN_DEFAULT_BYTES, memory // DEFAULT_FRACTION)
 
 
-@dataclass(slots=True)
-class _Shared:
-    value: object  # keeps the id from being another's
-    num_bytes: int
-    num_leases: int = 0
-
-
 @dataclass(frozen=True, slots=True)
 class MemoryStats:
     """The budget at one moment.
@@ -87,19 +79,21 @@ class MemoryBudget:
     Args:
         total_bytes: what may be taken at once.
         copies: how often features lie in memory: twice where the engine is a process of its own.
+
+    Attributes:
+        freed: what requests gave up.
     """
 
     def __init__(self, total_bytes: int, *, copies: int = 1) -> None:
         self.total_bytes = total_bytes
-        self._copies = copies
+        self.freed = FreedBytes()
         self._used = 0
-        self._given_up = 0  # since the heap was trimmed
         self._orphaned = 0  # part of it: held by work whose request has given up
         self._is_closed = False
         self._lock = threading.RLock()
         self._num_leases = 0
         self._preparing: dict[int, Lease] = {}  # by arrival, the oldest first
-        self._shared: dict[int, _Shared] = {}
+        self._features = FeatureBook(copies)
 
     def lease(self) -> Lease:
         """A share for a request that arrives now; nothing is taken yet."""
@@ -137,21 +131,12 @@ class MemoryBudget:
         with self._lock:
             leases = list(self._preparing.values())
             claims = sum(max(lease._held, lease._reserved) for lease in leases)
-            features = sum(shared.num_bytes for shared in self._shared.values())
-            assert self._used == claims + features + self._orphaned, "the budget's sum is wrong"
+            promised = claims + self._features.num_bytes + self._orphaned
+            assert self._used == promised, "the budget's sum is wrong"
             for lease in leases:
                 assert lease._held == sum(claim.num_bytes for claim in lease._claims)
 
     # --- the rest is called by leases and claims, with the lock -------------------------
-
-    def counts_as_freed(self, num_bytes: int) -> bool:
-        """Counts what was given up; True when it has become worth giving back to the system."""
-        with self._lock:
-            self._given_up += num_bytes
-            is_due = self._given_up >= TRIM_BYTES
-            if is_due:
-                self._given_up = 0
-        return is_due
 
     def _is_oldest(self, lease: Lease) -> bool:
         return next(iter(self._preparing), None) == lease.number
@@ -271,8 +256,7 @@ class Lease:
                     break
                 except MustWait:
                     given_up = self.give_up()
-                if self.budget.counts_as_freed(given_up):
-                    await asyncio.to_thread(trim_heap)
+                await self.budget.freed.add(given_up)
         except BaseException:
             self.release()
             raise
@@ -329,8 +313,7 @@ class Lease:
             LimitError: as ``Claim.try_take``.
         """
         with self.budget._lock:
-            cost = self._cost(features, num_bytes)
-            if not self._may_take(cost):
+            if not self._may_take(self.budget._features.cost(features, num_bytes)):
                 return False
             self._add_features(features, num_bytes)
             return True
@@ -462,22 +445,11 @@ class Lease:
         self._held += num_bytes
         self.budget._used += max(self._held, self._reserved) - before
 
-    def _cost(self, features: object, num_bytes: int) -> int:
-        """Bytes that holding these features adds to what is held of them already."""
-        known = self.budget._shared.get(id(features))
-        return 0 if known is not None else num_bytes * self.budget._copies
-
     def _add_features(self, features: object, num_bytes: int) -> None:
-        num_bytes *= self.budget._copies
         key = id(features)
-        if key in self._features:
-            return
-        shared = self.budget._shared.get(key)
-        if shared is None:
-            shared = self.budget._shared[key] = _Shared(features, num_bytes)
-            self._consume(num_bytes)
-        shared.num_leases += 1
-        self._features[key] = shared.num_bytes
+        if key not in self._features:
+            added, self._features[key] = self.budget._features.hold(features, num_bytes)
+            self._consume(added)
 
     def _consume(self, num_bytes: int) -> None:
         """Features are charged to the budget itself, out of what was promised to the lease."""
@@ -488,11 +460,7 @@ class Lease:
     def _drop_all(self) -> None:
         self._drop_claims()
         for key in self._features:
-            shared = self.budget._shared[key]
-            shared.num_leases -= 1
-            if shared.num_leases == 0:
-                del self.budget._shared[key]
-                self.budget._used -= shared.num_bytes
+            self.budget._used -= self.budget._features.release(key)
         self._features.clear()
 
     def _drop_claims(self) -> None:

@@ -16,6 +16,7 @@ import base64
 import contextlib
 import io
 import socket
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from urllib.request import getproxies, proxy_bypass
 
@@ -29,6 +30,7 @@ from sensorium.media.fetch.policy import (
     MAX_REDIRECTS,
     FetchPolicy,
 )
+from sensorium.media.fetch.tls import Authorities, certificate_fault
 from sensorium.media.fetch.url import HttpUrl, parse_url
 
 #: name, port → addresses, in the order in which to try them
@@ -63,7 +65,8 @@ class HttpClient:
         self._backend = PinningBackend(
             policy, resolver or resolve_name, connector or httpcore2.AnyIOBackend()
         )
-        self._pools: dict[str, httpcore2.AsyncConnectionPool] = {}
+        self._authorities = Authorities()
+        self._pools: dict[tuple[str, bool], httpcore2.AsyncConnectionPool] = {}
 
     async def get(self, url: HttpUrl, *, max_bytes: int, pay: Pay) -> tuple[bytes, str | None]:
         """The body behind a URL, and the media type that the server claims.
@@ -109,29 +112,36 @@ class HttpClient:
         if url.credentials is not None:
             token = base64.b64encode(url.credentials).decode("ascii")
             headers.append(("Authorization", f"Basic {token}"))
+        pool = await self._pool(url)
         try:
-            async with self._pool(url).stream(
-                "GET", url.origin + url.target, headers=headers
-            ) as response:
+            async with pool.stream("GET", url.origin + url.target, headers=headers) as response:
                 yield response
-        except (httpcore2.ConnectError, httpcore2.ConnectTimeout):
+        except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
+            fault = certificate_fault(error)
+            if fault is not None:
+                raise MediaError(f"the certificate of {url.origin} is refused: {fault}.") from None
             raise _Temporary(f"no connection to {url.origin} could be made.") from None
         except (httpcore2.ProtocolError, httpcore2.NetworkError, httpcore2.TimeoutException):
             raise _Temporary(f"the connection to {url.origin} ended before the answer.") from None
         except httpcore2.ProxyError:
             raise FetchError(f"the proxy refused to connect to {url.origin}.") from None
 
-    def _pool(self, url: HttpUrl) -> httpcore2.AsyncConnectionPool:
+    async def _pool(self, url: HttpUrl) -> httpcore2.AsyncConnectionPool:
+        """The pool of connections by this URL's proxy, with TLS or without."""
         proxy = self._proxy(url) if self._policy.use_proxies else ""
-        if proxy not in self._pools:
-            self._pools[proxy] = httpcore2.AsyncConnectionPool(
-                proxy=self._backend.open_proxy(proxy) if proxy else None,
+        needs_tls = "https" in (url.scheme, proxy.partition(":")[0].lower())
+        context = await self._authorities.context() if needs_tls else None
+        key = (proxy, needs_tls)
+        if key not in self._pools:
+            self._pools[key] = httpcore2.AsyncConnectionPool(
+                ssl_context=context,
+                proxy=self._backend.open_proxy(proxy, context) if proxy else None,
                 max_connections=MAX_CONNECTIONS,
                 max_keepalive_connections=MAX_CONNECTIONS // 4,
                 keepalive_expiry=5.0,
                 network_backend=self._backend,
             )
-        return self._pools[proxy]
+        return self._pools[key]
 
     @staticmethod
     def _proxy(url: HttpUrl) -> str:
@@ -153,7 +163,7 @@ class PinningBackend(httpcore2.AsyncNetworkBackend):
         self._connector = connector
         self._proxies: set[tuple[str, int]] = set()
 
-    def open_proxy(self, text: str) -> httpcore2.Proxy:
+    def open_proxy(self, text: str, context: ssl.SSLContext | None) -> httpcore2.Proxy:
         """A proxy that the operator's environment names; it may be reached wherever it is."""
         url = parse_url(text if "://" in text else f"http://{text}")
         self._proxies.add((url.host.strip("[]"), url.port))
@@ -161,7 +171,8 @@ class PinningBackend(httpcore2.AsyncNetworkBackend):
         if url.credentials is not None:
             name, _, password = url.credentials.partition(b":")
             auth = (name, password)
-        return httpcore2.Proxy(url=f"{url.origin}/", auth=auth)
+        own = context if url.scheme == "https" else None
+        return httpcore2.Proxy(url=f"{url.origin}/", auth=auth, ssl_context=own)
 
     async def connect_tcp(
         self,
