@@ -20,9 +20,9 @@ from sensorium import AsyncEngine, SamplingParams
 MIB = 2**20
 NUM_REQUESTS = int(os.environ.get("SENSORIUM_TEST_NUM_REQUESTS", "2000"))
 BUDGET_BYTES = 512 * MIB
-#: what the process may grow by beside the budget: the engine's own work, 2,000 requests waiting,
-#: and what malloc keeps of freed blocks
-CONSTANT_BYTES = 640 * MIB
+#: What the process may grow by beside the budget: some 15 KiB for each request that waits, the
+#: engine's own work, and the freed blocks that malloc keeps until 64 MiB of them are given back.
+CONSTANT_BYTES = 128 * MIB
 
 # Every path is another file: a comment in the JPEG says which one was asked for.
 SERVE = """

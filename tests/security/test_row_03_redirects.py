@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 
 import pytest
-from hostile_server import HostileServer, LoopbackConnector, Names, answer, fetch, redirect
+from hostile_server import (
+    HostileServer,
+    LoopbackConnector,
+    Names,
+    Request,
+    answer,
+    fetch,
+    redirect,
+)
 
 from sensorium.errors import MediaError
 from sensorium.media.fetch.policy import MAX_REDIRECTS, FetchPolicy
@@ -43,6 +52,19 @@ def get(server: HostileServer, target: str, policy: FetchPolicy) -> bytes:
         ("data:,x", "scheme is 'data'"),
         ("gopher://good.example/x", "scheme is 'gopher'"),
         ("http://", "host is empty"),
+        ("http://0/x", "host 0.0.0.0 isn't on the public Internet"),
+        ("http:127.0.0.1/x", "host 127.0.0.1 isn't on the public Internet"),
+        ("/\\127.0.0.1/x", "host 127.0.0.1 isn't on the public Internet"),
+        ("\\/127.0.0.1/x", "host 127.0.0.1 isn't on the public Internet"),
+        ("///127.0.0.1/x", "host 127.0.0.1 isn't on the public Internet"),
+        ("\t//127.0.0.1/x", "host 127.0.0.1 isn't on the public Internet"),
+        ("https://127.0.0.1/x", "host 127.0.0.1 isn't on the public Internet"),
+        ("http://user:password@[::1]/x", "isn't on the public Internet"),
+        ("http://127.0.0.1:0/x", "port is no number"),
+        ("http://localhost./x", "host localhost has no address"),
+        ("//@/", "host is empty"),
+        ("javascript:1", "scheme is 'javascript'"),
+        ("jar:http://good.example!/x", "scheme is 'jar'"),
     ],
 )
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
@@ -73,6 +95,19 @@ def test_redirects_may_be_switched_off(
     monkeypatch.setenv("SENSORIUM_MEDIA_URL_ALLOW_REDIRECTS", "0")
     with pytest.raises(MediaError, match="redirects, and redirects are switched off"):
         get(server, "/go", FetchPolicy.from_options())
+
+
+def test_what_comes_with_a_redirect_is_not_read(server: HostileServer) -> None:
+    """Neither its body, however long, nor a second address."""
+
+    def redirects(request: Request, connection: socket.socket) -> None:
+        head = b"HTTP/1.1 302 Found\r\nLocation: /x\r\nLocation: http://127.0.0.1/x\r\n"
+        connection.sendall(head + b"Content-Length: 999999999999\r\n\r\n")
+        server.released.wait(60)
+
+    server.scripts["/go"] = redirects
+    assert get(server, "/go", FetchPolicy()) == b"arrived"
+    server.released.set()
 
 
 def test_chains_and_loops_end(server: HostileServer) -> None:

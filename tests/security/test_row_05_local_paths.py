@@ -41,13 +41,39 @@ def test_nothing_local_unless_a_root_is_set(root: Path) -> None:
         "/..%2fnote",
         "/link/note",
         "/inner/link_to_file",
+        "/inner/absolute",
+        "//..//note",
+        "/./../note",
     ],
 )
 def test_no_way_out(root: Path, path: str) -> None:
     (root / "link").symlink_to(root.parent)
     (root / "inner" / "link_to_file").symlink_to(root.parent / "note")
+    (root / "inner" / "absolute").symlink_to("/etc/hostname")
     with pytest.raises(MediaError, match="isn't within allowed_local_media_path"):
         fetch(f"file://{root}{path}", FetchPolicy(local_path=str(root)))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "file://{root}/inner/note%00.png",
+        "file://{root}/inner/note%00/../../../note",
+        "file://evil.example{root}/inner/note",
+        "file://127.0.0.1{root}/inner/note",
+        "file:inner/note",
+        "file:///{root}/inner",
+        "file://{root}/inner/note/..",
+        "file://{root}/" + "a" * 5000,
+        "file://{root}/" + "a/" * 5000,
+        "file://{root}/\ud800",
+        "file://[/",
+    ],
+)
+def test_paths_that_name_no_file_get_a_sentence(root: Path, url: str) -> None:
+    with pytest.raises(MediaError) as caught:
+        fetch(url.replace("{root}", str(root)), FetchPolicy(local_path=str(root)))
+    assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["/dev/zero", "/dev/stdin", "/proc/self/environ"])

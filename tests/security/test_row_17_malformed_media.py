@@ -26,6 +26,10 @@ def raw(*pieces: bytes) -> Script:
     return lambda _, connection: [connection.sendall(piece) for piece in pieces] and None
 
 
+def answer_head(num_bytes: int) -> bytes:
+    return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % num_bytes
+
+
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 BROKEN = {
     "no answer": raw(),
@@ -39,7 +43,56 @@ BROKEN = {
     "bad chunks": raw(CHUNKED + b"zz\r\n" + SECRET),
     "half a chunk": raw(CHUNKED + b"ff\r\n" + SECRET),
     "an endless header": raw(b"HTTP/1.1 200 OK\r\nX: " + b"a" * 300_000),
+    "twenty thousand headers": raw(
+        b"HTTP/1.1 200 OK\r\n" + b"".join(b"X%d: a\r\n" % i for i in range(20_000)) + b"\r\nabc"
+    ),
+    "an endless chunk extension": raw(CHUNKED + b"3;" + b"e" * 300_000 + b"\r\nabc\r\n0\r\n\r\n"),
+    "endless trailers": raw(CHUNKED + b"3\r\nabc\r\n0\r\nX: " + b"a" * 300_000),
+    "a chunk of any size": raw(CHUNKED + b"f" * 20 + b"\r\n" + SECRET),
+    "a negative chunk": raw(CHUNKED + b"-3\r\n" + SECRET),
+    "a transfer coding": raw(
+        CHUNKED.replace(b"chunked", b"gzip, chunked") + b"3\r\nabc\r\n0\r\n\r\n"
+    ),
+    "a length with a sign": answer(SECRET, headers={"Content-Length": "+25"}),
+    "another protocol from here on": raw(b"HTTP/1.1 101 X\r\nUpgrade: x\r\n\r\n" + SECRET),
+    **{f"status {code}": answer(SECRET, status=code) for code in (206, 300, 304, 403, 500, 999)},
 }
+
+ODD = {
+    "chunk extensions and trailers": raw(
+        CHUNKED + b'3;a="b;c"\r\nabc\r\n0;x\r\nLocation: http://127.0.0.1/\r\n\r\n'
+    ),
+    "chunks and a length": raw(CHUNKED[:-2] + b"Content-Length: 99\r\n\r\n3\r\nabc\r\n0\r\n\r\n"),
+    "information first": raw(b"HTTP/1.1 103 X\r\n\r\n" * 3, answer_head(3), b"abc"),
+    "a type without end": answer(b"abc", headers={"Content-Type": "a" * 60_000}),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_answers_mean_what_http_says(name: str) -> None:
+    with HostileServer() as server:
+        server.scripts["/x"] = ODD[name]
+        assert fetch(server.url("/x")).data == b"abc"
+
+
+@pytest.mark.parametrize("length", [b"Content-Length: 3\r\n", b""])
+def test_a_second_coding_is_seen(length: bytes) -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Encoding: identity\r\nContent-Encoding: gzip\r\n"
+    with HostileServer() as server:
+        server.scripts["/x"] = raw(head + length + b"\r\nabc")
+        with pytest.raises(MediaError, match="answered in the coding 'identity, gzip'"):
+            fetch(server.url("/x"))
+
+
+def test_information_without_end_ends_at_the_deadline() -> None:
+    def informs(request: Request, connection: socket.socket) -> None:
+        while not server.released.is_set():
+            connection.sendall(b"HTTP/1.1 103 Early Hints\r\nLink: </y>\r\n\r\n")
+
+    with HostileServer() as server:
+        server.scripts["/x"] = informs
+        with pytest.raises(MediaError, match=r"didn't deliver within 0\.5 seconds"):
+            fetch(server.url("/x"), timeout_s=0.5)
 
 
 @pytest.mark.parametrize("name", BROKEN)

@@ -2,8 +2,9 @@
 
 An address is public if a packet to it leaves for the Internet at large. Everything else (this host,
 a private network, a link, a tunnel's or translator's inner address, multicast, reserved blocks) is
-not. The tables follow the IANA special-purpose address registries (IPv4 and IPv6); they are written
-out here because ``ipaddress.is_global`` differs between releases of Python.
+not, nor is an address of a public block that a cloud answers to its own machines. The tables follow
+the IANA special-purpose address registries (IPv4 and IPv6); they are written out here because
+``ipaddress.is_global`` differs between releases of Python.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ _NOT_PUBLIC_V4 = tuple(
             "10.0.0.0/8",  # private
             "100.64.0.0/10",  # shared by carriers
             "127.0.0.0/8",  # loopback
+            "168.63.129.16/32",  # Azure's services for its own machines
             "169.254.0.0/16",  # link-local, where clouds keep their metadata
             "172.16.0.0/12",  # private
             "192.0.0.0/24",  # protocol assignments

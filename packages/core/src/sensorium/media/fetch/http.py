@@ -119,7 +119,7 @@ class HttpClient:
         except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
             fault = certificate_fault(error)
             if fault is not None:
-                raise MediaError(f"the certificate of {url.origin} is refused: {fault}.") from None
+                raise FetchError(f"the certificate of {url.origin} is refused: {fault}.") from None
             raise _Temporary(f"no connection to {url.origin} could be made.") from None
         except (httpcore2.ProtocolError, httpcore2.NetworkError, httpcore2.TimeoutException):
             raise _Temporary(f"the connection to {url.origin} ended before the answer.") from None
@@ -224,11 +224,12 @@ class _Temporary(Exception):
     """A failure after which another attempt may succeed; its text is a sentence."""
 
 
+def _headers(response: httpcore2.Response, name: bytes) -> list[str]:
+    return [value.decode("latin-1") for key, value in response.headers if key.lower() == name]
+
+
 def _header(response: httpcore2.Response, name: bytes) -> str | None:
-    for key, value in response.headers:
-        if key.lower() == name:
-            return value.decode("latin-1")
-    return None
+    return next(iter(_headers(response, name)), None)
 
 
 async def _body(
@@ -238,7 +239,8 @@ async def _body(
         raise _Temporary(f"{url.origin} answered with status {response.status}.")
     if response.status != 200:
         raise FetchError(f"{url.origin} answered with status {response.status}.")
-    coding = (_header(response, b"content-encoding") or "identity").strip().lower()
+    codings = _headers(response, b"content-encoding")
+    coding = ", ".join(codings).strip().lower()
     if coding not in ("", "identity"):
         raise FetchError(
             f"{url.origin} answered in the coding {coding[:20]!r}, without being asked."
