@@ -19,6 +19,7 @@ from any thread and any event loop.
 from __future__ import annotations
 
 import asyncio
+import heapq
 import os
 import threading
 from collections.abc import Awaitable, Callable, Iterator
@@ -93,6 +94,7 @@ class MemoryBudget:
         self._lock = threading.RLock()
         self._num_leases = 0
         self._preparing: dict[int, Lease] = {}  # by arrival, the oldest first
+        self._waiting: list[int] = []  # a heap of their numbers; some have stopped waiting
         self._features = FeatureBook(copies)
 
     def lease(self) -> Lease:
@@ -155,11 +157,13 @@ class MemoryBudget:
             pass
 
     def _advance_first(self) -> bool:
-        for lease in self._preparing.values():
-            if lease._wants:
+        while self._waiting:
+            lease = self._preparing.get(self._waiting[0])
+            if lease is not None and lease._wants:
                 return lease._grant_wanted()
-            if lease._turn is not None:
+            if lease is not None and lease._turn is not None:
                 return lease._grant_turn()
+            heapq.heappop(self._waiting)
         return False
 
 
@@ -272,6 +276,7 @@ class Lease:
         with self.budget._lock:
             turn: Future[None] = Future()
             self._turn = turn
+            heapq.heappush(self.budget._waiting, self.number)
             if self.budget._is_closed:
                 self._fail_waiting()
             self.budget._dispatch()
@@ -357,6 +362,7 @@ class Lease:
                 raise MustWait
             granted: Future[None] = Future()
             self._wants, self._wanting = num_bytes, (claim, granted)
+            heapq.heappush(self.budget._waiting, self.number)
             if self.budget._is_closed:
                 self._fail_waiting()
             self.budget._dispatch()
