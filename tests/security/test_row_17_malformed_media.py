@@ -16,7 +16,7 @@ from hostile_server import HostileServer, Request, answer, fetch
 from PIL import Image
 
 from sensorium import LLM, SamplingParams
-from sensorium.errors import LimitError, MediaError, RequestError
+from sensorium.errors import FetchError, LimitError, MediaError, RequestError
 
 SECRET = b"a secret of the server"
 Script = Callable[[Request, socket.socket], None]
@@ -190,8 +190,8 @@ def test_an_engine_goes_on(vl_folder: object) -> None:
         assert [type(output.error) for output in outputs] == [
             MediaError,
             type(None),
-            MediaError,
-            MediaError,
+            FetchError,
+            FetchError,
         ]
         assert outputs[1].outputs[0].token_ids
         for output in (outputs[0], *outputs[2:]):
