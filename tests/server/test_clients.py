@@ -1,4 +1,4 @@
-"""Other projects' clients against the embedded model, each in an environment of its own.
+"""Other projects' programs against the server, each in an environment of its own.
 
 What a client does is in ``clients/``, its versions are in ``constraints/clients``. All of them ask
 the same greedy question, so all of them must print the answer that this process gets.
@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from scripted_engine import ScriptedEngine
 from served import Served, served
 
 from sensorium import AsyncEngine
@@ -64,3 +65,22 @@ def test_a_client(server: Served, stop_sign: str, name: str, tmp_path: Path) -> 
         served(EnginePort.of(engine, str(model_path()))) as embedding,
     ):
         assert int(run(python, "openai_embeddings.py", embedding.url)) > 0
+
+
+def test_the_description_holds_in_what_schemathesis_draws_from_it(tmp_path: Path) -> None:
+    """Every answer has a status, a type and a form that ``/openapi.json`` tells of, and none is
+    ours to blame. ``packages/server-openai/tests/routes/test_fuzz.py`` draws bodies that come
+    further, since it knows what fields mean.
+    """
+    python = environment(tmp_path / "env", "schemathesis")
+    checks = ("not_a_server_error", "status_code_conformance")
+    checks += ("content_type_conformance", "response_schema_conformance")
+    with served(ScriptedEngine()) as server:
+        command = [str(python.parent / "st"), "run", f"{server.url}/openapi.json", "--seed", "1"]
+        command += ["--checks", ",".join(checks), "--phases", "coverage,fuzzing"]
+        command += ["--max-examples", "50", "--request-timeout", "60"]
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=900, cwd=tmp_path
+        )
+    assert done.returncode == 0, done.stdout[-6000:]
+    assert "13 passed" in done.stdout, done.stdout[-6000:]

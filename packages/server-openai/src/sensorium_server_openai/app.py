@@ -97,7 +97,7 @@ def build_app(
             make_route(service, model, handler),
             methods=["POST"],
             response_model=None,
-            openapi_extra=_body_schema(model),
+            openapi_extra=_described(model),
         )
     app.add_exception_handler(HTTPException, _answer_http_exception)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
@@ -146,13 +146,38 @@ async def _answer_http_exception(_: Request, error: Exception) -> Response:
 # --- OpenAPI --------------------------------------------------------------------------
 
 
-def _body_schema(model: type[Body]) -> dict[str, Any]:
+_ERROR = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "param": {"type": ["string", "null"]},
+                "code": {"type": "integer", "description": "the status"},
+            },
+        }
+    },
+}
+
+
+def _described(model: type[Body]) -> dict[str, Any]:
+    """What a route's body must be, and that an answer may be a stream."""
     schema = {"$ref": f"#/components/schemas/{model.__name__}"}
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+    found: dict[str, Any] = {
+        "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}
+    }
+    if "stream" in model.model_fields:
+        events = {"text/event-stream": {"schema": {"type": "string"}}}
+        found["responses"] = {"200": {"content": events}}
+    return found
 
 
 def _openapi(app: FastAPI) -> dict[str, Any]:
-    """FastAPI's description with the bodies that it isn't told of, made once."""
+    """FastAPI's description with the bodies and errors that it isn't told of, made once."""
     if app.openapi_schema is None:
         described = FastAPI.openapi(app)
         _, definitions = models_json_schema(
@@ -161,5 +186,11 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         )
         components = described.setdefault("components", {}).setdefault("schemas", {})
         components.update(definitions["$defs"])
+        components["Error"] = _ERROR
+        error = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
+        for operations in described["paths"].values():
+            for operation in operations.values():
+                operation["responses"].pop("422", None)  # FastAPI's own, which isn't answered
+                operation["responses"]["default"] = {"description": "An error", "content": error}
         app.openapi_schema = described
     return app.openapi_schema

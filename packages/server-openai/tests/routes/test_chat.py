@@ -9,6 +9,7 @@ from scripted_engine import ENDLESS, ScriptedEngine, until
 from served import Served, served
 
 from sensorium import EngineDeadError, EngineError, LimitError, RequestError
+from sensorium_server_openai import ServerOptions, build_app
 from sensorium_server_openai.engine_port import ChatPrompt
 
 PATH = "/v1/chat/completions"
@@ -256,3 +257,15 @@ async def test_a_client_that_goes_away_aborts_its_work(stream: bool, stage: str)
         connection.close()
         await until(lambda: engine.num_aborted == 1)
     assert engine.running == 0
+
+
+def test_the_description_tells_of_errors_and_streams() -> None:
+    options = ServerOptions(served_model_names=("m",))
+    described = build_app(ScriptedEngine(), options).openapi()  # type: ignore[arg-type]
+    assert "Error" in described["components"]["schemas"]
+    for path, operations in described["paths"].items():
+        for operation in operations.values():
+            assert "default" in operation["responses"], path
+            assert "422" not in operation["responses"], path
+    chat = described["paths"]["/v1/chat/completions"]["post"]["responses"]["200"]["content"]
+    assert chat.keys() == {"application/json", "text/event-stream"}

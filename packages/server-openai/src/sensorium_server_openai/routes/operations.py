@@ -6,12 +6,14 @@ import time
 from typing import Any
 
 from fastapi import APIRouter
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 
 from sensorium import __version__
 from sensorium_server_openai.answers.head import json_response
 from sensorium_server_openai.errors import HTTPError
 from sensorium_server_openai.service import Service
+
+_NOT_SERVING: dict[int | str, dict[str, Any]] = {503: {"description": "Requests aren't answered"}}
 
 
 def operations(service: Service) -> APIRouter:
@@ -44,9 +46,9 @@ def operations(service: Service) -> APIRouter:
             return HTTPError(404, f"There is no model {name[:200]!r} here.", "model").response()
         return json_response(card(name))
 
-    @router.get("/health")
-    @router.get("/ping")
-    @router.post("/ping")
+    @router.get("/health", response_class=Response, responses=_NOT_SERVING)
+    @router.get("/ping", response_class=Response, responses=_NOT_SERVING)
+    @router.post("/ping", response_class=Response, responses=_NOT_SERVING)
     async def health() -> Response:
         """200 while requests are answered."""
         if service.engine.is_healthy and not service.gate.draining:
@@ -58,7 +60,7 @@ def operations(service: Service) -> APIRouter:
         """The engine's version."""
         return json_response({"version": __version__})
 
-    @router.get("/metrics")
+    @router.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:
         """Figures, as Prometheus reads them."""
         service.metrics.in_flight.set(service.gate.running)
