@@ -218,7 +218,7 @@ FLAGS: Mapping[str, tuple[Flag, ...]] = {
              "from these hosts and networks alone", str, repeats=True, may_be_bare=True,
              metavar="HOST"),
         Flag("media-url-use-proxies", "fetch through the proxies that the environment names"),
-        Flag("media-url-allow-redirects", "follow redirects of media (true or false)", _truth),
+        Flag("media-url-allow-redirects", "follow redirects of media", _truth),
     ),
     "Memory and scheduling": (
         Flag("device", "auto, cpu, cuda or cuda:N", str),
@@ -231,10 +231,10 @@ FLAGS: Mapping[str, tuple[Flag, ...]] = {
         Flag("max-num-batched-tokens", "tokens computed in one step", int),
         Flag("max-queued-requests", "requests that may wait beside those that run "
              "(default: 1024)", int),
-        Flag("enable-prefix-caching", "keep prompts' pages (true or false)", _truth),
-        Flag("enable-chunked-prefill", "prefill in chunks (true or false)", _truth),
+        Flag("enable-prefix-caching", "keep prompts' pages", _truth),
+        Flag("enable-chunked-prefill", "prefill in chunks", _truth),
         Flag("structured-outputs-forcing", "tokens that a grammar leaves no choice of are taken "
-             "at once (true or false)", _truth),
+             "at once", _truth),
         Flag("disabled-plugins", "distributions whose plugins are left out", str, repeats=True),
         Flag("plugin-options", "distribution → options of its plugin (JSON)", json_object),
         Flag("plugin-choices", "claim → the distribution that serves it where two do (JSON)",

@@ -6,10 +6,15 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
+from sensorium.config import EngineConfig
 from sensorium_server_openai.command.flags import ALL, FLAGS, Flag
 from sensorium_server_openai.command.settings import gather, unknown_flag
+
+_PLAIN = (bool, int, float, str)
+_ENGINE_DEFAULTS = {field.name: field.default for field in fields(EngineConfig)}
 
 HELP = "serve a model over HTTP, as OpenAI's API"
 
@@ -36,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _declare(group: argparse._ArgumentGroup, flag: Flag) -> None:
     options: dict[str, Any] = {
         "dest": "flag_" + flag.name.replace("-", "_"),
-        "help": flag.help.replace("%", "%%"),
+        "help": (flag.help + _default_of(flag)).replace("%", "%%"),
         "default": None,
     }
     if flag.read is None:
@@ -47,6 +52,17 @@ def _declare(group: argparse._ArgumentGroup, flag: Flag) -> None:
         if flag.repeats:
             options["nargs"] = "*" if flag.may_be_bare else "+"
     group.add_argument(f"--{flag.name}", **options)
+
+
+def _default_of(flag: Flag) -> str:
+    """The engine's own default, where the flag's text doesn't tell it and it is worth a word."""
+    if flag.goes_to != "engine" or "default" in flag.help:
+        return ""
+    found = _ENGINE_DEFAULTS.get(flag.target)
+    if flag.read is None or found is None or found == "" or not isinstance(found, _PLAIN):
+        return ""
+    shown = str(found).lower() if isinstance(found, bool) else f"{found}"
+    return f" (default: {shown})"
 
 
 class _Once(argparse.Action):
