@@ -126,8 +126,12 @@ CHECKPOINTS = {
 }
 
 
-#: Asked in packages/media-image/tests/test_tiling.py and test_slicing.py.
-ASKED_ELSEWHERE = {"Phi3VForCausalLM", "MiniCPMV"}
+#: Asked in packages/media-image/tests/test_tiling.py, test_slicing.py and test_anyres.py.
+ASKED_ELSEWHERE = {
+    "Phi3VForCausalLM",
+    "MiniCPMV",
+    "LlavaOnevisionForConditionalGeneration",
+}
 
 
 def test_every_family_is_asked() -> None:
