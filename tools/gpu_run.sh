@@ -4,6 +4,7 @@
 #   bash run.sh              the tests marked gpu
 #   bash run.sh all          the CPU suite as well
 #   bash run.sh ... -k NAME  further arguments go to pytest
+#   timeout -s INT 500 bash run.sh -n 6 --dist loadfile     bounded: what failed is told at the end
 #
 # SITE names the folder that the wheels are installed into (default: site/ beside this script).
 set -euo pipefail
@@ -13,6 +14,9 @@ site=${SITE:-$PWD/site}
 python3 -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --upgrade \
     --target "$site" wheels/*.whl
 export PYTHONPATH="$site${PYTHONPATH:+:$PYTHONPATH}"
+
+# References run on the CPU, beside each other where pytest has several processes.
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-2}
 
 marks=gpu
 if [ "${1:-}" = all ]; then
