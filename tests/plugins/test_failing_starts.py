@@ -98,6 +98,14 @@ def answers(llm: LLM) -> None:
             },
             "in_context, 'a smell', doesn't hold its text, '<scent>', exactly once",
         ),
+        (
+            {
+                "adapter": "def placeholder(self, index):\n"
+                "        text = f'<scent {index + 0 // (50 - index)}>'\n"
+                "        return scent.Placeholder(text, (), text)"
+            },
+            "Adapter.placeholder of odd-scents raised ZeroDivisionError",
+        ),
         ({"adapter": "def template_part(self): return 3"}, "template_part of odd-scents ret"),
         (
             {"adapter": "@classmethod\n    def serves(cls, context): return context.nothing"},

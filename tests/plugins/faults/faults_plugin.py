@@ -29,9 +29,11 @@ from sensorium.plugins import (
     walk_slots,
 )
 from sensorium.types import (
+    BytesSource,
     Composition,
     DerivedItem,
     Features,
+    GivenEmbeds,
     Loaded,
     MediaItem,
     MediaPlan,
@@ -39,6 +41,7 @@ from sensorium.types import (
     PreparedItem,
     Probe,
     Source,
+    UrlSource,
     ValueSource,
 )
 
@@ -66,7 +69,12 @@ RAISES: dict[str, BaseException] = {
     "TypeError": TypeError("secret"),
     "OSError": OSError("secret"),
 }
-_SHAPE = MediaShape((NUM_TOKENS,))
+#: What a device raises; only the calls that compute on it may let it through.
+DEVICE_RAISES: dict[str, BaseException] = {
+    "OutOfMemoryError": torch.OutOfMemoryError("secret"),
+    "AcceleratorError": torch.AcceleratorError("secret"),
+}
+_SHAPE = MediaShape((NUM_TOKENS,), {"second": float("nan")})
 _BEAT = DerivedItem("beat", "beat", Loaded(None, _SHAPE))
 
 #: What a call returns in place of the right thing, which it gets.
@@ -76,6 +84,13 @@ RETURNS: dict[str, Callable[[Any], Any]] = {
     "split wrong indices": lambda right: [replace(item, index=7) for item in right],
     "split strings": lambda right: ["an item"],
     "split another kind's": lambda right: [replace(item, kind="scent") for item in right],
+    "split a number as URL": lambda right: [_of(item, UrlSource(7)) for item in right],  # type: ignore[arg-type]
+    "split text as bytes": lambda right: [_of(item, BytesSource("x")) for item in right],  # type: ignore[arg-type]
+    "split a number as uuid": lambda right: [replace(item, uuid=7) for item in right],
+    "split fields without names": lambda right: [
+        replace(item, sources=(), embeds=GivenEmbeds(torch.ones(2, 64), 7))  # type: ignore[arg-type]
+        for item in right
+    ],
     "parse_part None": lambda right: None,
     "parse_part sources": lambda right: right.sources,
     "digest short": lambda right: right[:31],
@@ -88,16 +103,29 @@ RETURNS: dict[str, Callable[[Any], Any]] = {
     "load a bare size": lambda right: replace(right, shape=(2,)),
     "load a float size": lambda right: replace(right, shape=MediaShape((2.0,))),  # type: ignore[arg-type]
     "load one derived item twice": lambda right: replace(right, derived=(_BEAT, _BEAT)),
+    "load a derived item without a name": lambda right: replace(
+        right, derived=(replace(_BEAT, name=7),)
+    ),
+    "options None": lambda right: None,
+    "options an object": lambda right: {"fault": object()},
+    "options an array of objects": lambda right: {"fault": np.array([object()])},
+    "options a time": lambda right: {"fault": np.datetime64("2000-01-01T00")},
     "plan None": lambda right: None,
     "plan no tokens": lambda right: MediaPlan(0, ()),
     "plan too few ids": lambda right: MediaPlan(2, (0,)),
     "plan a short mask": lambda right: MediaPlan(2, (0, 0), b"\1"),
     "plan a mask of other ones": lambda right: MediaPlan(2, (0, 0), b"\1\0"),
     "plan a list": lambda right: replace(right, token_ids=[0, 0]),
+    "plan a mask of twos": lambda right: MediaPlan(2, (0, 0, 0), b"\1\1\2"),
+    "plan a writable mask": lambda right: replace(right, is_embed=bytearray(b"\1\1")),
+    "plan an object as grid": lambda right: replace(right, grid=(object(),)),
     "plan an id beyond": lambda right: replace(right, token_ids=(0, 10**6)),
     "process None": lambda right: None,
     "process another encoder's": lambda right: {"ear": right["nose"]},
     "process arrays": lambda right: {"nose": {"fault": np.zeros(2)}},
+    "process sparse": lambda right: {"nose": {"fault": right["nose"]["fault"].to_sparse()}},
+    "process a gradient": lambda right: {"nose": {"fault": torch.ones(2, requires_grad=True)}},
+    "process a number as name": lambda right: {"nose": {7: torch.ones(2)}},
     "compose None": lambda right: None,
     "compose a list": lambda right: replace(right, token_ids=list(right.token_ids)),
     "compose no spans": lambda right: replace(right, spans=()),
@@ -112,11 +140,18 @@ RETURNS: dict[str, Callable[[Any], Any]] = {
     "forward a bare tensor": lambda right: [output.embeds for output in right],
     "forward None": lambda right: None,
     "forward one too few": lambda right: right[1:],
+    "forward integers": lambda right: [EncoderOutput(right[0].embeds.long())],
+    "forward sparse": lambda right: [EncoderOutput(right[0].embeds.to_sparse())],
+    "forward no values": lambda right: [EncoderOutput(right[0].embeds.to("meta"))],
+    "forward too few rows": lambda right: [EncoderOutput(right[0].embeds[1:])],
+    "forward not a number": lambda right: [EncoderOutput(right[0].embeds * float("nan"))],
     "forward levels": lambda right: [replace(right[0], deep=right[0].embeds[None])],
 }
 FAULTS = [*RETURNS]
-for _call in ("split", "parse_part", "digest", "probe", "load", "plan", "process", "compose"):
-    FAULTS += [f"{_call} {name}" for name in RAISES]
+for _call in (
+    "split", "parse_part", "digest", "probe", "load", "options", "plan", "process", "compose",
+):  # fmt: skip
+    FAULTS += [f"{_call} {name}" for name in (*RAISES, *DEVICE_RAISES)]
 FAULTS += [f"forward {name}" for name in RAISES]
 
 
@@ -124,16 +159,21 @@ def _act(call: str, fault: Any, right: Any) -> Any:
     if not isinstance(fault, str) or not fault.startswith(f"{call} "):
         return right
     what = fault.removeprefix(f"{call} ")
-    if what in RAISES:
-        raise RAISES[what]
+    error = RAISES.get(what) or DEVICE_RAISES.get(what)
+    if error is not None:
+        raise error
     return RETURNS[fault](right)
+
+
+def _of(item: MediaItem, source: Source) -> MediaItem:
+    return replace(item, sources=(source,))
 
 
 class Fault(MediaKind):
     name = "fault"
     part_types = offline_part_types = ("fault",)
     size_names = ("length",)
-    fact_names = ("fault",)
+    fact_names = ("fault", "second")
 
     def split(self, value: Any) -> list[MediaItem]:
         faults = value if isinstance(value, list) else [value]
@@ -152,7 +192,8 @@ class Fault(MediaKind):
 
     def load(self, sources: Sequence[Source]) -> Loaded:
         fault = _fault(sources)
-        right: Loaded = _act("load", fault, Loaded(fault, MediaShape((2,), {"fault": fault})))
+        shape = replace(_SHAPE, facts={"fault": fault, "second": float("nan")})
+        right: Loaded = _act("load", fault, Loaded(fault, shape))
         return right
 
     def digest(self, sources: Sequence[Source]) -> bytes:
@@ -184,9 +225,14 @@ class FaultAdapter(MediaAdapter):
     architectures = (ARCHITECTURE,)
     encoders = ("nose",)
     own_encoders = (EncoderSpec("nose", Nose, WeightMap(())),)
+    option_names = frozenset({"fault"})
 
     def placeholder(self, index: int) -> Placeholder:
         return Placeholder("<fault>", (), "<fault>")
+
+    def options(self, kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+        right: Mapping[str, Any] = _act("options", kwargs.get("fault"), {})
+        return right
 
     def plan(self, shape: MediaShape, options: Mapping[str, Any]) -> MediaPlan:
         plan = MediaPlan(NUM_TOKENS, (0,) * NUM_TOKENS, facts=shape.facts)

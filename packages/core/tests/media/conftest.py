@@ -163,7 +163,7 @@ class Bench:
         }
         self.pipeline = MediaPipeline(
             {"note": GuardedKind(self.kind, "notes")},
-            {kind: GuardedAdapter(made, "notes") for kind, made in adapters.items()},
+            {kind: GuardedAdapter(made, "notes", 100) for kind, made in adapters.items()},
             **{**settings, **options},
         )
 

@@ -10,6 +10,7 @@ from sensorium.errors import LimitError, MediaError, PluginError
 from sensorium.media.process import process
 from sensorium.plugins import MediaReader
 from sensorium.plugins.guard import GuardedAdapter
+from sensorium.testing import model_context
 from sensorium.types import DerivedItem, Loaded, MediaPlan, MediaShape
 
 
@@ -36,7 +37,7 @@ def adapter(make: Any) -> Any:
         pieces = list(loaded.value.pieces(options.get("wanted")))
         return {"nose": {"sum": torch.tensor([sum(pieces) / options.get("divisor", 1)])}}
 
-    return GuardedAdapter.make(make.adapter(process=process_), None, "scents")  # type: ignore[arg-type]
+    return GuardedAdapter.make(make.adapter(process=process_), model_context(), "scents")
 
 
 def run(adapter: Any, tape: Tape, *derived: Tape, **options: Any) -> list[Any]:

@@ -360,7 +360,7 @@ FAULTS: dict[str, tuple[dict[str, Tensor], str]] = {
         {"raises": torch.ones(1)},
         "nose's forward of its plugin raised RuntimeError",
     ),
-    "not a number": ({"output": NAN}, "nose returned values that are not finite"),
+    "not a number": ({"output": NAN}, "nose of its plugin returned values that are not finite"),
     "infinite": ({"output": -1 / torch.zeros(6, HIDDEN)}, "not finite"),
     "too few rows": ({"output": torch.zeros(5, HIDDEN)}, "returned 5 rows where the plan says 6"),
     "too narrow": ({"output": torch.zeros(6, 3)}, r"of shape \(6, 3\); it must be \(tokens, 32\)"),

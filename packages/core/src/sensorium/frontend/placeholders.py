@@ -12,10 +12,8 @@ from dataclasses import dataclass
 
 from sensorium.errors import RequestError
 from sensorium.plugins import MediaAdapter, Placeholder, Slot, TokenizedPrompt
+from sensorium.plugins.guard import NUMBERS_LOOKED_FOR
 from sensorium.tokenizer import Tokenizer
-
-#: A numbered placeholder that stands for no item is told as a mistake up to this number.
-NUMBERS_LOOKED_FOR = 100
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from sensorium.media.fetch import resolve
 from sensorium.plugins.adapter import MediaAdapter
 from sensorium.plugins.kind import MediaKind
 from sensorium.plugins.reader import close_readers
-from sensorium.types import Features, Loaded, MediaPlan, MediaShape, Probe, Source
+from sensorium.types import Fact, Features, Loaded, MediaPlan, MediaShape, Probe, Source
 
 OptionsByKind = Mapping[str, Mapping[str, Any]]
 
@@ -106,7 +106,11 @@ def load(kind: MediaKind, sources: Sequence[Source], told: Probe) -> Loaded:
 
 def _check_told(told: MediaShape, found: MediaShape) -> None:
     """Limits were checked against the header, so decoding must not give another shape."""
-    differing = [name for name, fact in told.facts.items() if found.facts.get(name, fact) != fact]
+    differing = [
+        name
+        for name, fact in told.facts.items()
+        if name in found.facts and not _is_same(fact, found.facts[name])
+    ]
     if told.size == found.size and not differing:
         return
     name = differing[0] if differing else "size"
@@ -115,6 +119,10 @@ def _check_told(told: MediaShape, found: MediaShape) -> None:
         f"its header says {name} {said} and decoding gives {is_}: damaged, or a mistake in the "
         "plugin that reads it."
     )
+
+
+def _is_same(one: Fact, other: Fact) -> bool:
+    return one == other or repr(one) == repr(other)  # NaN is the same fact as NaN
 
 
 def process(

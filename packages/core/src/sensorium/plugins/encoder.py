@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class EncoderOutput:
-    """One item's embedding.
+    """One item's embedding: dense tensors of floats.
 
     Attributes:
         embeds: (tokens, hidden) in the engine's dtype.

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from sensorium.errors import Failure, SensoriumError
+from sensorium.errors import Failure, PluginError, SensoriumError
 from sensorium.plugins import EncoderOutput, MediaAdapter
 from sensorium.plugins.guard import GuardedEncoder
 from sensorium.runner.encode_timer import EncodeTimer
@@ -143,10 +143,7 @@ class Embeddings:
         """Makes the embedding of all its pieces; returns why it can't."""
         whole = _concatenated([output for own in parts.values() for output in own])
         if len(whole.embeds) != item.num_tokens:
-            return (
-                f"The encoders of {item.kind} items returned {len(whole.embeds)} rows in "
-                f"{item.num_pieces} pieces where the plan says {item.num_tokens}."
-            )
+            return self._wrong_rows(item, f"{len(whole.embeds)} rows in {item.num_pieces} pieces")
         self._kept[item.key] = whole
         del self._parts[item.key]
         return None
@@ -174,10 +171,7 @@ class Embeddings:
                 names = self._adapters[item.kind].encoders
                 whole = _concatenated([parts[item.key, name] for name in names])
             if len(whole.embeds) != item.num_tokens:
-                failures[item.key] = (
-                    f"The encoders of {item.kind} items returned {len(whole.embeds)} rows where "
-                    f"the plan says {item.num_tokens}."
-                )
+                failures[item.key] = self._wrong_rows(item, f"{len(whole.embeds)} rows")
             else:
                 self._kept[item.key] = whole
         made = [item for item in items if item.key not in failures]
@@ -190,8 +184,16 @@ class Embeddings:
         flags = [output.embeds.isfinite().all() for output in outputs]
         flags += [output.deep.isfinite().all() for output in outputs if output.deep is not None]
         flag = flags[0] if len(flags) == 1 else torch.stack(flags).all()
-        names = " and ".join(self._encoders_of(item)) or "given as embeddings"
-        return flag, f"The encoder {names} returned values that are not finite."
+        return flag, f"{self._source_of(item)} returned values that are not finite."
+
+    def _wrong_rows(self, item: EngineItem, given: str) -> Failure:
+        sentence = f"{self._source_of(item)} returned {given} where the plan says"
+        return Failure(f"{sentence} {item.num_tokens}.", PluginError.__name__)
+
+    def _source_of(self, item: EngineItem) -> str:
+        """Where an item's rows came from, as the beginning of a sentence."""
+        labels = [self._encoders[name].label for name in self._encoders_of(item)]
+        return " and ".join(labels) or "The caller's embeddings"
 
     def _encoder_names(self, items: Sequence[EngineItem]) -> list[str]:
         """Each needed encoder once."""

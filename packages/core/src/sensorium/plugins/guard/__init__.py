@@ -5,13 +5,14 @@ error of ``sensorium.errors`` that names distribution, class and call, and check
 against the method's docstring.
 """
 
-from sensorium.plugins.guard.adapter import GuardedAdapter
+from sensorium.plugins.guard.adapter import NUMBERS_LOOKED_FOR, GuardedAdapter
 from sensorium.plugins.guard.door import class_of, inner_of
 from sensorium.plugins.guard.encoder import GuardedEncoder, guarded_spec
 from sensorium.plugins.guard.family import GuardedFamily
 from sensorium.plugins.guard.kind import GuardedKind
 
 __all__ = [
+    "NUMBERS_LOOKED_FOR",
     "GuardedAdapter",
     "GuardedEncoder",
     "GuardedFamily",

@@ -14,9 +14,12 @@ from sensorium.types import Features, Loaded, MediaPlan, MediaShape
 if TYPE_CHECKING:
     import torch
 
-#: Placeholders looked at when an engine starts: a prompt without an item needs the first two, to
-#: find one too many.
+#: Placeholders that a prompt without an item needs, to find one too many; they are looked at when
+#: an engine starts.
 _FIRST = 2
+#: The same where placeholders are numbered: a number that stands for no item is told as a mistake
+#: up to here.
+NUMBERS_LOOKED_FOR = 100
 
 
 class GuardedAdapter(MediaAdapter):
@@ -25,11 +28,15 @@ class GuardedAdapter(MediaAdapter):
     Attributes:
         inner: it.
         distribution: who brought it.
+
+    Args:
+        vocab_size: the decoder's, which bounds the ids of plans.
     """
 
-    def __init__(self, inner: MediaAdapter, distribution: str) -> None:
+    def __init__(self, inner: MediaAdapter, distribution: str, vocab_size: int) -> None:
         self.inner = inner
         self.distribution = distribution
+        self._vocab_size = vocab_size
         for name in MediaAdapter.__annotations__:
             setattr(self, name, getattr(inner, name))
         self.door = Door(distribution, f"{type(inner).__qualname__}.")
@@ -50,9 +57,18 @@ class GuardedAdapter(MediaAdapter):
         if not door.begin("serves", adapter.serves, context, check=checks.a(bool)):
             return None
         inner = door.begin("__init__", adapter, context, check=checks.anything)
-        guarded = door.begin("__init__", cls, inner, distribution, check=checks.a(GuardedAdapter))
-        for index in range(_FIRST):
-            guarded.placeholder(index)
+        guarded = door.begin(
+            "__init__",
+            cls,
+            inner,
+            distribution,
+            context.decoder.vocab_size,
+            check=checks.a(GuardedAdapter),
+        )
+        texts = {guarded.placeholder(index).text for index in range(_FIRST)}
+        if len(texts) > 1:
+            for index in range(_FIRST, NUMBERS_LOOKED_FOR):
+                guarded.placeholder(index)
         guarded.template_part()
         return guarded
 
@@ -83,7 +99,10 @@ class GuardedAdapter(MediaAdapter):
 
     def plan(self, shape: MediaShape, options: Mapping[str, Any]) -> MediaPlan:
         """As ``MediaAdapter.plan``."""
-        return self.door.call("plan", self.inner.plan, shape, options, check=checks.plan)
+        return self.door.call("plan", self.inner.plan, shape, options, check=self._check_plan)
+
+    def _check_plan(self, value: Any) -> MediaPlan:
+        return checks.plan(value, self._vocab_size)
 
     def plan_embeds(
         self, num_rows: int, fields: Mapping[str, torch.Tensor], options: Mapping[str, Any]
@@ -91,7 +110,7 @@ class GuardedAdapter(MediaAdapter):
         """As ``MediaAdapter.plan_embeds``; the plan has as many tokens as there are rows."""
 
         def check(value: Any) -> MediaPlan:
-            plan = checks.plan(value)
+            plan = self._check_plan(value)
             if plan.num_tokens != num_rows:
                 raise WrongReturnError(
                     f"a plan of {plan.num_tokens} tokens for {num_rows} embedding rows"

@@ -8,7 +8,7 @@ microseconds.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -25,9 +25,13 @@ from sensorium.types import (
     MediaPlan,
     MediaShape,
     Probe,
+    Source,
     UrlSource,
     ValueSource,
 )
+
+if TYPE_CHECKING:
+    import torch
 
 T = TypeVar("T")
 
@@ -63,7 +67,11 @@ def plain_options(value: Any) -> Mapping[str, Any]:
 
 
 def _can_be_hashed(value: Any) -> bool:
-    if isinstance(value, (*_PLAIN, bytes, np.ndarray, np.generic)):
+    if isinstance(value, np.ndarray):
+        return not value.dtype.hasobject and value.dtype.names is None
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, (*_PLAIN, bytes)):
         return True
     if isinstance(value, (list, tuple)):
         return all(map(_can_be_hashed, value))
@@ -105,9 +113,31 @@ def _item(value: Any, kind: str) -> MediaItem:
         isinstance(source, _SOURCES) for source in item.sources
     ):
         raise WrongReturnError("an item whose sources are no tuple of sources")
+    for source in item.sources:
+        _source(source)
+    if not isinstance(item.index, int):
+        raise WrongReturnError(f"an item with the index {said(item.index)}")
+    if not isinstance(item.uuid, str | None) or item.uuid == "":
+        raise WrongReturnError(f"an item whose uuid is {said(item.uuid)}; it is a text or None")
     if not isinstance(item.embeds, GivenEmbeds | None):
         raise WrongReturnError(f"an item whose embeds are {said(item.embeds)}")
+    if item.embeds is not None and not _has_names(item.embeds.fields):
+        raise WrongReturnError("embeddings whose fields are no mapping of names")
     return item
+
+
+def _source(source: Source) -> None:
+    if isinstance(source, UrlSource) and not isinstance(source.url, str):
+        raise WrongReturnError(f"a UrlSource of {said(source.url)}; a URL is a text")
+    if isinstance(source, BytesSource):
+        if not isinstance(source.data, bytes):
+            raise WrongReturnError(f"a BytesSource of {said(source.data)}; it holds bytes")
+        if not isinstance(source.media_type, str | None):
+            raise WrongReturnError(f"a BytesSource of the media type {said(source.media_type)}")
+
+
+def _has_names(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(isinstance(name, str) for name in value)
 
 
 def shape(kind: MediaKind) -> Callable[[Any], MediaShape]:
@@ -120,7 +150,7 @@ def _shape(value: Any, kind: MediaKind | None) -> MediaShape:
         raise WrongReturnError(f"{said(value)} where a MediaShape belongs")
     if not isinstance(value.size, tuple) or not all(_is_count(extent) for extent in value.size):
         raise WrongReturnError(f"a shape of the size {value.size!r}; it is a tuple of integers")
-    if not isinstance(value.facts, Mapping) or not all(map(_is_fact, value.facts.values())):
+    if not _has_names(value.facts) or not all(map(_is_fact, value.facts.values())):
         raise WrongReturnError("a shape whose facts are no mapping of plain values")
     if kind is not None and kind.size_names and len(value.size) != len(kind.size_names):
         raise WrongReturnError(
@@ -164,6 +194,8 @@ def loaded(kind: MediaKind) -> Callable[[Any], Loaded]:
         for found in item.derived:
             if not isinstance(found, DerivedItem) or not isinstance(found.loaded, Loaded):
                 raise WrongReturnError(f"{said(found)} where a DerivedItem belongs")
+            if not isinstance(found.kind, str) or not isinstance(found.name, str):
+                raise WrongReturnError("a derived item whose kind and name aren't both texts")
             _shape(found.loaded.shape, None)
             if found.loaded.derived:
                 raise WrongReturnError(f"a derived {found.kind} item with derived items itself")
@@ -217,8 +249,9 @@ def template_part(value: Any) -> Mapping[str, Any] | None:
     return value
 
 
-def plan(value: Any) -> MediaPlan:
-    """A plan of at least one row; that its ids and mask fit, it has checked itself."""
+def plan(value: Any, vocab_size: int) -> MediaPlan:
+    """A plan of at least one row; that the numbers of its ids and of its mask's ones fit, it has
+    checked itself."""
     given = a(MediaPlan)(value)
     if not _is_count(given.num_tokens) or given.num_tokens < 1:
         raise WrongReturnError(
@@ -231,8 +264,21 @@ def plan(value: Any) -> MediaPlan:
         )
     if not isinstance(given.token_ids, tuple):
         raise WrongReturnError(f"a plan whose token_ids are {said(given.token_ids)}, no tuple")
-    if not isinstance(given.grid, tuple) or not isinstance(given.facts, Mapping):
-        raise WrongReturnError("a plan whose grid is no tuple or whose facts are no mapping")
+    for token_id in set(given.token_ids):
+        if type(token_id) is not int or not 0 <= token_id < vocab_size:
+            raise WrongReturnError(
+                f"a plan with the token id {token_id!r}; the vocabulary has 0 to {vocab_size - 1}"
+            )
+    mask = given.is_embed
+    if mask is not None:
+        if not isinstance(mask, bytes):
+            raise WrongReturnError(f"a plan whose is_embed is {said(mask)}, no bytes")
+        if mask.count(0) + mask.count(1) != len(mask):
+            raise WrongReturnError("a plan whose is_embed has bytes other than 0 and 1")
+    if not isinstance(given.grid, tuple) or not all(map(_is_count, given.grid)):
+        raise WrongReturnError("a plan whose grid is no tuple of integers")
+    if not _has_names(given.facts):
+        raise WrongReturnError("a plan whose facts are no mapping of names")
     return given
 
 
@@ -251,12 +297,35 @@ def features(adapter: MediaAdapter) -> Callable[[Any], Mapping[str, Features]]:
         for name, named in value.items():
             if not isinstance(named, Mapping):
                 raise WrongReturnError(f"{said(named)} as the features for {name}")
+            if not _has_names(named):
+                raise WrongReturnError(f"features for {name} whose names aren't all texts")
             for tensor in named.values():
                 if not isinstance(tensor, torch.Tensor) or not tensor.is_cpu:
                     raise WrongReturnError("features that are no tensors in host memory")
+                if what := not_dense(tensor):
+                    raise WrongReturnError(f"{what} among the features; they are dense tensors")
+                if tensor.requires_grad:
+                    raise WrongReturnError("features that require a gradient; detach() them")
         return value
 
     return check
+
+
+def not_dense(tensor: torch.Tensor) -> str | None:
+    """What a tensor is whose numbers don't lie in memory as they are; None: it is dense."""
+    import torch
+
+    if tensor.is_meta:
+        return "a tensor without values"
+    if tensor.is_quantized:
+        return "a quantized tensor"
+    if tensor.is_nested:
+        return "a nested tensor"
+    if tensor.layout != torch.strided:
+        return "a sparse tensor"
+    if tensor.is_conj() or tensor.is_neg():
+        return "a tensor whose conjugation or sign isn't carried out"
+    return None
 
 
 # --- words --------------------------------------------------------------------------------

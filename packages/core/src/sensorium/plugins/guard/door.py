@@ -1,8 +1,8 @@
 """``Door``: calls one plugin object's methods, and decides whose fault a failure is.
 
-These pass unchanged: errors of ``sensorium.errors``, the user's Ctrl-C, cancellation, a broken
-device and a device that is out of memory. Everything else, ``SystemExit`` included, becomes an
-error of ``sensorium.errors``.
+These pass unchanged: errors of ``sensorium.errors``, the user's Ctrl-C, cancellation; and where the
+engine's device is used, a broken device and one that is out of memory. Everything else,
+``SystemExit`` included, becomes an error of ``sensorium.errors``.
 """
 
 from __future__ import annotations
@@ -34,13 +34,16 @@ class Door:
     Args:
         distribution: the distribution that brought the object.
         owner: prefix of the method's name in messages, such as its class and a dot.
+        on_device: the methods compute on the engine's device, and whoever calls them answers for
+            its failures. Elsewhere a plugin has no business there, and such a failure is its own.
     """
 
-    __slots__ = ("_distribution", "_owner", "_told")
+    __slots__ = ("_distribution", "_on_device", "_owner", "_told")
 
-    def __init__(self, distribution: str, owner: str) -> None:
+    def __init__(self, distribution: str, owner: str, *, on_device: bool = False) -> None:
         self._distribution = distribution
         self._owner = owner
+        self._on_device = on_device
         self._told: set[tuple[str, type]] = set()
 
     def call(
@@ -59,7 +62,7 @@ class Door:
         except PluginError as error:
             raise PluginError(f"{self._at(name)}: {error}") from error
         except BaseException as error:
-            if passes(error):
+            if self._passes(error):
                 raise
             raise self.mistake(name, error) from error
 
@@ -86,7 +89,7 @@ class Door:
         except PluginError as error:
             raise PluginError(f"{self._at(name)}: {error}") from error
         except BaseException as error:
-            if passes(error):
+            if self._passes(error):
                 raise
             if not isinstance(error, Exception):
                 raise self.mistake(name, error) from error
@@ -126,8 +129,11 @@ class Door:
             f"{self._at(name)} raised {type(error).__name__}: a mistake in that plugin."
         )
 
+    def _passes(self, error: BaseException) -> bool:
+        return passes(error) and (self._on_device or not of_device(error))
+
     def _unreadable(self, kind: str, name: str, error: Exception) -> MediaError:
-        if isinstance(error, MISTAKES):
+        if isinstance(error, MISTAKES) or of_device(error):
             self._tell(name, error)
             return MediaError(
                 f"it can't be read as {kind}: damaged, not supported, or a mistake in the plugin "
@@ -161,6 +167,11 @@ def passes(error: BaseException) -> bool:
         return listens and threading.current_thread() is threading.main_thread()
     if isinstance(error, asyncio.CancelledError):
         return _is_being_cancelled()
+    return of_device(error)
+
+
+def of_device(error: BaseException) -> bool:
+    """Whether a device has failed, or has too little memory."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(error, (torch.AcceleratorError, torch.OutOfMemoryError))
 

@@ -52,6 +52,7 @@ class GuardedEncoder:
 
     Attributes:
         inner: it.
+        label: its name and its distribution's.
 
     Args:
         module: it.
@@ -66,8 +67,8 @@ class GuardedEncoder:
         self.inner = module
         self._hidden_size = hidden_size
         self._levels = levels
-        self._label = f"The encoder {name} of {distribution}"
-        self._door = Door(distribution, f"The encoder {name}'s ")
+        self.label = f"The encoder {name} of {distribution}"
+        self._door = Door(distribution, f"The encoder {name}'s ", on_device=True)
 
     def encode(self, items: Sequence[Features]) -> Sequence[EncoderOutput]:
         """One output for each item.
@@ -103,7 +104,7 @@ class GuardedEncoder:
         method = getattr(self.inner, "encode_piece", None)
         if method is None:
             raise PluginError(
-                f"{self._label} has no encode_piece, and an item's plan says num_pieces = "
+                f"{self.label} has no encode_piece, and an item's plan says num_pieces = "
                 f"{num_pieces}: a mistake in that plugin or in the adapter's."
             )
         return self._door.call("encode_piece", method, item, piece, num_pieces, check=check)
@@ -116,6 +117,10 @@ class GuardedEncoder:
         embeds, deep = output.embeds, output.deep
         if not isinstance(embeds, torch.Tensor) or not isinstance(deep, torch.Tensor | None):
             raise WrongReturnError("an EncoderOutput whose fields are no tensors")
+        for tensor in (embeds,) if deep is None else (embeds, deep):
+            if (what := checks.not_dense(tensor)) or not tensor.is_floating_point():
+                what = what or f"a tensor of {tensor.dtype}"
+                raise WrongReturnError(f"{what} in an EncoderOutput; it is a dense one of floats")
         if embeds.dim() != 2 or embeds.shape[1] != self._hidden_size:
             raise WrongReturnError(
                 f"an embedding of shape {tuple(embeds.shape)}; it must be "
