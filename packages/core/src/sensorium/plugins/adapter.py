@@ -145,8 +145,8 @@ class MediaAdapter(ABC):
     def process(
         self, loaded: Loaded, plan: MediaPlan, options: Mapping[str, Any]
     ) -> Mapping[str, Features]:
-        """Turns a decoded item into encoder name → named small tensors on the CPU, dense
-        and without gradients.
+        """Turns a decoded item into encoder name → named small tensors on the CPU, dense and
+        without gradients.
 
         uint8 wherever that is lossless: the encoder rescales and normalises. Where the kind's value
         is a ``MediaReader``, the adapter pulls ``pieces()``; core closes the reader.

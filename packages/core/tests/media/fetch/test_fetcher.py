@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from hostile_server import LOOPBACK, HostileServer, Request, answer, fetch, redirect
+from hostile_server import LOOPBACK, HostileServer, Names, Request, answer, fetch, redirect
 
 from sensorium.errors import EngineClosedError, FetchError, LimitError, MediaError
 from sensorium.media.fetch.fetcher import Fetcher, FetchLimits
@@ -149,11 +149,18 @@ def test_failures_are_shared(server: HostileServer) -> None:
     assert len({id(outcome) for outcome in outcomes}) == 4
 
 
-def test_one_host_has_so_many_connections(server: HostileServer) -> None:
+@pytest.mark.parametrize("is_redirected", [False, True])
+def test_one_host_has_so_many_connections(server: HostileServer, is_redirected: bool) -> None:
+    """Whether its own URLs lead there, or those of as many other hosts."""
     gate = Gate()
     targets = [f"/{index}" for index in range(MAX_CONNECTIONS_PER_HOST + 5)]
+    urls = [server.url(target) for target in targets]
+    addresses = {f"host{target[1:]}_test": ["127.0.0.1"] for target in targets}
+    if is_redirected:
+        urls = [server.url(f"/to{to}", host=f"host{to[1:]}.test") for to in targets]
     for target in targets:
         server.scripts[target] = gate
+        server.scripts[f"/to{target}"] = redirect(server.url(target))
     counted: list[int] = []
 
     def watch() -> None:
@@ -162,12 +169,12 @@ def test_one_host_has_so_many_connections(server: HostileServer) -> None:
         with HostileServer() as other:  # another host's name isn't kept waiting
             other.scripts["/note"] = answer(b"other")
             assert fetch(other.url("/note")).data == b"other"
-        counted.append(len(server.requests))
+        counted.append(sum(request.target in targets for request in server.requests))
         gate.opened.set()
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    outcomes = fetch([server.url(target) for target in targets])
+    outcomes = fetch(urls, resolver=Names(**addresses))
     watcher.join(60)
     assert [outcome.data for outcome in outcomes] == [b"hello"] * len(targets)
     assert counted == [MAX_CONNECTIONS_PER_HOST]

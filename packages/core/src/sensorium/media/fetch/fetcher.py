@@ -1,9 +1,9 @@
 """``Fetcher``: fetches sources that take waiting, on an event loop of its own.
 
 One thread, started with the first fetch. The number of connections is bounded, in all and to one
-host; a fetch that waits for a connection holds no memory. Equal URLs in flight are fetched once
-within a salt. The whole fetch has one deadline, retries and redirects included; waiting for memory
-doesn't count.
+host, whichever URL or redirect leads there; a fetch that waits for a connection holds no memory.
+Equal URLs in flight are fetched once within a salt. The whole fetch has one deadline, retries and
+redirects included; waiting for memory or for a connection doesn't count.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -68,8 +68,24 @@ class _Payment:
     leave: Callable[[], None]
     num_bytes: int = 0
 
+    def give_back(self, num_bytes: int | None = None) -> None:
+        """Returns what was taken, or a part of it."""
+        num_bytes = self.num_bytes if num_bytes is None else num_bytes
+        self.num_bytes -= num_bytes
+        self.claim.give_back(num_bytes)
+
+    async def untimed(self, waiting: Awaitable[object]) -> None:
+        """Waits; the deadline stands still meanwhile."""
+        loop = asyncio.get_running_loop()
+        when = self.deadline.when()
+        assert when is not None
+        remaining_s = when - loop.time()
+        self.deadline.reschedule(None)
+        await waiting
+        self.deadline.reschedule(loop.time() + remaining_s)
+
     async def reach(self, num_bytes: int) -> None:
-        """Takes what is lacking to ``num_bytes``; the deadline stands still meanwhile."""
+        """Takes what is lacking to ``num_bytes``."""
         lacking = num_bytes - self.num_bytes
         if lacking <= 0:
             return
@@ -80,13 +96,7 @@ class _Payment:
             raise
         if not taken:
             self.leave()
-            loop = asyncio.get_running_loop()
-            when = self.deadline.when()
-            assert when is not None
-            remaining_s = when - loop.time()
-            self.deadline.reschedule(None)
-            await self.claim.take(lacking)
-            self.deadline.reschedule(loop.time() + remaining_s)
+            await self.untimed(self.claim.take(lacking))
         self.num_bytes = num_bytes
 
 
@@ -280,27 +290,38 @@ class Fetcher:
         """One fetch; ``leave`` as in ``_Payment``."""
         self._policy.check_url(url)
         try:
-            async with self._place(url.host), asyncio.timeout(limits.timeout_s) as deadline:
+            async with asyncio.timeout(limits.timeout_s) as deadline:
                 payment = _Payment(claim, deadline, leave)
                 data, media_type = await self._http().get(
-                    url, max_bytes=limits.max_bytes, pay=payment.reach
+                    url,
+                    max_bytes=limits.max_bytes,
+                    pay=payment.reach,
+                    place=partial(self._place, payment),
                 )
         except TimeoutError:
             raise FetchError(
                 f"{url.origin} didn't deliver within {limits.timeout_s:g} seconds."
             ) from None
-        claim.give_back(payment.num_bytes - len(data))
+        payment.give_back(payment.num_bytes - len(data))
         return BytesSource(data, media_type)
 
     @asynccontextmanager
-    async def _place(self, name: str) -> AsyncIterator[None]:
+    async def _place(self, payment: _Payment, name: str) -> AsyncIterator[None]:
         """Takes a place for a connection, the host's first, so that a slow host takes no others'
-        places."""
+        places. Waiting for it holds no memory, and the deadline stands still."""
+        payment.give_back()
         host = self._hosts[name]
         host.num_users += 1
         try:
-            async with host.places, self._places:
-                yield
+            await payment.untimed(host.places.acquire())
+            try:
+                await payment.untimed(self._places.acquire())
+                try:
+                    yield
+                finally:
+                    self._places.release()
+            finally:
+                host.places.release()
         finally:
             host.num_users -= 1
             if host.num_users == 0:

@@ -38,6 +38,8 @@ Resolver = Callable[[str, int], Awaitable[Sequence[Address]]]
 #: called with the number of bytes that a body has or may reach, before they are received; may wait
 #: or raise
 Pay = Callable[[int], Awaitable[None]]
+#: called with the host of each hop; the connection lives in its context
+Place = Callable[[str], contextlib.AbstractAsyncContextManager[None]]
 
 _REDIRECTS = (301, 302, 303, 307, 308)
 _BUSY = (429, 502, 503, 504)
@@ -68,12 +70,16 @@ class HttpClient:
         self._authorities = Authorities()
         self._pools: dict[tuple[str, bool], httpcore2.AsyncConnectionPool] = {}
 
-    async def get(self, url: HttpUrl, *, max_bytes: int, pay: Pay) -> tuple[bytes, str | None]:
+    async def get(
+        self, url: HttpUrl, *, max_bytes: int, pay: Pay, place: Place
+    ) -> tuple[bytes, str | None]:
         """The body behind a URL, and the media type that the server claims.
 
         Args:
             pay: awaited before bytes are received: with the length that the server declares, else
                 step by step. A retry begins again from nothing.
+            place: entered for each connection, that of a redirect as well, after the one before
+                was left.
 
         Raises:
             FetchError: the server can't be reached, or fails.
@@ -82,7 +88,7 @@ class HttpClient:
         """
         for attempt in range(1, MAX_ATTEMPTS + 1):
             try:
-                return await self._follow(url, max_bytes, pay)
+                return await self._follow(url, max_bytes, pay, place)
             except _Temporary as error:
                 if attempt == MAX_ATTEMPTS:
                     raise FetchError(str(error)) from None
@@ -94,10 +100,12 @@ class HttpClient:
         for pool in self._pools.values():
             await pool.aclose()
 
-    async def _follow(self, url: HttpUrl, max_bytes: int, pay: Pay) -> tuple[bytes, str | None]:
+    async def _follow(
+        self, url: HttpUrl, max_bytes: int, pay: Pay, place: Place
+    ) -> tuple[bytes, str | None]:
         for _ in range(MAX_REDIRECTS + 1):
             self._policy.check_url(url)
-            async with self._request(url) as response:
+            async with place(url.host), self._request(url) as response:
                 location = _header(response, b"location")
                 if response.status not in _REDIRECTS or location is None:
                     return await _body(url, response, max_bytes, pay)
