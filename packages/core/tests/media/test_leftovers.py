@@ -46,14 +46,16 @@ LARGE = (Decoded, Features, BytesSource, MustWait, httpcore2.Response)
 
 
 @pytest.fixture
-def one(bench: Make, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+def one(
+    bench: Make, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> Iterator[Bench]:
     """A pipeline with a small budget, whose decoded values and features can be found again; the
     garbage collector is off."""
     made = bench(
         memory=MemoryBudget(1000),
         fetch_policy=FetchPolicy(private=True),
         limits={"note": None},
-        cache_bytes=0,
+        cache_bytes=getattr(request, "param", 0),
     )
     load, process = made.kind.load, made.adapter.process
 
@@ -63,6 +65,8 @@ def one(bench: Make, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
 
     def process_found(loaded: Loaded, plan: MediaPlan, options: Mapping[str, Any]) -> Any:
         codes = process(loaded, plan, options)["reader"]["codes"]
+        if "large" in loaded.value:  # larger than the whole budget
+            codes = codes.repeat(100)
         return {"reader": {"codes": codes.as_subclass(Features)}}
 
     monkeypatch.setattr(made.kind, "load", load_found)
@@ -182,3 +186,17 @@ async def test_an_error_holds_no_media(
         await assert_nothing_left()
     assert isinstance(caught.value, (RequestError, PluginError))
     assert one.pipeline.memory.stats.used_bytes == 0
+
+
+@pytest.mark.parametrize("one", [0, 2**20], indirect=True, ids=["no cache", "cached"])
+async def test_an_error_holds_no_features_that_could_never_fit(one: Bench) -> None:
+    """Only when they are made, or found in the cache, are they known to be so large."""
+    kept = []
+    for _ in range(2):
+        with pytest.raises(LimitError, match=r"note 0: .* media_memory_gb allows 1000") as caught:
+            await one.pipeline.prepare(one.items("large"))
+        kept.append(caught.value)
+    one.pipeline.reset()
+    await assert_nothing_left()
+    assert one.pipeline.memory.stats.used_bytes == 0
+    one.pipeline.memory.check_integrity()

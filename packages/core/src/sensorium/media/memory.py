@@ -318,7 +318,10 @@ class Lease:
             LimitError: as ``Claim.try_take``.
         """
         with self.budget._lock:
-            if not self._may_take(self.budget._features.cost(features, num_bytes)):
+            cost = self.budget._features.cost(features, num_bytes)
+            # Features stay, in whatever order items are made.
+            self._check_fits(sum(self._features.values()) + cost)
+            if not self._may_take(cost):
                 return False
             self._add_features(features, num_bytes)
             return True
@@ -350,9 +353,12 @@ class Lease:
     def _check_ever_fits(self, num_bytes: int) -> None:
         # Beside its other items a request may need more at once than when they are made in turn.
         kept = sum(self._features.values()) + self._held if self.alone else 0
-        if kept + num_bytes > self.budget.total_bytes:
+        self._check_fits(kept + num_bytes)
+
+    def _check_fits(self, num_bytes: int) -> None:
+        if num_bytes > self.budget.total_bytes:
             raise LimitError(
-                f"the request's media need {kept + num_bytes} bytes of memory at once; "
+                f"the request's media need {num_bytes} bytes of memory at once; "
                 f"media_memory_gb allows {self.budget.total_bytes} for all requests together."
             )
 

@@ -295,9 +295,14 @@ class MediaPipeline:
             parts, was_there = await self._find_or_make(item, uuid, request, lease)
         except CacheMissError:
             raise
+        except LimitError as error:
+            refused = _labelled(item.label, error)
         except RequestError as error:
             raise _labelled(item.label, error) from error
-        return _named(parts, item.index, uuid), was_there
+        else:
+            return _named(parts, item.index, uuid), was_there
+        # Outside of the handler, whose error refers to frames that hold what was made.
+        raise refused
 
     async def _find_or_make(
         self, item: MediaItem, uuid: str | None, request: RequestContext, lease: Lease
