@@ -29,15 +29,44 @@ GPU = ROOT / ".gpu"
 ENVIRONMENT = Path(os.environ.get("VIRTUAL_ENV") or ROOT / ".venv")
 PYTHON = str(ENVIRONMENT / "bin" / "python")
 
-# What `quick` leaves out: comparisons with reference models, whole engines, processes, wheels.
+# What `quick` leaves out: comparisons with reference models, whole engines and servers, processes,
+# wheels, contracts, mutated files, and what is drawn or compared by the hundred.
 NOT_QUICK = (
     "packages/core/tests/engine/ipc",
+    "packages/core/tests/engine/test_core_weights.py",
+    "packages/core/tests/grammar/test_matcher.py",
+    "packages/core/tests/media/fetch/test_url.py",
+    "packages/core/tests/models/test_decoder_families.py",
+    "packages/core/tests/ops/test_paged.py",
+    "packages/core/tests/ops/test_program.py",
+    "packages/core/tests/ops/test_properties.py",
+    "packages/core/tests/runner/test_sampling_theory.py",
+    "packages/core/tests/scheduler/test_properties.py",
+    "packages/core/tests/testing",
+    "packages/core/tests/tokenizer/test_detokenizer.py",
+    "packages/media-audio/tests/families",
+    "packages/media-audio/tests/kind/test_fuzz.py",
+    "packages/media-audio/tests/test_contracts.py",
+    "packages/media-audio/tests/towers",
+    "packages/media-image/tests/families/test_chat.py",
+    "packages/media-image/tests/kind/test_fuzz.py",
+    "packages/media-image/tests/kind/test_fuzz_long.py",
+    "packages/media-image/tests/test_anyres.py",
+    "packages/media-image/tests/test_contracts.py",
+    "packages/media-image/tests/test_smart_resize.py",
+    "packages/media-image/tests/towers",
+    "packages/media-video/tests/kind/test_fuzz.py",
+    "packages/media-video/tests/kind/test_readers.py",
+    "packages/media-video/tests/test_contracts.py",
+    "packages/server-openai/tests/routes/test_fuzz.py",
     "packages/tiny-models/tests",
     "tests/engine",
     "tests/examples",
     "tests/oracle",
     "tests/plugins",
+    "tests/repository/test_build_extension.py",
     "tests/security",
+    "tests/server",
     "tests/wheels",
 )
 # Each process that runs tests holds a torch of its own, about a gigabyte.
