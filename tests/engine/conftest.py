@@ -7,10 +7,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from endless import ROOM
 from tiny_checkpoints import make_qwen2
+from warm_python import WarmPopen, forked_engines
 
 from sensorium import LLM
+
+
+@pytest.fixture(scope="package", autouse=True)
+def engines_are_forked(popen: type[WarmPopen]) -> Iterator[None]:
+    """Engines' processes start without importing torch; those that scripts start do import it."""
+    if torch.cuda.is_available():  # where the real command is what matters
+        yield
+        return
+    with forked_engines(popen):
+        yield
 
 
 @pytest.fixture(scope="session")

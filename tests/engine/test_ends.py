@@ -160,17 +160,20 @@ FORKED = """
 
 
 @pytest.mark.parametrize("engine_process", [False, True])
-def test_a_forked_child_is_told(text_model: Path, engine_process: bool) -> None:
+def test_a_forked_child_is_told(
+    text_model: Path,
+    tmp_path: Path,
+    engine_process: bool,
+    popen: type[subprocess.Popen[str]],
+) -> None:
     script = FORKED.format(folder=str(text_model), engine_process=engine_process)
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    said, count = done.stdout.splitlines()
+    file = tmp_path / "forks.py"
+    file.write_text(textwrap.dedent(script))
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    parent = popen([sys.executable, str(file)], text=True, **pipes)
+    stdout, stderr = parent.communicate(timeout=PATIENCE_S)
+    assert parent.returncode == 0, stderr
+    said, count = stdout.splitlines()
     assert "Make an engine after forking" in said
     assert count == "1", "the child has ended the parent's engine"
 

@@ -311,12 +311,13 @@ def test_a_script_without_a_main_guard(text_model: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("then", ["os.kill(os.getpid(), 9)", "sys.exit(0)"])
-def test_the_process_ends_with_its_parent(text_model: Path, tmp_path: Path, then: str) -> None:
-    file = script(text_model, tmp_path, then)
-    done = subprocess.run(
-        [sys.executable, str(file)], capture_output=True, text=True, timeout=PATIENCE_S, check=False
-    )
-    pid = int(done.stdout.split()[1])
+def test_the_process_ends_with_its_parent(
+    text_model: Path, tmp_path: Path, then: str, popen: type[subprocess.Popen[str]]
+) -> None:
+    command = [sys.executable, str(script(text_model, tmp_path, then))]
+    parent = popen(command, stdout=subprocess.PIPE, text=True)
+    stdout, _ = parent.communicate(timeout=PATIENCE_S)
+    pid = int(stdout.split()[1])
     wait_until(lambda: is_gone(pid), "the engine's end")
 
 

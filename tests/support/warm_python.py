@@ -1,88 +1,186 @@
-"""Runs scripts in processes of their own that need not import torch: they are forked.
+"""Starts Python without importing torch and the packages again: a process that holds them forks.
 
-Python with torch and the packages takes seconds to start. Here one process imports them and
-forks for each script; what a script sees is a fresh interpreter in which they are imported
-already, and it ends as any process does, threads and ``atexit`` included.
+``warm_popen`` gives a class that stands in for ``subprocess.Popen``. What it starts is a child of
+this process like any other: it has a number, an exit status, the pipes and descriptors it was
+given, and the death of its parent reaches it.
 """
 
 from __future__ import annotations
 
+import ctypes
+import fcntl
 import json
 import os
+import runpy
+import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import threading
+import time
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
-#: The process that is forked has one thread: locks of others would stay locked in its children.
-HOST = """
-import gc, json, os, runpy, sys, threading
-import torch, PIL.Image, sensorium.llm, sensorium.engine.async_engine
+from sensorium.engine.ipc import process
 
+_PR_SET_CHILD_SUBREAPER = 36
+#: What the process that forks runs: it has one thread, for locks of others would stay locked.
+_HOST = """
+import gc, socket, sys, threading
+sys.path.insert(0, sys.argv[1])
+from warm_python import serve
+import torch, PIL.Image
+import sensorium.llm, sensorium.engine.async_engine, sensorium.engine.ipc.service
+from importlib.metadata import entry_points
+
+for plugin in entry_points(group="sensorium.plugins"):
+    plugin.load()
+assert threading.active_count() == 1
 gc.freeze()  # else a first collection in each child copies every page
-print("ready", flush=True)
-for line in sys.stdin:
-    arguments, environment, stdout, stderr = json.loads(line)
-    assert threading.active_count() == 1
-    if child := os.fork():
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-        continue
-    for number, name in enumerate([os.devnull, stdout, stderr]):
-        os.dup2(os.open(name, os.O_RDWR | os.O_CREAT), number)
-    os.environ.clear()
-    os.environ.update(environment)
-    sys.stdin = open(os.devnull)
-    sys.argv = arguments
-    paths = filter(None, environment["PYTHONPATH"].split(os.pathsep))
-    sys.path[:1] = [os.path.dirname(arguments[0]), *paths]
-    runpy.run_path(arguments[0], run_name="__main__")
-    break
+serve(socket.socket(fileno=int(sys.argv[2])))
 """
 
 
-@dataclass
-class WarmPython:
-    """The process that forks, and a folder for what the scripts write."""
+class Host:
+    """The process that forks, started when it is first needed."""
 
-    process: subprocess.Popen[str]
-    folder: Path
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._socket: socket.socket | None = None
+        self._process: subprocess.Popen[bytes] | None = None
 
-    def run(
-        self, script: Path, *arguments: str, paths: Sequence[Path] = ()
-    ) -> subprocess.CompletedProcess[str]:
-        """As ``subprocess.run([sys.executable, script, *arguments])`` with captured text.
+    def fork(self, request: dict[str, Any], descriptors: list[int]) -> int:
+        """The number of a new child of this process; see ``_become``."""
+        with self._lock:
+            if self._socket is None:
+                self._start()
+            assert self._socket is not None
+            # The child's first parent ends at once, and the child becomes ours.
+            prctl = ctypes.CDLL(None).prctl
+            prctl(_PR_SET_CHILD_SUBREAPER, 1)
+            try:
+                given = json.dumps({**request, "parent": os.getpid()}).encode()
+                socket.send_fds(self._socket, [len(given).to_bytes(4, "little")], descriptors)
+                self._socket.sendall(given)
+                answer = self._socket.recv(4, socket.MSG_WAITALL)
+            finally:
+                prctl(_PR_SET_CHILD_SUBREAPER, 0)
+        assert len(answer) == 4, "the process that forks has died"
+        return int.from_bytes(answer, "little")
 
-        Args:
-            paths: where the script finds modules before anywhere else.
-        """
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        outputs = [self.folder / "stdout", self.folder / "stderr"]
-        for file in outputs:
-            file.unlink(missing_ok=True)
-        command = [str(script), *arguments]
-        found = [*map(str, paths), *filter(None, [os.environ.get("PYTHONPATH")])]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(found)}
-        self.process.stdin.write(json.dumps([command, environment, *map(str, outputs)]) + "\n")
-        self.process.stdin.flush()
-        status = self.process.stdout.readline()
-        assert status, "the process that forks has died"
-        texts = [file.read_text() for file in outputs]
-        return subprocess.CompletedProcess(command, int(status), *texts)
+    def _start(self) -> None:
+        self._socket, theirs = socket.socketpair()
+        with theirs:
+            arguments = [str(Path(__file__).parent), str(theirs.fileno())]
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-c", _HOST, *arguments],
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+            )
+
+    def close(self) -> None:
+        """Ends it."""
+        if self._socket is not None and self._process is not None:
+            self._socket.close()
+            self._process.wait()
+
+
+def serve(asked: socket.socket) -> None:
+    """Forks for each request; ends when nobody is left who asks."""
+    while True:
+        size, descriptors, _, _ = socket.recv_fds(asked, 4, 16)
+        if not size:
+            return
+        request = json.loads(asked.recv(int.from_bytes(size, "little"), socket.MSG_WAITALL))
+        read, write = os.pipe()
+        if first := os.fork():
+            os.waitpid(first, 0)  # whose child then has its new parent
+            asked.sendall(os.read(read, 4))
+            for descriptor in (read, write, *descriptors):
+                os.close(descriptor)
+            continue
+        if child := os.fork():
+            os.write(write, child.to_bytes(4, "little"))
+            os._exit(0)
+        asked.detach()
+        _become(request, descriptors)
+        return
+
+
+def _become(request: dict[str, Any], descriptors: list[int]) -> None:
+    """Runs Python with the request's arguments, environment, folder and descriptors."""
+    while os.getppid() != request["parent"]:
+        time.sleep(0.001)
+    if request["own_group"]:
+        os.setpgid(0, 0)
+    numbers = request["numbers"]
+    first = max(numbers) + 1
+    aside = [fcntl.fcntl(descriptor, fcntl.F_DUPFD, first + 16) for descriptor in descriptors]
+    os.closerange(3, first + 16)
+    for descriptor, number in zip(aside, numbers, strict=True):
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+    os.chdir(request["folder"])
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    match request["arguments"]:
+        case ["-P", "-m", module, *_]:
+            sys.argv = request["arguments"][2:]
+            sys.path[:1] = paths
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
+        case [script, *_]:
+            sys.argv = request["arguments"]
+            sys.path[:1] = [os.path.dirname(script), *paths]
+            runpy.run_path(script, run_name="__main__")
+
+
+class WarmPopen(subprocess.Popen[Any]):
+    """``subprocess.Popen`` of ``[sys.executable, SCRIPT, …]`` or ``[…, "-P", "-m", MODULE, …]``."""
+
+    host: Host
+
+    def _execute_child(  # type: ignore[no-untyped-def]
+        self, args, executable, preexec_fn, close_fds, pass_fds, cwd, env, startupinfo,
+        creationflags, shell, p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite, *rest,
+    ) -> None:  # fmt: skip
+        assert args[0] == sys.executable, args
+        standard = [p2cread, c2pwrite, errwrite]
+        descriptors = [n if given == -1 else given for n, given in enumerate(standard)]
+        request = {
+            "arguments": list(map(str, args[1:])),
+            "environment": dict(os.environ if env is None else env),
+            "folder": cwd or os.getcwd(),
+            "numbers": [0, 1, 2, *pass_fds],
+            "own_group": rest[-1] == 0,
+        }
+        try:
+            self.pid = self.host.fork(request, [*descriptors, *pass_fds])
+            self._child_created = True
+        finally:
+            pipes = (p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite)
+            self._close_pipe_fds(*pipes)  # type: ignore[attr-defined]
 
 
 @contextmanager
-def warm_python(folder: Path) -> Iterator[WarmPython]:
-    """Starts it; it ends with its standard input."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOST], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
+def warm_popen() -> Iterator[type[WarmPopen]]:
+    """Gives the class; the process that forks ends with it."""
+    host = Host()
     try:
-        assert process.stdout.readline() == "ready\n"
-        yield WarmPython(process, folder)
+        yield type("WarmPopen", (WarmPopen,), {"host": host})
     finally:
-        process.kill()
-        process.communicate()
+        host.close()
+
+
+@contextmanager
+def forked_engines(popen: type[WarmPopen]) -> Iterator[None]:
+    """Meanwhile, engines' processes are started by the class."""
+    process.subprocess = SimpleNamespace(  # type: ignore[assignment]
+        **{**vars(subprocess), "Popen": popen}
+    )
+    try:
+        yield
+    finally:
+        process.subprocess = subprocess

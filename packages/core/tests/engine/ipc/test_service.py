@@ -22,10 +22,10 @@ COMMAND = [sys.executable, "-P", "-m", "sensorium.engine.ipc.worker"]
 class Worker:
     """A process that was started as ``EngineProcess`` does, spoken to by hand."""
 
-    def __init__(self) -> None:
+    def __init__(self, popen: type[subprocess.Popen[str]]) -> None:
         self.socket, theirs = socket.socketpair()
         with theirs:
-            self.process = subprocess.Popen(
+            self.process = popen(
                 [*COMMAND, str(theirs.fileno()), str(os.getpid())],
                 pass_fds=[theirs.fileno()],
                 stderr=subprocess.PIPE,
@@ -43,8 +43,8 @@ class Worker:
 
 
 @pytest.fixture
-def worker() -> Iterator[Worker]:
-    started = Worker()
+def worker(popen: type[subprocess.Popen[str]]) -> Iterator[Worker]:
+    started = Worker(popen)
     yield started
     started.process.kill()
     started.process.communicate()
