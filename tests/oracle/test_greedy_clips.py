@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import torch
 from attention_backends import DECODER, TOWER, Attention
 from clips import opened, random_clip
 from family_helpers import loaded, model_context, open_folder, random_image
-from greedy import Comparison
+from greedy import Comparison, Remembered
 from minicpmv_reference import MiniCPMVReference, placeholder, sliced_grid
 from PIL import Image
 from tiny_checkpoints import make_minicpmv
@@ -86,6 +87,7 @@ class Comparer:
     tags: tuple[str, str]
     images: Any
     video: Any
+    remembered: Remembered
 
     def logits(self, output: Any, prompt: Prompt) -> torch.Tensor:
         """(answer, vocabulary), each row before its token."""
@@ -106,8 +108,10 @@ class Comparer:
         """Answers to ``PROMPTS``, in this order and again."""
         comparison = Comparison()
         for prompt, output in zip([*PROMPTS, *PROMPTS], outputs, strict=True):
-            logits = self.logits(output, prompt)
-            comparison.add(logits, output.outputs[0].token_ids, f"{prompt}")
+            answer = output.outputs[0].token_ids
+            given = (prompt, *output.prompt_token_ids, *answer)
+            logits = self.remembered.get(given, partial(self.logits, output, prompt))
+            comparison.add(logits, answer, f"{prompt}")
         return comparison
 
 
@@ -116,6 +120,7 @@ class OneVisionComparer(Comparer):
 
     def __init__(self, folder: Path) -> None:
         self.model = LlavaOnevisionForConditionalGeneration.from_pretrained(folder).eval()
+        self.remembered = Remembered()
         checkpoint = open_folder(folder)
         context = model_context(OneVisionFamily(), checkpoint.config, checkpoint.processor)
         self.images, self.video = OneVisionImages(context), OneVisionVideo(context)
@@ -152,6 +157,7 @@ class MiniCPMVComparer(Comparer):
 
     def __init__(self, folder: Path) -> None:
         self.model = MiniCPMVReference(folder)
+        self.remembered = Remembered()
         checkpoint = open_folder(folder)
         context = model_context(MiniCPMVFamily(), checkpoint.config, checkpoint.processor)
         context = replace(context, tokenizer=Tokenizer.load(folder))

@@ -15,7 +15,7 @@ import torch
 from attention_backends import DECODER, TOWER, Attention
 from clips import Frames, opened, random_clip
 from family_helpers import loaded, make_adapter, open_folder, random_image
-from greedy import Comparison
+from greedy import Comparison, Remembered
 from qwen_video_reference import Item, QwenVideoReference, patches_of
 from tiny_checkpoints import QWEN_IDS, make_qwen2vl, make_qwen25vl
 
@@ -89,6 +89,7 @@ class Comparer:
 
     def __init__(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
         self.reference = QwenVideoReference(folder, dtype)
+        self.remembered = Remembered()
         checkpoint = open_folder(folder)
         self.images = make_adapter(QwenImages, QwenVLFamily(), checkpoint)
         self.video = make_adapter(QwenVideo, QwenVLFamily(), checkpoint)
@@ -109,10 +110,14 @@ class Comparer:
 
     def logits(self, prompt: Prompt, output: Any) -> torch.Tensor:
         """(answer, vocabulary), each row before its token."""
-        items = [self.item(size) for size in prompt if not isinstance(size, str)]
         answer = output.outputs[0].token_ids
         ids = [*output.prompt_token_ids, *answer]
-        return self.reference.logits(ids, items)[-len(answer) - 1 : -1]
+
+        def compute() -> torch.Tensor:
+            items = [self.item(size) for size in prompt if not isinstance(size, str)]
+            return self.reference.logits(ids, items)
+
+        return self.remembered.get((prompt, *ids), compute)[-len(answer) - 1 : -1]
 
     def compare(self, outputs: Sequence[Any]) -> Comparison:
         """Answers to ``PROMPTS``, in this order and again."""
