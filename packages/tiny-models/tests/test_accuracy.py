@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 import pytest
 
@@ -29,10 +30,12 @@ def ask() -> Iterator[Answerer]:
         llm.check_integrity()
 
 
-@pytest.mark.parametrize("question_type", QUESTION_TYPES)
-def test_twenty_a_type(ask: Answerer, question_type: str) -> None:
-    items = draw_items(HELD_OUT, 7, question_type, 20)
-    assert accuracy(items, ask(items)) >= 0.85
+def test_twenty_a_type(ask: Answerer) -> None:
+    """Asked together: a step of many answers costs little more than one of few."""
+    items = {name: draw_items(HELD_OUT, 7, name, 20) for name in QUESTION_TYPES}
+    said = iter(ask([item for own in items.values() for item in own]))
+    found = {name: accuracy(own, list(islice(said, len(own)))) for name, own in items.items()}
+    assert min(found.values()) >= 0.85, found
 
 
 def test_without_its_own_picture_it_guesses(ask: Answerer) -> None:
