@@ -16,7 +16,7 @@ from text_checkpoints import CASES, load_reference, make_text
 from sensorium import LLM, SamplingParams
 from sensorium.ops import extension
 
-GREEDY = SamplingParams(temperature=0.0, max_tokens=20, ignore_eos=True)
+GREEDY = SamplingParams(temperature=0.0, max_tokens=12, ignore_eos=True)
 #: Of prompts that the prefix cache holds: what differs there shows in the tokens behind them.
 AGAIN = replace(GREEDY, max_tokens=8)
 #: Room for what all prompts leave in the prefix cache.
