@@ -39,6 +39,7 @@ class Answer:
         self._tokenizer = tokenizer
         self._detokenizer = _detokenizer(sampling, tokenizer, prompt_token_ids)
         self._stops = _stop_strings(sampling, tokenizer)
+        self._one_by_one = bool(self._stops) or sampling.logprobs is not None
         self._stop_reason: int | str | None = None
         self._token_ids: list[int] = []
         self._num_made = 0
@@ -68,7 +69,7 @@ class Answer:
         """Takes an update; True if a stop string ended the answer before the engine did."""
         if self.finish_reason is not None:
             return False
-        if self._stops or self._sampling.logprobs is not None:
+        if self._one_by_one:
             if self._take_one_by_one(update):
                 return update.finish_reason is None
         else:

@@ -46,7 +46,8 @@ class RequestState:
         self._num_unfinished = sampling.n
         self._last: dict[str, RequestUpdate] = {}
         self._metrics = metrics
-        self._metrics_now: RequestMetrics | None = None  # None: to be made from the last updates
+        self._metrics_now: RequestMetrics | None = None
+        self._metrics_of: tuple[RequestUpdate, ...] = ()  # the updates that they were made from
         self._first_token_s: float | None = None
         self._finished_s: float | None = None
         self._num_cached_tokens: int | None = None
@@ -86,8 +87,6 @@ class RequestState:
         answer = self._answers[child]
         was_finished = answer.finish_reason is not None
         ended_here = answer.apply(update)
-        if not _counts_alike(self._last.get(child), update):
-            self._metrics_now = None
         self._last[child] = update
         if update.prompt_logprobs:
             self._take_prompt_logprobs(update.prompt_logprobs)
@@ -143,12 +142,16 @@ class RequestState:
         return self._first_token_s is not None or self.finished
 
     def _current_metrics(self) -> RequestMetrics:
-        if self._metrics_now is None:
-            self._metrics_now = self._made_metrics()
+        last = tuple(self._last.values())
+        if (
+            self._metrics_now is None
+            or len(last) != len(self._metrics_of)
+            or not all(map(_counts_alike, self._metrics_of, last))
+        ):
+            self._metrics_now, self._metrics_of = self._made_metrics(last), last
         return self._metrics_now
 
-    def _made_metrics(self) -> RequestMetrics:
-        last = self._last.values()
+    def _made_metrics(self, last: Sequence[RequestUpdate]) -> RequestMetrics:
         starts = [u.first_scheduled_s for u in last if u.first_scheduled_s is not None]
         return replace(
             self._metrics,
@@ -162,11 +165,10 @@ class RequestState:
         )
 
 
-def _counts_alike(before: RequestUpdate | None, update: RequestUpdate) -> bool:
-    """Whether an update says what the one before said of everything but tokens."""
+def _counts_alike(before: RequestUpdate, update: RequestUpdate) -> bool:
+    """Whether an update says what an earlier one said of everything but tokens."""
     return (
-        before is not None
-        and before.first_scheduled_s == update.first_scheduled_s
+        before.first_scheduled_s == update.first_scheduled_s
         and before.num_encoder_hits == update.num_encoder_hits
         and before.num_encoded_items == update.num_encoded_items
         and before.num_preemptions == update.num_preemptions
