@@ -43,6 +43,12 @@ serve(socket.socket(fileno=int(sys.argv[2])))
 """
 
 
+def _adopts_orphans(whether: bool) -> bool:
+    """Says whether orphans among this process's descendants become its children; False: the system
+    doesn't know how."""
+    return bool(ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, int(whether)) == 0)
+
+
 class Host:
     """The process that forks, started when it is first needed."""
 
@@ -58,15 +64,14 @@ class Host:
                 self._start()
             assert self._socket is not None
             # The child's first parent ends at once, and the child becomes ours.
-            prctl = ctypes.CDLL(None).prctl
-            prctl(_PR_SET_CHILD_SUBREAPER, 1)
+            assert _adopts_orphans(True)
             try:
                 given = json.dumps({**request, "parent": os.getpid()}).encode()
                 socket.send_fds(self._socket, [len(given).to_bytes(4, "little")], descriptors)
                 self._socket.sendall(given)
                 answer = self._socket.recv(4, socket.MSG_WAITALL)
             finally:
-                prctl(_PR_SET_CHILD_SUBREAPER, 0)
+                _adopts_orphans(False)
         assert len(answer) == 4, "the process that forks has died"
         return int.from_bytes(answer, "little")
 
@@ -165,8 +170,12 @@ class WarmPopen(subprocess.Popen[Any]):
 
 
 @contextmanager
-def warm_popen() -> Iterator[type[WarmPopen]]:
-    """Gives the class; the process that forks ends with it."""
+def warm_popen() -> Iterator[type[subprocess.Popen[Any]]]:
+    """Gives the class, or ``subprocess.Popen`` where systems lack what it needs; the process that
+    forks ends with it."""
+    if not _adopts_orphans(False):
+        yield subprocess.Popen
+        return
     host = Host()
     try:
         yield type("WarmPopen", (WarmPopen,), {"host": host})
@@ -175,7 +184,7 @@ def warm_popen() -> Iterator[type[WarmPopen]]:
 
 
 @contextmanager
-def forked_engines(popen: type[WarmPopen]) -> Iterator[None]:
+def forked_engines(popen: type[subprocess.Popen[Any]]) -> Iterator[None]:
     """Meanwhile, engines' processes are started by the class."""
     process.subprocess = SimpleNamespace(  # type: ignore[assignment]
         **{**vars(subprocess), "Popen": popen}
