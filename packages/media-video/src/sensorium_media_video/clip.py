@@ -21,7 +21,7 @@ Frame = npt.NDArray[np.uint8]
 
 
 class Clip(MediaReader):
-    """Derive from it and define ``read`` and ``close``.
+    """Derive from it and define ``read``; and ``close`` where a clip holds something open.
 
     Args:
         num_frames: frames that can be asked for.

@@ -41,7 +41,7 @@ _FOURCCS = frozenset(
 def is_installed() -> bool:
     """Whether OpenCV is there, under whichever of its distributions' names."""
     try:
-        _library("")
+        _library()
     except UnsupportedError:
         return False
     return True
@@ -58,7 +58,7 @@ def open_cv(data: bytes, format: Format, options: VideoOptions) -> tuple[Clip, C
         MediaError: the file is damaged, or has no frames.
         LimitError: more than the budgets allow.
     """
-    cv2 = _library(format.spoken)
+    cv2 = _library()
     packets = Packets()
     with _opened(cv2, data, format, options) as capture:
         height = int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
@@ -111,7 +111,7 @@ class CvClip(Clip):
 
     def read(self, indices: tuple[int, ...]) -> Iterator[Frame]:
         """Decodes forward; frames that aren't wanted aren't converted."""
-        cv2 = _library(self._format.spoken)
+        cv2 = _library()
         with _opened(cv2, self._data, self._format, self._options) as capture:
             place = -1
             frame: Frame | None = None
@@ -163,13 +163,13 @@ def _codec(cv2: ModuleType, capture: Any) -> str:
     return number.to_bytes(4, "little").decode("latin-1").strip("\0 ").lower()
 
 
-def _library(name: str) -> ModuleType:
+def _library() -> ModuleType:
     try:
         import cv2
     except ImportError:
         raise UnsupportedError(
-            f"{name} files are decoded by PyAV, which isn't installed: "
-            "pip install 'sensorium-media-video[av]'."
+            "the reader is OpenCV, which isn't installed: "
+            "pip install 'sensorium-media-video[opencv]'."
         ) from None
     library: ModuleType = cv2
     return library

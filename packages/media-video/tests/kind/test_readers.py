@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -15,7 +16,7 @@ from sensorium.errors import UnsupportedError
 from sensorium_media_video import av_reader, cv_reader
 from sensorium_media_video.av_reader import AvClip
 from sensorium_media_video.clip import Clip
-from sensorium_media_video.encoded import Opener
+from sensorium_media_video.encoded import Opener, open_encoded
 from sensorium_media_video.facts import ClipFacts
 from sensorium_media_video.formats import read_format
 from sensorium_media_video.options import VideoOptions
@@ -129,3 +130,15 @@ def test_a_reader_that_seeks_by_number_would_be_found() -> None:
     frames = reference("uneven_mp4").frames.astype(np.int16)
     differences = np.abs(np.diff(frames, axis=0)).max(axis=(1, 2, 3))
     assert differences.min() > 2
+
+
+@pytest.mark.parametrize(
+    ("module", "reader", "name"), [("av", "pyav", "PyAV"), ("cv2", "opencv", "OpenCV")]
+)
+def test_a_reader_that_is_not_installed_is_named(
+    monkeypatch: pytest.MonkeyPatch, module: str, reader: str, name: str
+) -> None:
+    data = clip("h264")
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(UnsupportedError, match=f"{name}, which isn't installed: pip install"):
+        open_encoded(data, VideoOptions(reader=reader))

@@ -155,8 +155,8 @@ class EngineCore:
         self._fail(given.failed, updates)
 
     def _fail(self, failed: Mapping[str, Failure], updates: list[RequestUpdate]) -> None:
-        for request_id, sentence in failed.items():
-            updates += self.scheduler.fail(request_id, sentence)
+        for request_id, failure in failed.items():
+            updates += self.scheduler.fail(request_id, failure)
         self._constraints.forget(failed)
 
     def _forget_ended(self, updates: Iterable[RequestUpdate]) -> None:
