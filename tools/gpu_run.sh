@@ -28,5 +28,6 @@ fi
 ignored=(
     tests/repository tests/server tests/security
     tests/examples/test_server_examples.py packages/server-openai
+    tests/oracle/test_embed_phi3v.py packages/core/tests/media/fetch/test_tls.py
 )
 exec python3 -m pytest -p no:cacheprovider -m "$marks" "${ignored[@]/#/--ignore=}" "$@"

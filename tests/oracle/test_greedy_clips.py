@@ -132,7 +132,10 @@ class OneVisionComparer(Comparer):
         values = ((features[name].float() / 255 - 0.5) / 0.5).permute(0, 3, 1, 2)[None]
         if len(size) == 3:
             rows: torch.Tensor = self.model.model.get_video_features(values).pooler_output[0]
-            return rows
+            rows = rows.flatten(0, -2)
+            newline: torch.Tensor = self.model.model.image_newline
+            # Older releases of transformers add a clip's last row only in its forward pass.
+            return rows if torch.equal(rows[-1], newline) else torch.cat([rows, newline[None]])
         made = self.model.model.get_image_features(values, torch.tensor([size]))
         return made.pooler_output[0]  # type: ignore[no-any-return]
 
