@@ -232,7 +232,7 @@ class MediaPipeline:
             request = RequestContext(
                 salt, kinds, options, DecodeBudget(self._max_request_bytes), stages
             )
-            if lease.alone:
+            if lease.alone or len(items) == 1:
                 return [await self._prepare_item(item, request, lease) for item in items]
             return await _all(self._prepare_item(item, request, lease) for item in items)
 
