@@ -1,7 +1,8 @@
 """A plugin that fails fails alone, also after it was found: each mistake costs its own request.
 
 Whatever a plugin's objects raise or return, the caller gets an error of our tree that names the
-distribution, the class and the call, and the request beside it gets its answer.
+distribution, the class and the call, and the request beside it gets its answer; so too where the
+engine, and with it the encoder, is in a process of its own.
 """
 
 import importlib
@@ -9,14 +10,25 @@ import logging
 import re
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from leftovers import num_mapped
 from tiny_checkpoints import make_qwen2
+from warm_python import WarmPopen, forked_engines
 
 from sensorium import LLM, SamplingParams
-from sensorium.errors import EngineError, MediaError, PluginError, SensoriumError
+from sensorium.engine.ipc.process_client import ProcessClient
+from sensorium.errors import (
+    EngineDeadError,
+    EngineError,
+    MediaError,
+    PluginError,
+    SensoriumError,
+)
 
 FOLDER = Path(__file__).with_name("faults")
 GREEDY = SamplingParams(temperature=0.0, max_tokens=3, ignore_eos=True)
@@ -70,17 +82,54 @@ SAYS = {
 }
 
 
+#: What is tried again with the engine in a process: all that an encoder does there, and of what
+#: happens on this side some of each kind.
+APART = [fault for fault in FAULTS if fault.startswith("forward")] + [
+    "parse_part None",
+    "digest TypeError",
+    "load SystemExit",
+    "plan an id beyond",
+    "process sparse",
+    "process Odd",
+    "compose None",
+]
+OPTIONS: dict[str, Any] = {
+    "dtype": "float32",
+    "max_model_len": 128,
+    "gpu_memory_utilization": 0.08,
+    "hf_overrides": {"architectures": ["FaultForCausalLM"]},
+}
+
+
 @pytest.fixture(scope="module")
-def llm(installed: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LLM]:
-    folder = make_qwen2(tmp_path_factory.mktemp("model"), seed=5)
-    options: dict[str, Any] = {"dtype": "float32", "max_model_len": 128}
-    overrides = {"architectures": ["FaultForCausalLM"]}
-    with (
-        installed("fault-makers", FOLDER, "faults_plugin"),
-        LLM(folder, hf_overrides=overrides, **options) as engine,
-    ):
+def folder(installed: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A model's folder; meanwhile the plugin is installed."""
+    with installed("fault-makers", FOLDER, "faults_plugin"):
+        yield make_qwen2(tmp_path_factory.mktemp("model"), seed=5)
+
+
+@pytest.fixture(scope="module")
+def llm(folder: Path) -> Iterator[LLM]:
+    with LLM(folder, engine_process=False, **OPTIONS) as engine:
         yield engine
         engine.check_integrity()
+
+
+@pytest.fixture(scope="module")
+def apart(folder: Path, popen: type[WarmPopen]) -> Iterator[LLM]:
+    """The same engine in a process of its own, of which nothing may be left in this one."""
+    mapped = num_mapped()
+    started = nullcontext() if torch.cuda.is_available() else forked_engines(popen)
+    with started, LLM(folder, engine_process=True, **OPTIONS) as engine:
+        yield engine
+        engine.check_integrity()
+    assert num_mapped() == mapped
+
+
+def pid_of(llm: LLM) -> int | None:
+    client = llm._engine._client
+    assert isinstance(client, ProcessClient)
+    return client.pid
 
 
 def ask(llm: LLM, fault: str) -> SensoriumError | None:
@@ -110,7 +159,21 @@ def ask(llm: LLM, fault: str) -> SensoriumError | None:
 @pytest.mark.timeout(30)
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_mistake_is_told_and_costs_its_own_request(llm: LLM, fault: str) -> None:
-    error = ask(llm, fault)
+    check_told(fault, ask(llm, fault))
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("fault", APART)
+def test_the_same_where_the_engine_is_a_process(apart: LLM, fault: str) -> None:
+    """The process goes on, and its error arrives here as it was there."""
+    pid = pid_of(apart)
+    check_told(fault, ask(apart, fault))
+    apart.check_integrity()
+    assert pid_of(apart) == pid
+
+
+def check_told(fault: str, error: SensoriumError | None) -> None:
+    """Asserts that the error names the fault's distribution, class and call, and no secret."""
     assert isinstance(error, SensoriumError)
     call, _, what = fault.partition(" ")
     message = str(error)
@@ -152,3 +215,37 @@ def test_a_likely_mistakes_traceback_is_logged_once(
     told = [record for record in caplog.records if "Fault.load of fault-makers" in record.message]
     assert len(told) == 1
     assert told[0].exc_info is not None
+
+
+@pytest.mark.parametrize("where", ["llm", "apart"])
+def test_an_encoder_that_lacks_memory_costs_its_own_request(
+    where: str, request: pytest.FixtureRequest
+) -> None:
+    """That has an answer of its own, for it may be nobody's mistake."""
+    engine: LLM = request.getfixturevalue(where)
+    pid = pid_of(engine) if where == "apart" else None
+    error = ask(engine, "forward OutOfMemoryError")
+    assert isinstance(error, EngineError)
+    assert "too little memory for the encoder nose and this item of 2 tokens" in str(error)
+    assert "secret" not in str(error)
+    engine.check_integrity()
+    assert where == "llm" or pid_of(engine) == pid
+
+
+def test_a_device_that_breaks_in_an_encoder_ends_the_process_and_the_next_serves(
+    apart: LLM,
+) -> None:
+    """Nothing can be computed on a broken device: what runs is lost, and what comes is answered."""
+    pid = pid_of(apart)
+    prompt: Any = {
+        "prompt": "A <fault>.",
+        "multi_modal_data": {"fault": "forward AcceleratorError"},
+    }
+    (lost,) = apart.generate([prompt], GREEDY, use_tqdm=False, on_error="return")
+    assert isinstance(lost.error, EngineDeadError)
+    assert "AcceleratorError" in str(lost.error)
+    (answered,) = apart.generate(["Words."], GREEDY, use_tqdm=False)
+    assert len(answered.outputs[0].token_ids) == 3
+    assert pid_of(apart) != pid
+    check_told("forward SystemExit", ask(apart, "forward SystemExit"))
+    apart.check_integrity()
