@@ -1,7 +1,9 @@
 """A picture by URL, a PIL picture and embeddings of another, in one conversation.
 
-The URL leads to this machine, so that the example needs no network; for those of the Internet leave
-out ``allow_private_media_hosts``.
+    python examples/chat_parts.py [MODEL] [IMAGE_URL]
+
+Without an address it serves a picture on this machine, so that it needs no network; for addresses
+of the Internet leave out ``allow_private_media_hosts``.
 """
 
 import functools
@@ -45,7 +47,7 @@ else:
 torch.save(noise, Path(folder.name) / "embeds.pt")
 
 llm = LLM(model=model, allow_private_media_hosts=["127.0.0.1"])
-image_url = f"http://127.0.0.1:{server.server_port}/512.jpg"
+image_url = sys.argv[2] if len(sys.argv) > 2 else f"http://127.0.0.1:{server.server_port}/512.jpg"
 image_pil = ImageAsset("cherry_blossom").pil_image
 image_embeds = torch.load(Path(folder.name) / "embeds.pt")
 

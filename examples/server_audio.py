@@ -61,7 +61,8 @@ chat_completion_from_url = client.chat.completions.create(
                 {
                     "type": "audio_url",
                     "audio_url": {"url": audio_url},
-                    "uuid": audio_url,  # Optional
+                    # With the uuid of above the server would know the clip and fetch nothing.
+                    "uuid": audio_url + "#by-url",  # Optional
                 },
             ],
         }

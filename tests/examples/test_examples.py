@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from file_server import files_served
 from tiny_checkpoints import (
     make_llava,
     make_minicpmv,
@@ -15,6 +16,8 @@ from tiny_checkpoints import (
 )
 from tiny_onevision import make_onevision
 from tiny_ultravox import make_ultravox
+
+from sensorium.assets.image import ImageAsset
 
 Run = Callable[..., list[str]]
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -68,7 +71,6 @@ def test_on_the_embedded_model(run: Run, name: str) -> None:
     [
         "single_and_batch",
         "rgba_background",
-        "chat_parts",
         "image_embeddings",
         "stable_uuids",
     ],
@@ -76,6 +78,14 @@ def test_on_the_embedded_model(run: Run, name: str) -> None:
 def test_on_llava(run: Run, name: str, llava: Path) -> None:
     """The family that the examples were written for, here with random weights."""
     run(name, str(llava))
+
+
+def test_a_picture_at_an_address(run: Run, llava: Path, tmp_path: Path) -> None:
+    """The chat's URL leads to a server that sees the picture fetched once."""
+    ImageAsset("stop_sign").pil_image.save(tmp_path / "512.jpg")
+    with files_served(tmp_path) as files:
+        assert len(run("chat_parts", str(llava), files.url + "/512.jpg")) >= ANSWERS["chat_parts"]
+    assert files.fetched == {"512.jpg": 1}
 
 
 def test_embeddings_on_qwen2vl(run: Run, tmp_path: Path) -> None:

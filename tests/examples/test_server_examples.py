@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import threading
 from collections.abc import Callable, Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from file_server import FileServer, files_served
 from PIL import Image
 from served import Served, served
 from tiny_checkpoints import make_llava, make_minicpmv, make_phi3v, make_qwen2vl, write_json
@@ -58,23 +56,34 @@ def test_on_the_embedded_model(run: Run, name: str, tiny_vl: Served) -> None:
         assert len(set(lines)) == 1, "what is known by its name gives the same answer"
 
 
-def test_pictures_at_addresses(run: Run, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[FileServer, list[str]]]:
+    """Three pictures on loopback, and their addresses."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for i, name in enumerate(("stop_sign", "cherry_blossom", "stop_sign")):
+        ImageAsset(name).pil_image.rotate(90 * i).save(folder / f"{i}.jpg")
+    with files_served(folder) as files:
+        yield files, [f"{files.url}/{i}.jpg" for i in range(3)]
+
+
+def each_once(pictures: tuple[FileServer, list[str]]) -> bool:
+    """Whether the engine has fetched each picture once since it was last asked."""
+    files, urls = pictures
+    fetched = dict(files.fetched)
+    files.fetched.clear()
+    return fetched == {f"{i}.jpg": 1 for i in range(len(urls))}
+
+
+def test_pictures_at_addresses(run: Run, pictures: tuple[FileServer, list[str]]) -> None:
     """As the seed's page has it: the server fetches what the client names."""
-    for name in ("cherry_blossom", "stop_sign"):
-        ImageAsset(name).pil_image.save(tmp_path / f"{name}.jpg")
-    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
-    files = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=files.serve_forever, daemon=True).start()
-    names = ("stop_sign", "cherry_blossom", "stop_sign")
-    urls = [f"http://127.0.0.1:{files.server_port}/{name}.jpg" for name in names]
     options: dict[str, Any] = {"max_model_len": 2048, "allow_private_media_hosts": True}
     with (
         AsyncEngine(str(model_path()), **options) as engine,
         served(EnginePort.of(engine, str(model_path()))) as server,
     ):
-        assert len(run("server_images", server.url + "/v1", *urls)) >= ANSWERS["server_images"]
-    files.shutdown()
-    files.server_close()
+        lines = run("server_images", server.url + "/v1", *pictures[1])
+    assert len(lines) >= ANSWERS["server_images"]
+    assert each_once(pictures)
 
 
 def options_of(command: str) -> dict[str, Any]:
@@ -86,8 +95,8 @@ def options_of(command: str) -> dict[str, Any]:
     return dict(gather(parser.parse_args(arguments), {}).engine)
 
 
-def test_images_on_phi3v(run: Run, tmp_path: Path) -> None:
-    """The family for which the example is written, here with random weights."""
+def test_images_on_phi3v(run: Run, tmp_path: Path, pictures: tuple[FileServer, list[str]]) -> None:
+    """The family for which the example is written, here with random weights; by URL, as there."""
     folder = make_phi3v(tmp_path)
     write_json(
         folder / "generation_config.json", {"max_new_tokens": 16}
@@ -103,10 +112,11 @@ def test_images_on_phi3v(run: Run, tmp_path: Path) -> None:
         "limit_mm_per_prompt": {"image": 2},
     }
     with (
-        AsyncEngine(str(folder), **options) as engine,
+        AsyncEngine(str(folder), allow_private_media_hosts=True, **options) as engine,
         served(EnginePort.of(engine, str(folder))) as server,
     ):
-        assert len(run("server_images", server.url + "/v1")) >= 2
+        assert len(run("server_images", server.url + "/v1", *pictures[1])) >= 2
+    assert each_once(pictures)
 
 
 def test_a_clip_on_onevision(run: Run, tmp_path: Path) -> None:
@@ -121,17 +131,13 @@ def test_a_clip_on_onevision(run: Run, tmp_path: Path) -> None:
     )
     assert options == {"runner": "generate", "max_model_len": 8192}
     folder = str(make_onevision(tmp_path / "model", seed=2))
-    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
-    files = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=files.serve_forever, daemon=True).start()
-    url = f"http://127.0.0.1:{files.server_port}/clip.gif"
     with (
+        files_served(tmp_path) as files,
         AsyncEngine(folder, allow_private_media_hosts=True, **options) as engine,
         served(EnginePort.of(engine, folder)) as server,
     ):
-        lines = "\n".join(run("server_video", server.url + "/v1", url))
-    files.shutdown()
-    files.server_close()
+        lines = "\n".join(run("server_video", server.url + "/v1", files.url + "/clip.gif"))
+    assert files.fetched == {"clip.gif": 1}
     first, second = lines.split("Chat completion output from video url:")[1:]
     assert first.strip() == second.strip()
 
@@ -196,16 +202,16 @@ LLAVA_CHAT = (
 
 
 def test_sound(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Base64, a URL that the server fetches, and a uuid alone give the same answer."""
-    folder = AudioAsset("winning_call").get_local_path().parent
-    handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
-    files = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=files.serve_forever, daemon=True).start()
-    monkeypatch.setenv("SENSORIUM_ASSETS_URL", f"http://127.0.0.1:{files.server_port}")
+    """Base64, which the client has fetched, a URL that the server fetches, and a uuid alone."""
+    clip = AudioAsset("winning_call").get_local_path()
     model = str(make_ultravox(tmp_path))
     options: dict[str, Any] = {"max_model_len": 1024, "allow_private_media_hosts": True}
-    with AsyncEngine(model, **options) as engine, served(EnginePort.of(engine, model)) as server:
+    with (
+        files_served(clip.parent) as files,
+        AsyncEngine(model, **options) as engine,
+        served(EnginePort.of(engine, model)) as server,
+    ):
+        monkeypatch.setenv("SENSORIUM_ASSETS_URL", files.url)
         text = "\n".join(run("server_audio", server.url + "/v1"))
-    files.shutdown()
-    files.server_close()
     assert text.count("Chat completion output from") == 3
+    assert files.fetched == files.fetched_by_others == {clip.name: 1}
