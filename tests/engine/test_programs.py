@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -106,3 +108,24 @@ def test_layers_that_no_program_knows_are_computed_without(
     assert "is not recorded: it calls aten::gelu" in caplog.text
     eager, _ = answers(gemma, enforce_eager=True)
     assert token_ids(recorded) == token_ids(eager)
+
+
+FIRST_STEP = """
+import sys
+from sensorium import LLM, SamplingParams
+
+with LLM(sys.argv[1], device="cpu", dtype="float32", max_model_len=64) as llm:
+    llm.generate("hello", SamplingParams(max_tokens=2, ignore_eos=True), use_tqdm=False)
+    recorded = llm._engine._client._core.executor._forward._recorded
+    print(bool(recorded._programs), "torch._dynamo" in sys.modules)
+"""
+
+
+def test_recording_imports_no_compiler(
+    folder: Path, tmp_path: Path, popen: type[subprocess.Popen[str]]
+) -> None:
+    """torch's takes seconds, which the first answer would wait for."""
+    script = tmp_path / "script.py"
+    script.write_text(FIRST_STEP)
+    asked = popen([sys.executable, str(script), str(folder)], stdout=subprocess.PIPE, text=True)
+    assert asked.communicate()[0].split() == ["True", "False"]

@@ -28,6 +28,10 @@ class Recorded(TorchDispatchMode):
         self._ops: list[tuple[Any, tuple[Any, ...], dict[str, Any], list[Tensor]]] = []
         self._work = work
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # skipping would import it
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:

@@ -91,6 +91,11 @@ class Program:
 class _OnlyRecorded(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Refuses every op that neither is recorded nor makes a view."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # Skipping would import torch._dynamo in the first step, which takes about two seconds.
+        return False
+
     def __torch_dispatch__(
         self,
         func: Any,
