@@ -88,9 +88,10 @@ def test_answers_are_those_without_programs(folder: Path, options: dict[str, Any
 def test_a_step_larger_than_any_program_is_computed_without(folder: Path) -> None:
     few = [{"prompt_token_ids": [5, i]} for i in range(3, 73)]
     sampling = SamplingParams(temperature=0.0, max_tokens=4, ignore_eos=True)
+    options: dict[str, Any] = {"device": "cpu", "dtype": "float32", "max_model_len": 64}
     found = []
     for eager in (False, True):
-        with LLM(folder, device="cpu", dtype="float32", enforce_eager=eager) as llm:
+        with LLM(folder, enforce_eager=eager, **options) as llm:
             outputs = llm.generate(few, sampling, use_tqdm=False)
         found.append(token_ids(outputs))
     assert found[0] == found[1]
