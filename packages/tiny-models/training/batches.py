@@ -40,7 +40,8 @@ class Group:
 class Batch:
     """Groups, and the media of all their rows in order: one array, the items along its first axis.
 
-    media: pictures (n, height, width, 3) uint8, or spectrograms (n, frames, bins) float16.
+    media: pictures (n, height, width, 3) uint8, dry sounds (n, samples) int16, or spectrograms
+    (n, frames, bins) float16.
     """
 
     groups: list[Group]

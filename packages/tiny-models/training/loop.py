@@ -36,6 +36,7 @@ class Task:
         forward: the model's loss and predictions.
         published: the weights under published names, as the checkpoint holds them.
         accuracies: (split, share of exact answers by question type) of each test set.
+        prepare: makes the media that the model takes of those that are drawn, on the device.
     """
 
     drawers: Callable[[], Drawers]
@@ -44,6 +45,7 @@ class Task:
     forward: Callable[[Any, torch.device], Forward]
     published: Callable[[Any], dict[str, torch.Tensor]]
     accuracies: Callable[[Forward], Iterator[tuple[str, dict[str, float]]]]
+    prepare: Callable[[torch.Tensor], torch.Tensor] | None = None
 
 
 def groups_of_parameters(model: Any) -> list[dict[str, Any]]:
@@ -75,6 +77,7 @@ def arguments(description: str, *more: tuple[str, dict[str, Any]]) -> argparse.N
     parser.add_argument("--init", type=Path, help="start from this model.safetensors")
     parser.add_argument("--show", type=int, default=100, help="steps between lines of the log")
     parser.add_argument("--uses", type=int, default=3, help="most uses of a drawn batch")
+    parser.add_argument("--keep", type=int, default=48, help="recent batches to use again")
     parser.add_argument("--eval-items", type=int, default=50, help="items a type and split")
     parser.add_argument("--eval-every", type=float, default=120.0, help="seconds")
     parser.add_argument("--resume", action="store_true", help="go on from OUTPUT/state.pt")
@@ -149,7 +152,7 @@ def train(options: argparse.Namespace, task: Task) -> None:
     if options.resume:
         step, earlier_s, peak = run.load(model, optimizer)
         begun -= earlier_s
-    feed = Feed(drawers, device, options.uses, keep=48)
+    feed = Feed(drawers, device, options.uses, options.keep, task.prepare)
     stepper = Stepper(forward, optimizer, graphs=device.type == "cuda", smoothing=options.smoothing)
     healthy, shown = stepper.snapshot(), time.monotonic()
     last_test, last_step = shown, step

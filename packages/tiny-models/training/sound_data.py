@@ -1,7 +1,7 @@
 """Training batches of sound, drawn on the fly by worker processes.
 
 All clips of a batch last equally long, so that the encoder runs on one rectangular block of
-spectrograms; these are made by the engine's own code.
+spectrograms. A batch holds dry sounds; ``sound_room.py`` makes clips of them on the device.
 """
 
 from __future__ import annotations
@@ -62,6 +62,11 @@ def spectrogram(clip: Samples) -> NDArray[np.float16]:
     return log_mel(clip, NUM_MEL_BINS).numpy().astype(np.float16)
 
 
+def stored(sound: Samples) -> NDArray[np.int16]:
+    """A dry sound as a batch holds it: its peak is full scale."""
+    return np.asarray(sound * (32_767 / np.abs(sound).max()), dtype=np.int16)
+
+
 def start_drawers(
     encoder: Encoder,
     speaker: Speaker | None,
@@ -71,9 +76,10 @@ def start_drawers(
     types: tuple[str, ...],
 ) -> Drawers:
     """Worker processes that draw batches of ``num_items`` questions of these types."""
-    room = 2 * num_items * max(FRAMES) * NUM_MEL_BINS
+    num_one, num_two, _ = shares(num_items, types)
+    room = (num_one + 2 * num_two) * max(FRAMES) * HOP
     draw = partial(draw_batch, encoder, speaker, num_items, types)
-    return Drawers(draw, num_workers, seed, room, np.float16)
+    return Drawers(draw, num_workers, seed, room, np.int16)
 
 
 def draw_batch(
@@ -82,20 +88,21 @@ def draw_batch(
     num_items: int,
     types: tuple[str, ...],
     chance: random.Random,
-    out: NDArray[np.float16],
+    out: NDArray[np.int16],
 ) -> Batch:
-    """Draws a batch whose shapes follow from its clips' length alone; spectrograms go to ``out``.
+    """Draws a batch whose shapes follow from its clips' length alone; dry sounds go to ``out``.
 
-    The share of questions with two clips is that of their weights, the same in every batch.
+    Each sound has room for as many samples as its clip will have; behind it are zeros. The share of
+    questions with two clips is that of their weights, the same in every batch.
     """
     rng = np.random.default_rng(chance.getrandbits(64))
     frames = FRAMES[int(rng.integers(0, len(FRAMES)))]
     num_one, num_two, num_talk = shares(num_items, types)
-    mels: list[NDArray[np.float16]] = []
-    one = [_item_row(rng, encoder, speaker, name, frames, mels)
+    sounds: list[Samples] = []
+    one = [_item_row(rng, encoder, speaker, name, frames, sounds)
            for name in _names(rng, types, num_one, two=False)]  # fmt: skip
     talk = [_talk_row(rng, encoder, frames) for _ in range(num_talk)]
-    two = [_item_row(rng, encoder, speaker, name, frames, mels)
+    two = [_item_row(rng, encoder, speaker, name, frames, sounds)
            for name in _names(rng, types, num_two, two=True)]  # fmt: skip
     tokens = chunk_tokens(frames, STACK)
     groups = [
@@ -106,9 +113,10 @@ def draw_batch(
         )
         if rows
     ]
-    block = out[: len(mels) * frames * NUM_MEL_BINS].reshape(len(mels), frames, NUM_MEL_BINS)
-    for i, mel in enumerate(mels):
-        block[i] = mel
+    block = out[: len(sounds) * frames * HOP].reshape(len(sounds), frames * HOP)
+    for row, sound in zip(block, sounds, strict=True):
+        row[: len(sound)] = stored(sound)
+        row[len(sound) :] = 0
     return Batch(groups, block)
 
 
@@ -135,10 +143,10 @@ def _item_row(
     speaker: Speaker | None,
     name: str,
     frames: int,
-    mels: list[NDArray[np.float16]],
+    sounds: list[Samples],
 ) -> Row:
-    item = draw(rng, name, frames, speaker)
-    mels += [spectrogram(clip) for clip in item.clips]
+    item = draw(rng, name, frames, speaker, dry=True)
+    sounds += item.clips
     room = len(item.clips) * chunk_tokens(frames, STACK) + MOST_TEXT
     while True:
         prompt = sound_talk.varied_prompt(rng, item.question, len(item.clips))
@@ -147,9 +155,18 @@ def _item_row(
             return row
 
 
-def draw(rng: Rng, name: str, frames: int, speaker: Speaker | None, split: str = TRAIN) -> Item:
+def draw(
+    rng: Rng,
+    name: str,
+    frames: int,
+    speaker: Speaker | None,
+    split: str = TRAIN,
+    *,
+    dry: bool = False,
+) -> Item:
     """A question whose clips make exactly so many frames."""
-    return draw_item(rng, split, name, frames * HOP / RATE, speaker if name in SPOKEN else None)
+    speaker = speaker if name in SPOKEN else None
+    return draw_item(rng, split, name, frames * HOP / RATE, speaker, dry=dry)
 
 
 def _talk_row(rng: Rng, encoder: Encoder, frames: int) -> Row:

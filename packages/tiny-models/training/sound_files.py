@@ -70,7 +70,7 @@ class Silent:
 
 def config(tokenizer: Tokenizer, *, small: bool = False) -> dict[str, Any]:
     """config.json: about 6.6 million parameters; ``small``: a twentieth, to try training with."""
-    tower, layers, width, depth = (64, 2, 128, 2) if small else (192, 4, 256, 6)
+    tower, layers, width, depth = (64, 2, 128, 2) if small else (192, 6, 256, 4)
     end, pad = tokenizer.token_to_id("<|im_end|>"), tokenizer.token_to_id("<|endoftext|>")
     return {
         "architectures": ["UltravoxModel"],

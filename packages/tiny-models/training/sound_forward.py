@@ -10,13 +10,24 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from decoder import Forward
+from batches import IGNORED
+from decoder import Forward, Inputs
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 NORM_EPS = 1e-6
+#: Weight of the hints' loss, and where a hint begins: at odds of e to that power.
+HINT_WEIGHT, HINT_ODDS = 0.3, -6.0
+
+
+class Norm(nn.RMSNorm):
+    """With the weight in the input's dtype, as the fused kernel wants it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, size)."""
+        return functional.rms_norm(x, x.shape[-1:], self.weight.to(x.dtype), self.eps)
 
 
 class Projector(nn.Module):
@@ -24,9 +35,9 @@ class Projector(nn.Module):
 
     def __init__(self, stacked: int, inner: int, hidden: int) -> None:
         super().__init__()
-        self.ln_pre = nn.RMSNorm(stacked, NORM_EPS)
+        self.ln_pre = Norm(stacked, NORM_EPS)
         self.linear_1 = nn.Linear(stacked, inner, bias=False)
-        self.ln_mid = nn.RMSNorm(inner // 2, NORM_EPS)
+        self.ln_mid = Norm(inner // 2, NORM_EPS)
         self.linear_2 = nn.Linear(inner // 2, hidden, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -51,12 +62,49 @@ class TinyAudio(nn.Module):
 
 
 class SoundForward(Forward):
-    """Loss and predictions of a ``TinyAudio``."""
+    """Loss and predictions of a ``TinyAudio``.
+
+    The loss has a second part, which gets the tower going long before the decoder knows where to
+    look: a clip's tokens are to hint at the words of the answer about it, each by a likeness to the
+    word's embedding. In which order the words come is left to the decoder.
+    """
 
     def __init__(self, model: TinyAudio, device: torch.device) -> None:
         super().__init__(model.language_model.model, model.language_model.config, device)
         self.tower, self.projector = model.audio_tower, model.multi_modal_projector
         self.stack = model.stack
+
+    def loss(self, groups: list[Inputs], media: Tensor, smoothing: float = 0.0) -> Tensor:
+        """Mean cross-entropy over the answer tokens of the batch, and the hints' share."""
+        parts = self.see(media).split([group.num_items for group in groups])
+        logits = [self.logits(group, seen) for group, seen in zip(groups, parts, strict=True)]
+        labels = torch.cat([group.labels for group in groups])
+        loss = functional.cross_entropy(
+            torch.cat(logits).float(), labels, ignore_index=IGNORED, label_smoothing=smoothing
+        )
+        for group, seen in zip(groups, parts, strict=True):
+            if 0 < group.num_items <= len(group.ids):  # one clip a row
+                loss = loss + HINT_WEIGHT * self.hints(group, seen)
+        return loss
+
+    def hints(self, group: Inputs, seen: Tensor) -> Tensor:
+        """How badly the rows' only clips hint at their answers' words, in nats a token.
+
+        Args:
+            group: rows of one clip each, rows without one behind them.
+            seen: (clips, tokens, hidden), the clips' embeddings.
+        """
+        weight = self.decoder.embed_tokens.weight
+        num_words = len(weight)
+        found = functional.linear(seen, weight.to(seen.dtype)).float().logsumexp(1) + HINT_ODDS
+        row = group.places // group.ids.shape[1]
+        spare = (group.labels == IGNORED) | (row >= len(seen))
+        words = (row * num_words + group.labels).masked_fill(spare, len(seen) * num_words)
+        wanted = found.new_zeros(len(seen) * num_words + 1).scatter(0, words, 1.0)[:-1]
+        wrong = functional.binary_cross_entropy_with_logits(
+            found.reshape(-1), wanted, reduction="sum"
+        )
+        return wrong / wanted.sum().clamp(min=1.0)
 
     def see(self, media: Tensor) -> Tensor:
         """Spectrograms (n, frames, bins) to embeddings (n, tokens, hidden)."""

@@ -1,15 +1,15 @@
-"""Speech by espeak-ng, a program of Debian's; used in training and in measuring alone.
+"""Speech by espeak-ng's library, as Debian has it; used in training and in measuring alone.
 
 ``ESPEAK_FOLDER`` may name a folder made by ``pack_espeak.py``, for machines where it isn't
-installed. The program is GPL-3.0; what it says is no part of it.
+installed. The library is GPL-3.0; what it says is no part of it.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
-import subprocess
-from collections import deque
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soxr
@@ -17,8 +17,9 @@ import soxr
 from sensorium_tiny_models.spoken import Utterance
 from sensorium_tiny_models.tones import RATE, Rng, Samples
 
+#: ``en`` is British English.
 ACCENTS = (
-    "en-us", "en-us", "en-gb", "en-gb-scotland", "en-gb-x-rp", "en-gb-x-gbclan", "en-gb-x-gbcwmd",
+    "en-us", "en-us", "en", "en-gb-scotland", "en-gb-x-rp", "en-gb-x-gbclan", "en-gb-x-gbcwmd",
     "en-029", "en-us-nyc",
 )  # fmt: skip
 VARIANTS = (
@@ -30,55 +31,89 @@ VARIANTS = (
 )  # fmt: skip
 #: Never heard in training, in any accent.
 HELD_OUT_VARIANTS = ("m6", "f5", "Andrea", "Michael", "ed", "steph")
-_HEADER_BYTES, _ESPEAK_RATE = 44, 22_050
+_LIBRARIES = ("libpcaudio.so.0", "libsonic.so.0", "libespeak-ng.so.1")
 _QUIET = 0.01
+# Constants of espeak-ng/speak_lib.h.
+_SYNCHRONOUS, _SPEED, _PITCH, _WORD_GAP = 2, 1, 3, 7
+_BY_CHARACTER, _UTF8 = 1, 1
+_Callback = ctypes.CFUNCTYPE(
+    ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p
+)
 
 
 class Espeak:
-    """A ``Speaker`` that runs the program for every utterance, with one of many voices.
+    """A ``Speaker`` with many voices.
+
+    What a voice says differs by a few samples with what was said before it.
 
     Args:
-        num_kept: utterances of training that are kept; 0 in measuring.
-        reused: the share of requests that a kept utterance of the same text answers, where there
-            is one.
+        spread: how much faster or slower training's voices are played at most, which moves their
+            resonances too; 0 in measuring.
 
     Raises:
-        FileNotFoundError: the program isn't there.
+        FileNotFoundError: the library isn't there.
     """
 
-    def __init__(self, num_kept: int = 0, reused: float = 0.5) -> None:
+    def __init__(self, spread: float = 0.0) -> None:
+        self._spread = spread
         folder = os.environ.get("ESPEAK_FOLDER")
-        self._command, self._environment = ["espeak-ng"], None
-        if folder:
-            root = Path(folder).resolve()
-            # The machine's own loader may be older than the program's libraries.
-            self._command = [
-                str(root / "ld-linux-x86-64.so.2"), "--library-path", str(root / "lib"),
-                str(root / "espeak-ng"), f"--path={root}",
-            ]  # fmt: skip
-        self._kept: deque[tuple[str, bool, Utterance]] = deque(maxlen=num_kept)
-        self._reused = reused
-        subprocess.run([*self._command, "--version"], check=True, capture_output=True)
+        self._folder = Path(folder).resolve() if folder else None
+        try:
+            self._load()
+        except OSError as error:
+            raise FileNotFoundError(
+                "espeak-ng's library isn't there: apt-get install espeak-ng, or name a folder of "
+                f"pack_espeak.py in ESPEAK_FOLDER ({error})"
+            ) from error
 
     def say(self, rng: Rng, text: str, *, held_out: bool) -> Utterance:
         """The text in a voice, an accent, at a speed and a pitch that are drawn."""
-        if self._kept and rng.random() < self._reused:
-            same = [said for words, held, said in self._kept if (words, held) == (text, held_out)]
-            if same:
-                return same[int(rng.integers(0, len(same)))]
         variants = HELD_OUT_VARIANTS if held_out else VARIANTS
         variant = variants[int(rng.integers(0, len(variants)))]
         voice = f"{ACCENTS[int(rng.integers(0, len(ACCENTS)))]}+{variant}"
-        options = ["-v", voice, "-s", str(rng.integers(130, 220)), "-p", str(rng.integers(20, 80))]
-        said = Utterance(self._run([*options, "-g", str(rng.integers(0, 8)), text]), voice)
-        self._kept.append((text, held_out, said))
-        return said
-
-    def _run(self, arguments: list[str]) -> Samples:
-        done = subprocess.run(
-            [*self._command, "-z", "--stdout", *arguments], check=True, capture_output=True
-        )
-        spoken = np.frombuffer(done.stdout[_HEADER_BYTES:], dtype="<i2").astype(np.float32) / 32768
-        samples = soxr.resample(spoken, _ESPEAK_RATE, RATE)
+        speed, pitch, gap = (int(rng.integers(*ends)) for ends in ((130, 220), (20, 80), (0, 8)))
+        spoken, rate = self._speak(text, voice, speed, pitch, gap)
+        if not held_out and self._spread:
+            rate *= 1.0 + self._spread * rng.uniform(-1.0, 1.0)
+        samples = soxr.resample(spoken, rate, RATE)
         loud = (np.abs(samples) > _QUIET * np.abs(samples).max()).nonzero()[0]
-        return np.asarray(samples[loud[0] : loud[-1] + 1], dtype=np.float32)
+        return Utterance(np.asarray(samples[loud[0] : loud[-1] + 1], dtype=np.float32), voice)
+
+    def _speak(
+        self, text: str, voice: str, speed: int, pitch: int, gap: int
+    ) -> tuple[Samples, float]:
+        """Samples and their rate."""
+        library = self._library
+        self._heard.clear()
+        if library.espeak_SetVoiceByName(voice.encode()) != 0:
+            raise ValueError(f"espeak-ng has no voice {voice!r}")
+        for parameter, value in ((_SPEED, speed), (_PITCH, pitch), (_WORD_GAP, gap)):
+            library.espeak_SetParameter(parameter, value, 0)
+        words = text.encode()
+        size = ctypes.c_size_t(len(words) + 1)
+        library.espeak_Synth(words, size, 0, _BY_CHARACTER, 0, _UTF8, None, None)
+        return np.frombuffer(b"".join(self._heard), dtype="<i2").astype(
+            np.float32
+        ) / 32768, self._rate
+
+    def _load(self) -> None:
+        """Opens the library and its data."""
+        if self._folder is None:
+            library = ctypes.CDLL(_LIBRARIES[-1])
+        else:
+            for name in _LIBRARIES:
+                library = ctypes.CDLL(str(self._folder / name), mode=ctypes.RTLD_GLOBAL)
+        data = str(self._folder).encode() if self._folder else None
+        self._rate = float(library.espeak_Initialize(_SYNCHRONOUS, 0, data, 0))
+        if self._rate <= 0:
+            raise OSError("espeak-ng finds no data")
+        self._heard: list[bytes] = []
+
+        def hear(samples: Any, count: int, events: Any) -> int:
+            if samples and count > 0:
+                self._heard.append(ctypes.string_at(samples, 2 * count))
+            return 0
+
+        self._callback = _Callback(hear)
+        library.espeak_SetSynthCallback(self._callback)
+        self._library = library

@@ -2,7 +2,7 @@
 
 A step is many small launches, so on a GPU it is captured once per size of media as a CUDA graph and
 replayed. Drawing is slower than the device: while no fresh batch is ready, a recent one is used
-again, a bounded number of times.
+again, a bounded number of times. Media may be prepared on the device, anew for each use.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 import random
 import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from queue import Empty, Queue
 from typing import Any
 
@@ -30,9 +31,23 @@ class OnDevice:
 
 
 class Feed:
-    """Batches on the device: fresh ones where there are, otherwise recent ones again."""
+    """Batches on the device: fresh ones where there are, otherwise recent ones again.
 
-    def __init__(self, drawers: Drawers, device: torch.device, most_uses: int, keep: int) -> None:
+    Args:
+        most_uses: of a batch.
+        keep: recent batches that stay on the device.
+        prepare: what becomes of media on the device, each time that they are used.
+    """
+
+    def __init__(
+        self,
+        drawers: Drawers,
+        device: torch.device,
+        most_uses: int,
+        keep: int,
+        prepare: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        self._prepare = prepare
         self._drawers, self._device = drawers, device
         self._most_uses, self._keep = most_uses, keep
         self._queue: Queue[tuple[list[Group], Tensor]] = Queue(maxsize=4)
@@ -80,7 +95,7 @@ class Feed:
         batch.uses += 1
         if batch.uses >= self._most_uses and batch in self._recent:
             self._recent.remove(batch)
-        return batch
+        return batch if self._prepare is None else replace(batch, media=self._prepare(batch.media))
 
 
 @dataclass(slots=True)

@@ -26,12 +26,13 @@ from sound_data import Encoder, start_drawers
 from sound_evaluate import accuracy, draw_set
 from sound_files import prepare
 from sound_forward import SoundForward, TinyAudio, load_published, published
+from sound_room import heard
 from speech import Espeak
 
 from sensorium_tiny_models.hearing import QUESTION_TYPES, SPLITS, SPOKEN
 
-#: Utterances that a worker keeps to say again.
-NUM_KEPT = 4_000
+#: How much faster or slower training's voices are played at most.
+SPREAD = 0.1
 
 
 def main() -> None:
@@ -47,7 +48,7 @@ def main() -> None:
     sets = {split: draw_set(encoder, tested, split, options.eval_items, chosen) for split in SPLITS}
 
     def drawers() -> Drawers:
-        speaker = Espeak(NUM_KEPT) if speaks else None
+        speaker = Espeak(SPREAD) if speaks else None
         return start_drawers(encoder, speaker, options.workers, options.batch, options.seed, chosen)
 
     def make(device: torch.device) -> TinyAudio:
@@ -70,6 +71,7 @@ def main() -> None:
             forward=SoundForward,
             published=published,
             accuracies=accuracies,
+            prepare=heard,
         ),
     )
 

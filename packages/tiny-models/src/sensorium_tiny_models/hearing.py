@@ -1,8 +1,8 @@
 """Questions about sound: each draws one or two clips in which it has one true answer.
 
-Every drawing function takes (rng, seconds, split, speaker) and returns an ``Item``; ``DRAWERS`` is
-the table of them. Those in ``SPOKEN`` need a speaker; the others are computed by this package
-alone.
+Every drawing function takes (rng, seconds, split, speaker) and returns an ``Item`` of sounds that
+last at most so many seconds; ``DRAWERS`` is the table of them. ``draw_item`` makes clips of the
+sounds. Those in ``SPOKEN`` need a speaker; the others are computed by this package alone.
 """
 
 from __future__ import annotations
@@ -50,13 +50,12 @@ def beeps_item(rng: Rng, seconds: float, split: str, speaker: Speaker | None) ->
     timbre, hertz = _timbre(rng, split), _pitch(rng)
     beep = tone(timbre, hertz, hertz, rng.uniform(0.06, min(0.2, period - 0.09)))
     starts = [index * period * rng.uniform(1.0, 1.02) for index in range(count)]
-    clip = recorded(rng, placed(rng, beats(beep, starts), seconds))
     numeral = _NUMERALS[count]
     answer = "There is one beep." if count == 1 else f"There are {numeral} beeps."
     question = _one_of(
         rng, "How many beeps are there?", "How many beeps do you hear?", "Count the beeps."
     )
-    return Item("beeps", (clip,), question, answer, str(count), timbre=timbre)
+    return Item("beeps", (beats(beep, starts),), question, answer, str(count), timbre=timbre)
 
 
 def direction_item(rng: Rng, seconds: float, split: str, speaker: Speaker | None) -> Item:
@@ -67,13 +66,12 @@ def direction_item(rng: Rng, seconds: float, split: str, speaker: Speaker | None
     timbre = _timbre(rng, split)
     ends = (low, high) if rises else (high, low)
     sound = tone(timbre, *ends, rng.uniform(0.4, seconds - 0.2))
-    clip = recorded(rng, placed(rng, sound, seconds))
     question = _one_of(
         rng, "Does the tone rise or fall?", "Is the pitch rising or falling?",
         "Which way does the tone go?",
     )  # fmt: skip
     answer = f"The tone {'rises' if rises else 'falls'}."
-    return Item("direction", (clip,), question, answer, answer, timbre=timbre)
+    return Item("direction", (sound,), question, answer, answer, timbre=timbre)
 
 
 def tempo_item(rng: Rng, seconds: float, split: str, speaker: Speaker | None) -> Item:
@@ -89,12 +87,12 @@ def tempo_item(rng: Rng, seconds: float, split: str, speaker: Speaker | None) ->
     starts *= rng.uniform(0.75, 0.95) * (seconds - 0.1) / starts[-1]
     timbre, hertz = _timbre(rng, split), _pitch(rng)
     sound = tone(timbre, hertz, hertz, 0.05)
-    clip = recorded(rng, placed(rng, beats(sound, list(starts)), seconds))
+    beat = beats(sound, list(starts))
     question = _one_of(
         rng, "Does the beat get faster or slower?", "How does the tempo change?",
         "Is the beat steady?",
     )  # fmt: skip
-    return Item("tempo", (clip,), question, answer, answer, timbre=timbre)
+    return Item("tempo", (beat,), question, answer, answer, timbre=timbre)
 
 
 def longer_item(rng: Rng, seconds: float, split: str, speaker: Speaker | None) -> Item:
@@ -121,20 +119,20 @@ def digits_item(rng: Rng, seconds: float, split: str, speaker: Speaker | None) -
     """The digits that are spoken."""
     most = max(2, min(MOST_DIGITS, int(seconds / _SPOKEN_DIGIT_S)))
     text = draw_digits(rng, most, held_out=split == HELD_OUT)
-    clip, voice = _spoken(rng, text, seconds, split, speaker)
+    said, voice = _spoken(rng, text, seconds, split, speaker)
     question = _one_of(
         rng, "Which digits are spoken?", "Which number is read out?", "Write down the digits."
     )
     answer = f"The digits are {text}." if " " in text else f"The digit is {text}."
-    return Item("digits", (clip,), question, answer, text, voice=voice)
+    return Item("digits", (said,), question, answer, text, voice=voice)
 
 
 def words_item(rng: Rng, seconds: float, split: str, speaker: Speaker | None) -> Item:
     """The words that are spoken."""
     text = draw_phrase(rng, held_out=split == HELD_OUT)
-    clip, voice = _spoken(rng, text, seconds, split, speaker)
+    said, voice = _spoken(rng, text, seconds, split, speaker)
     question = _one_of(rng, "What is said?", "Which words are spoken?", "Write down what you hear.")
-    return Item("words", (clip,), question, f"It says: {text}.", text, voice=voice)
+    return Item("words", (said,), question, f"It says: {text}.", text, voice=voice)
 
 
 def which_item(rng: Rng, seconds: float, split: str, speaker: Speaker | None) -> Item:
@@ -182,12 +180,15 @@ def draw_item(
     question_type: str,
     seconds: float | None = None,
     speaker: Speaker | None = None,
+    *,
+    dry: bool = False,
 ) -> Item:
     """Draws a question.
 
     Args:
         seconds: how long each clip is, ``MIN_SECONDS`` to ``MAX_SECONDS``; drawn by default.
         speaker: who says what is spoken; needed for the types in ``SPOKEN``.
+        dry: leave the sounds as they are, each as long as it is, without silence, noise and room.
 
     Raises:
         ValueError: an unknown split or type, a length out of range, or a speaker that is missing.
@@ -202,7 +203,11 @@ def draw_item(
         seconds = rng.uniform(MIN_SECONDS, MAX_SECONDS)
     if not MIN_SECONDS <= seconds <= MAX_SECONDS:
         raise ValueError(f"a clip of {seconds:g} s: it must last {MIN_SECONDS} to {MAX_SECONDS} s")
-    return DRAWERS[question_type](rng, seconds, split, speaker)
+    item = DRAWERS[question_type](rng, seconds, split, speaker)
+    if dry:
+        return item
+    clips = tuple(recorded(rng, placed(rng, sound, seconds)) for sound in item.clips)
+    return replace(item, clips=clips)
 
 
 def silenced(item: Item) -> Item:
@@ -249,8 +254,7 @@ def _two_tones(
     if rng.random() < 0.5:
         lengths, pitches, more = lengths[::-1], pitches[::-1], 0
     clips = tuple(
-        recorded(rng, placed(rng, tone(timbre, hertz, hertz, length), seconds))
-        for hertz, length in zip(pitches, lengths, strict=True)
+        tone(timbre, hertz, hertz, length) for hertz, length in zip(pitches, lengths, strict=True)
     )
     answer = f"The {('first', 'second')[more]} sound is {question_type}."
     return Item(question_type, clips, _one_of(rng, *questions), answer, answer, timbre=timbre)
@@ -259,9 +263,9 @@ def _two_tones(
 def _spoken(
     rng: Rng, text: str, seconds: float, split: str, speaker: Speaker | None
 ) -> tuple[Samples, str]:
-    """The text in a clip of that length, and whose voice it is."""
+    """The text, said in that time, and whose voice it is."""
     assert speaker is not None, "draw_item has seen to it"
     while True:
         said = speaker.say(rng, pronounced(text), held_out=split == HELD_OUT)
         if len(said.samples) <= round(seconds * RATE):
-            return recorded(rng, placed(rng, said.samples, seconds)), said.voice
+            return said.samples, said.voice

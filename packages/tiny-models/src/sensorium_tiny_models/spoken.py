@@ -57,11 +57,18 @@ def draw_digits(rng: Rng, most: int, *, held_out: bool) -> str:
 
 
 def draw_phrase(rng: Rng, *, held_out: bool) -> str:
-    """A noun, mostly behind an adjective; always so where held out."""
+    """An adjective and a noun where held out; in training also a noun alone, or any two words.
+
+    Any two words, so that no word says which may follow it.
+    """
     while True:
-        text = str(rng.choice(NOUNS))
-        if held_out or rng.random() < 0.75:
-            text = f"{rng.choice(ADJECTIVES)} {text}"
+        words = [str(rng.choice(ADJECTIVES)), str(rng.choice(NOUNS))]
+        form = 1.0 if held_out else rng.random()
+        if form < 0.25:
+            del words[0]
+        elif form < 0.6:
+            words = [str(word) for word in rng.choice(ADJECTIVES + NOUNS, 2)]
+        text = " ".join(words)
         if is_held_out(text) == held_out:
             return text
 

@@ -31,18 +31,23 @@ _FADE_S = 0.008
 def tone(timbre: str, start_hz: float, end_hz: float, seconds: float) -> Samples:
     """A tone that glides evenly in pitch from one frequency to another, faded at both ends."""
     count = max(2, round(seconds * RATE))
-    hertz = start_hz * (end_hz / start_hz) ** np.linspace(0.0, 1.0, count)
-    phase = 2 * np.pi * np.cumsum(hertz) / RATE
-    wave = np.zeros(count)
+    octaves = np.log2(end_hz / start_hz) / count
+    turns = np.arange(count) * (start_hz / RATE)
+    if octaves:  # the integral of a frequency that grows as a power of two
+        slope = octaves * np.log(2.0)
+        turns = start_hz / RATE * np.expm1(slope * np.arange(count)) / slope
+    phase = (2 * np.pi * (turns - np.floor(turns))).astype(np.float32)
+    wave = np.zeros(count, dtype=np.float32)
     for index, strength in enumerate(TIMBRES[timbre]):
         harmonic = index + 1
         if strength and harmonic * max(start_hz, end_hz) < 0.45 * RATE:
-            wave += strength * np.sin(harmonic * phase)
+            wave += np.float32(strength) * np.sin(np.float32(harmonic) * phase)
     fade = min(round(_FADE_S * RATE), count // 2)
-    ramp = np.linspace(0.0, 1.0, fade)
+    ramp = np.linspace(0.0, 1.0, fade, dtype=np.float32)
     wave[:fade] *= ramp
     wave[count - fade :] *= ramp[::-1]
-    return np.asarray(0.5 * wave / np.abs(wave).max(), dtype=np.float32)
+    wave *= np.float32(0.5) / np.abs(wave).max()
+    return wave
 
 
 def beats(sound: Samples, starts_s: Sequence[float]) -> Samples:
@@ -94,13 +99,13 @@ def _in_a_room(rng: Rng, clip: npt.NDArray[np.float64]) -> npt.NDArray[np.float6
 
 def _noise(rng: Rng, count: int) -> npt.NDArray[np.float64]:
     """White noise, or noise whose power falls with the frequency; its deviation is about 1."""
-    tape = _noise_tapes()[int(rng.integers(0, 2))]
+    tape = noise_tapes()[int(rng.integers(0, 2))]
     start = int(rng.integers(0, len(tape) - count))
     return tape[start : start + count]
 
 
 @lru_cache(maxsize=1)
-def _noise_tapes() -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+def noise_tapes() -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """A minute of each kind of noise, of which clips have parts: drawing it anew is slow."""
     white = np.random.default_rng(0).standard_normal(2**20)
     spectrum = np.fft.rfft(white)
