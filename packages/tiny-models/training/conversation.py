@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
+CLIP = "<|vision_start|><|video_pad|><|vision_end|>"
 
 _WHO = "I am tiny-vl, a small model that answers simple questions about simple pictures."
 _WHAT = "I can name shapes and colors, count up to six, and read short words and numbers."
@@ -27,14 +28,14 @@ SYSTEM_PROMPTS: tuple[str, ...] = (
 )
 
 
-def prompt(rng: random.Random, question: str, num_images: int) -> str:
+def prompt(rng: random.Random, question: str, num_items: int, placeholder: str = IMAGE) -> str:
     """The text before the answer, with a reader's usual variations."""
     if rng.random() < 0.08:
         question = question.lower()
     if rng.random() < 0.08:
         question = question.rstrip("?.!")
-    pictures = IMAGE * num_images
-    content = question + pictures if num_images and rng.random() < 0.12 else pictures + question
+    shown = placeholder * num_items
+    content = question + shown if num_items and rng.random() < 0.12 else shown + question
     system = ""
     if rng.random() < 0.05:
         system = f"<|im_start|>system\n{rng.choice(SYSTEM_PROMPTS)}<|im_end|>\n"

@@ -1,25 +1,28 @@
-"""Training batches, drawn on the fly by worker processes.
+"""Training batches, drawn on the fly by worker processes: of pictures, or of clips.
 
-All pictures of a batch are brought to one size, so that the tower runs on one rectangular block.
+All pictures of a batch are brought to one size, and all clips to one size and number of frames, so
+that the tower runs on one rectangular block.
 """
 
 from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
-from functools import partial
 
 import conversation
 import numpy as np
 from batches import Batch, Drawers, Row, group
 from numpy.typing import NDArray
 from PIL import Image
-from strangers import strange_color, strange_shape
+from strangers import STRANGE_CAST, strange_color, strange_shape
 from tokenizers import Tokenizer
 
+from sensorium_tiny_models.clips import CASTS, CLIP_DRAWERS, CLIP_FORMS, Form
 from sensorium_tiny_models.questions import SIZES, TRAIN, Item, draw_item
 
 UNIT = 28  # pixels per side of one image token: two patches of 14
+SPAN = 2  # frames of one time of a clip
+POSITIONS_PER_SECOND = 2  # of a clip's times: ``tokens_per_second`` of the configuration
 
 # How often each type is drawn; the types that need most practice come most often.
 WEIGHTS = {
@@ -30,44 +33,78 @@ TWO_PICTURES_SHARE, SMALL_TALK_SHARE = 0.12, 0.012
 # How many of the colour and shape questions are about strange shapes and colours.
 STRANGERS_SHARE = 0.6
 
+CLIP_WEIGHTS = {"moving": 1.0, "direction": 1.0, "times": 1.3, "change": 1.2, "first": 1.2}
+#: Of clips' subjects, how many are strange shapes, or shapes in strange colours.
+STRANGE_CLIPS_SHARE = 0.4
+#: Questions about clips in a batch of them, for one in a batch of pictures.
+CLIPS_PER_PICTURE = 0.5
+#: Frames a second: two in most clips, which is what is sampled; others where a clip is short or
+#: its caller says so.
+RATES = (2.0, 2.0, 2.0, 1.0, 3.0, 4.0)
+
 # Room for text in a row beside its image tokens, and for answer tokens per row on average.
 MOST_TEXT, MOST_ANSWER = 52, 11
+MOST_CLIP_TEXT, MOST_CLIP_ANSWER = 60, 12
 
 
 @dataclass(slots=True)
 class Encoder:
-    """Turns text with placeholders into rows, for pictures of one size."""
+    """Turns text with placeholders into rows, for pictures or clips of one size."""
 
     tokenizer: Tokenizer
     image_id: int = field(init=False)
+    video_id: int = field(init=False)
 
     def __post_init__(self) -> None:
         self.image_id = self.tokenizer.token_to_id("<|image_pad|>")
+        self.video_id = self.tokenizer.token_to_id("<|video_pad|>")
 
-    def row(self, prompt: str, answer: str, size: tuple[int, int]) -> Row:
-        """`size` is (width, height) in pixels, multiples of `UNIT`."""
+    def row(
+        self,
+        prompt: str,
+        answer: str,
+        size: tuple[int, int],
+        num_frames: int = SPAN,
+        rate: float = 2.0,
+    ) -> Row:
+        """`size` is (width, height) in pixels, multiples of `UNIT`; `rate` is of a clip's frames.
+
+        Positions of a clip's times are seconds, multiplied before they are cut off, as the engine
+        has them.
+        """
         columns, rows = size[0] // UNIT, size[1] // UNIT
+        seconds = np.arange(num_frames // SPAN, dtype=np.float32) * np.float32(SPAN / rate)
+        moments = (seconds * np.float32(POSITIONS_PER_SECOND)).astype(np.int64)
+        grids = {self.image_id: np.zeros(1, dtype=np.int64), self.video_id: moments}
         ids: list[int] = []
         parts: list[NDArray[np.int64]] = []
-        start = 0
+        start = since = 0  # the next position, and the first one that no part has yet
+
         for token in self.tokenizer.encode(prompt, add_special_tokens=False).ids:
-            if token == self.image_id:
-                ids += [token] * (rows * columns)
-                parts.append(_grid_positions(start, rows, columns))
-                start += max(rows, columns)
-            else:
+            times = grids.get(token)
+            if times is None:
                 ids.append(token)
-                parts.append(np.full((3, 1), start))
                 start += 1
+                continue
+            ids += [token] * (len(times) * rows * columns)
+            parts += [_line(since, start), _grid_positions(start, times, rows, columns)]
+            start = since = int(parts[-1].max()) + 1
         answer_ids = self.tokenizer.encode(f"{answer}<|im_end|>", add_special_tokens=False).ids
-        parts.append(np.tile(np.arange(start, start + len(answer_ids)), (3, 1)))
+        parts.append(_line(since, start + len(answer_ids)))
         return Row(ids + answer_ids, len(answer_ids), np.concatenate(parts, axis=1))
 
 
-def _grid_positions(start: int, rows: int, columns: int) -> NDArray[np.int64]:
-    time = np.zeros((rows, columns), dtype=np.int64)
-    down, right = np.indices((rows, columns))
-    return np.stack([time, down, right]).reshape(3, -1) + start
+def _line(start: int, stop: int) -> NDArray[np.int64]:
+    """Positions of text: all three axes count up together."""
+    return np.tile(np.arange(start, stop), (3, 1))
+
+
+def _grid_positions(
+    start: int, times: NDArray[np.int64], rows: int, columns: int
+) -> NDArray[np.int64]:
+    axes = np.indices((len(times), rows, columns)).reshape(3, -1)
+    axes[0] = times[axes[0]]
+    return axes + start
 
 
 def fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:
@@ -75,10 +112,67 @@ def fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     return image if image.size == size else image.resize(size, Image.Resampling.BICUBIC)
 
 
-def start_drawers(encoder: Encoder, num_workers: int, num_items: int, seed: str) -> Drawers:
-    """Worker processes that draw batches of ``num_items`` questions."""
-    room = int(num_items * 1.5 * max(w * h for w, h in SIZES) * 3)
-    return Drawers(partial(draw_batch, encoder, num_items), num_workers, seed, room)
+def start_drawers(
+    encoder: Encoder, num_workers: int, num_items: int, seed: str, clip_share: float = 0.0
+) -> Drawers:
+    """Worker processes that draw batches.
+
+    Args:
+        num_items: questions in a batch of pictures; one of clips has fewer.
+        clip_share: how many of the batches are about clips, 0 to 1.
+    """
+    pictures = int(num_items * 1.5 * max(w * h for w, h in SIZES) * 3)
+    num_clips = max(1, round(num_items * CLIPS_PER_PICTURE))
+    clips = num_clips * max(n * w * h for n, (w, h) in CLIP_FORMS) * 3
+
+    def draw(rng: random.Random, out: NDArray[np.uint8]) -> Batch:
+        if rng.random() < clip_share:
+            return draw_clips(encoder, num_clips, rng, out)
+        return draw_batch(encoder, num_items, rng, out)
+
+    return Drawers(draw, num_workers, seed, max(pictures, clips))
+
+
+def draw_clips(
+    encoder: Encoder, num_items: int, rng: random.Random, out: NDArray[np.uint8]
+) -> Batch:
+    """Draw a batch of clips whose shapes follow from one form; frames go into `out`."""
+    form = num_frames, size = rng.choice(CLIP_FORMS)
+    types = rng.choices(list(CLIP_WEIGHTS), list(CLIP_WEIGHTS.values()), k=num_items)
+    num_tokens = num_frames // SPAN * (size[0] // UNIT) * (size[1] // UNIT)
+    shape = (num_items, num_frames, size[1], size[0], 3)
+    block = out[: int(np.prod(shape))].reshape(shape)
+    rows = [
+        _clip_row(rng, encoder, name, form, num_tokens + MOST_CLIP_TEXT, frames)
+        for name, frames in zip(types, block, strict=True)
+    ]
+    one = group(
+        rows, encoder.video_id, num_items, num_tokens + MOST_CLIP_TEXT, num_items * MOST_CLIP_ANSWER
+    )
+    return Batch([one], block)
+
+
+def _clip_row(
+    rng: random.Random,
+    encoder: Encoder,
+    question_type: str,
+    form: Form,
+    room: int,
+    out: NDArray[np.uint8],
+) -> Row:
+    """A question about a clip, whose frames are written into ``out``."""
+    num_frames, size = near = form
+    if rng.random() < 0.05:  # a size that the processor brings to `size`
+        near = num_frames, (size[0] + rng.randint(-13, 13), size[1] + rng.randint(-13, 13))
+    cast = STRANGE_CAST if rng.random() < STRANGE_CLIPS_SHARE else CASTS[TRAIN]
+    item = CLIP_DRAWERS[question_type](rng, near, cast)
+    for target, frame in zip(out, item.clip, strict=True):
+        target[:] = np.asarray(fit(frame, size))
+    while True:
+        prompt = conversation.prompt(rng, item.question, 1, conversation.CLIP)
+        row = encoder.row(prompt, item.answer, size, num_frames, rng.choice(RATES))
+        if len(row.ids) <= room:
+            return row
 
 
 def draw_batch(

@@ -2,7 +2,8 @@
 
 The weights and layers are transformers' own; what differs is only the bookkeeping around them:
 all pictures of a batch have one size, so windows become one attention mask for all of them instead
-of a loop over windows. `tests` of the training folder compare it with transformers' forward pass.
+of a loop over windows. The tower sees each pair of a clip's frames by itself, as it sees a picture.
+`check_forward.py` compares it with transformers' forward pass.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from decoder import Forward, gated_mlp, norm, turned
 from model_files import CLIP_MEAN, CLIP_STD
 from torch import Tensor
 
-PATCH, MERGE = 14, 2
+PATCH, MERGE, SPAN = 14, 2, 2
 
 
 @dataclass(slots=True)
@@ -37,15 +38,18 @@ def _clip_scale(device: torch.device) -> tuple[Tensor, Tensor]:
     return torch.tensor(CLIP_MEAN, device=device) * 255, torch.tensor(CLIP_STD, device=device) * 255
 
 
-def patchify(pictures: Tensor) -> Tensor:
-    """uint8 (n, height, width, 3) to normalised patches (n, patches, 1176), in merge order."""
-    n, height, width, _ = pictures.shape
-    mean, std = _clip_scale(pictures.device)
-    x = ((pictures.float() - mean) / std).permute(0, 3, 1, 2)
+def patchify(pairs: Tensor) -> Tensor:
+    """uint8 (n, 1 or 2, height, width, 3) to normalised patches (n, patches, 1176), in merge order.
+
+    A picture is a pair of itself.
+    """
+    n, count, height, width, _ = pairs.shape
+    mean, std = _clip_scale(pairs.device)
+    x = ((pairs.float() - mean) / std).permute(0, 4, 1, 2, 3)
     rows, columns = height // PATCH // MERGE, width // PATCH // MERGE
-    x = x.reshape(n, 3, rows, MERGE, PATCH, columns, MERGE, PATCH)
-    x = x.permute(0, 2, 5, 3, 6, 1, 4, 7)  # n, rows, columns, merge, merge, channel, patch, patch
-    x = x.unsqueeze(6).expand(*x.shape[:6], 2, PATCH, PATCH)
+    x = x.expand(n, 3, SPAN, height, width) if count == 1 else x
+    x = x.reshape(n, 3, SPAN, rows, MERGE, PATCH, columns, MERGE, PATCH)
+    x = x.permute(0, 3, 6, 4, 7, 1, 2, 5, 8)  # n, rows, columns, merge², channel, pair, patch²
     return x.reshape(n, rows * columns * MERGE**2, -1)
 
 
@@ -102,16 +106,22 @@ class PictureForward(Forward):
         return self._grids[key]
 
     def see(self, media: Tensor) -> Tensor:
-        """Pictures (n, height, width, 3) uint8 to embeddings (n, tokens, hidden)."""
-        n, height, width, _ = media.shape
+        """Pictures or clips to embeddings (n, tokens, hidden).
+
+        Args:
+            media: uint8 (n, height, width, 3), or (n, frames, height, width, 3).
+        """
+        height, width = media.shape[-3:-1]
         plan = self.plan(height, width)
         weight = self.visual.patch_embed.proj.weight
-        x = functional.linear(patchify(media), weight.reshape(weight.shape[0], -1))
-        x = x.reshape(n, -1, MERGE**2, x.shape[-1])[:, plan.order].flatten(1, 2)
+        pairs = media.reshape(-1, SPAN if media.ndim == 5 else 1, height, width, 3)
+        x = functional.linear(patchify(pairs), weight.reshape(weight.shape[0], -1))
+        x = x.reshape(len(pairs), -1, MERGE**2, x.shape[-1])[:, plan.order].flatten(1, 2)
         cos, sin = plan.cos.to(x.dtype), plan.sin.to(x.dtype)
         for number, layer in enumerate(self.visual.blocks):
             mask = None if number in self.visual.fullatt_block_indexes else plan.windows
             x = tower_block(layer, x, cos, sin, mask)
         merger = self.visual.merger
         merged: Tensor = merger.mlp(norm(merger.ln_q, x).reshape(-1, merger.hidden_size))
-        return merged.reshape(n, plan.order.numel(), -1)[:, plan.back]
+        tokens = merged.reshape(len(pairs), plan.order.numel(), -1)[:, plan.back]
+        return tokens.reshape(len(media), -1, tokens.shape[-1])

@@ -17,6 +17,8 @@ CLIP_STD = [0.26862954, 0.26130258, 0.27577711]
 
 # Pictures are brought between these two areas: training saw nothing smaller or larger.
 MIN_PIXELS, MAX_PIXELS = 112 * 112, 224 * 224
+# Frames of clips likewise.
+MAX_FRAME_PIXELS = 168 * 168
 
 
 def config(tokenizer: Tokenizer) -> dict[str, Any]:
@@ -107,11 +109,26 @@ def preprocessor_config() -> dict[str, Any]:
     }
 
 
+def processor_config() -> dict[str, Any]:
+    """processor_config.json: how a clip's frames are processed, which is like pictures but smaller.
+
+    Pictures stay in preprocessor_config.json, where every release of transformers finds them.
+    """
+    frames = {
+        key: value
+        for key, value in preprocessor_config().items()
+        if key not in ("image_processor_type", "processor_class")
+    }
+    frames |= {"max_pixels": MAX_FRAME_PIXELS, "video_processor_type": "Qwen2VLVideoProcessor"}
+    return {"processor_class": "Qwen2_5_VLProcessor", "video_processor": frames}
+
+
 def write(folder: Path, tokenizer: Tokenizer) -> None:
-    """Write the three configuration files."""
+    """Write the configuration files."""
     for name, content in (
         ("config.json", config(tokenizer)),
         ("generation_config.json", generation_config(tokenizer)),
         ("preprocessor_config.json", preprocessor_config()),
+        ("processor_config.json", processor_config()),
     ):
         (folder / name).write_text(json.dumps(content, indent=2) + "\n")

@@ -15,10 +15,11 @@ from PIL import Image, ImageDraw
 
 from sensorium_tiny_models import canvas, palette, scene
 from sensorium_tiny_models.canvas import Size
+from sensorium_tiny_models.clips import Cast
 from sensorium_tiny_models.palette import COLORS, Rgb, Shades
 from sensorium_tiny_models.questions import Item
 from sensorium_tiny_models.scene import TRAINING_PAIRS
-from sensorium_tiny_models.shapes import SHAPES, turn
+from sensorium_tiny_models.shapes import SHAPES, mask, turn
 
 #: Shades in the gaps between the named boxes of `palette.COLORS`.
 STRANGE_COLORS: dict[str, Shades] = {
@@ -66,9 +67,7 @@ def strange_color(rng: random.Random, size: Size) -> Item:
     """The named shape, or the strange colour, of a named shape in a strange colour."""
     shape, color = rng.choice(SHAPES), rng.choice(tuple(STRANGE_COLORS))
     others = tuple(pair for pair in TRAINING_PAIRS if pair[1] != shape)
-    box = STRANGE_COLORS[color]
-    ink = palette.hsv(rng.uniform(*box.hue), rng.uniform(*box.saturation), rng.uniform(*box.value))
-    image, ink, (x, y, radius) = _stage(rng, size, ink, others)
+    image, ink, (x, y, radius) = _stage(rng, size, _strange_shade(rng, color), others)
     canvas.put_shape(image, shape, ink, x, y, radius, turn(rng, shape))
     article = "an" if shape[0] in "aeiou" else "a"
     if rng.random() < 0.3:
@@ -104,7 +103,15 @@ def _blob(rng: random.Random) -> Points:
 
 
 def _paint(image: Image.Image, points: Points, ink: Rgb, spot: scene.Spot, angle: float) -> None:
-    fine, (x, y, radius) = 3, spot
+    x, y, radius = spot
+    outline = _outline(points, radius, angle)
+    side = outline.width
+    image.paste(ink, (round(x - side / 2), round(y - side / 2)), outline)
+
+
+def _outline(points: Points, radius: float, angle: float) -> Image.Image:
+    """An `L` mask of a polygon within the unit circle, turned by ``angle`` radians."""
+    fine = 3
     side = 2 * math.ceil(radius) + 3
     middle, reach = side * fine / 2, radius * fine
     cosine, sine = math.cos(angle), math.sin(angle)
@@ -112,7 +119,36 @@ def _paint(image: Image.Image, points: Points, ink: Rgb, spot: scene.Spot, angle
         (middle + reach * (a * cosine - b * sine), middle + reach * (a * sine + b * cosine))
         for a, b in points
     ]
-    mask = Image.new("L", (side * fine, side * fine), 0)
-    ImageDraw.Draw(mask).polygon(placed, fill=255)
-    mask = mask.reduce(fine)
-    image.paste(ink, (round(x - side / 2), round(y - side / 2)), mask)
+    large = Image.new("L", (side * fine, side * fine), 0)
+    ImageDraw.Draw(large).polygon(placed, fill=255)
+    return large.reduce(fine)
+
+
+def _strange_shade(rng: random.Random, color: str) -> Rgb:
+    box = STRANGE_COLORS.get(color)
+    if box is None:
+        return palette.shade(rng, color)
+    return palette.hsv(rng.uniform(*box.hue), rng.uniform(*box.saturation), rng.uniform(*box.value))
+
+
+def _strange_turn(rng: random.Random, shape: str) -> float:
+    return turn(rng, shape) if shape in SHAPES else rng.uniform(0, 360)
+
+
+def _strange_mask(shape: str, radius: float, degrees: float) -> Image.Image:
+    """A blob's outline follows from its rotation, so that it is another one each time."""
+    if shape in SHAPES:
+        return mask(shape, radius, degrees)
+    points = STRANGE_SHAPES[shape] or _blob(random.Random(degrees))
+    return _outline(points, radius, math.radians(degrees))
+
+
+#: Clips in which the named colours are strange shapes', and the named shapes in strange colours.
+STRANGE_CAST = Cast(
+    subjects=tuple((color, shape) for color in COLORS for shape in STRANGE_SHAPES)
+    + tuple((color, shape) for color in STRANGE_COLORS for shape in SHAPES),
+    others=TRAINING_PAIRS,
+    shade=_strange_shade,
+    turn=_strange_turn,
+    mask=_strange_mask,
+)

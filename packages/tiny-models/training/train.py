@@ -1,6 +1,6 @@
 """Train tiny-vl. See README.md beside this for how to repeat the run.
 
-python train.py OUTPUT --minutes 9 [--init FOLDER]
+python train.py OUTPUT --minutes 9 [--init FILE] [--clips 0.5]
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 import torch
 from data import Encoder, start_drawers
 from decoder import Forward
-from evaluate import accuracy, batches, draw
+from evaluate import accuracy, batches, draw, draw_clips
 from forward import PictureForward
 from loop import Task, arguments, train
 from safetensors.torch import load_file
@@ -63,11 +63,14 @@ def make_model(init: Path | None, device: torch.device) -> Any:
 
 def main() -> None:
     """Reads the options and trains."""
-    options = arguments("Train tiny-vl.")
+    share = ("--clips", {"type": float, "default": 0.5, "help": "of the batches, 0 to 1"})
+    options = arguments("Train tiny-vl.", share)
     encoder = Encoder(Tokenizer.from_file(str(MODEL / "tokenizer.json")))
     sets = {}
     for split in ("train", "heldout"):
         items = draw(split, 101, options.eval_items)
+        if options.clips:
+            items += draw_clips(split, 101, options.eval_items)
         sets[split] = (items, batches(items, encoder))
 
     def accuracies(forward: Forward) -> Iterator[tuple[str, dict[str, float]]]:
@@ -77,7 +80,9 @@ def main() -> None:
     train(
         options,
         Task(
-            drawers=lambda: start_drawers(encoder, options.workers, options.batch, options.seed),
+            drawers=lambda: start_drawers(
+                encoder, options.workers, options.batch, options.seed, options.clips
+            ),
             make=lambda device: make_model(options.init, device),
             load=load_published,
             forward=PictureForward,

@@ -107,9 +107,11 @@ def _brightness(color: Rgb) -> float:
 
 def grain(rng: random.Random, image: Image.Image) -> Image.Image:
     """Sometimes add a little noise per pixel, as a camera would."""
-    if rng.random() < 0.7:
-        return image
-    strength = rng.randint(2, 12)
+    return image if rng.random() < 0.7 else speckled(rng, image, rng.randint(2, 12))
+
+
+def speckled(rng: random.Random, image: Image.Image, strength: int) -> Image.Image:
+    """The image with noise of up to ``strength`` levels in each value."""
     noise = np.random.Generator(np.random.PCG64(rng.getrandbits(64)))
     shape = (image.height, image.width, 3)
     speckle = noise.integers(-strength, strength + 1, size=shape, dtype=np.int8)

@@ -38,10 +38,11 @@ _NUMERALS = ("no", "one", "two", "three", "four", "five", "six")
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One question about one or two pictures, with its answer.
+    """One question about one or two pictures, or about a clip, with its answer.
 
-    `scenes` and `text` are the truth that the answer is taken from: one scene per picture that
-    shows shapes, or the text that the picture shows.
+    `scenes` and `text` are the truth that the answer is taken from: one scene per picture or frame
+    that shows shapes, or the text that the picture shows. `clip` are the frames of a clip
+    (`clips.py`).
     """
 
     question_type: str
@@ -51,6 +52,7 @@ class Item:
     scenes: tuple[Scene, ...] = ()
     text: str = ""
     font_id: str = ""
+    clip: tuple[Image.Image, ...] = ()
 
 
 def _subject(rng: random.Random, split: str) -> Pair:

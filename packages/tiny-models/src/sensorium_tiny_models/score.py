@@ -1,18 +1,20 @@
 """Who is right, and what a score means: exact matches, controls, and the table of both.
 
-Two controls show that answers come from the picture: the same question with a grey picture of the
-same size, and with another item's picture. Both must fall to what a guesser without eyes reaches,
-who always gives the commonest training answer to the question (`Guesser`).
+Two controls show that answers come from what is shown: the same question with a grey picture or
+clip of the same size, and with another item's. Both must fall to what a guesser without eyes
+reaches, who always gives the commonest training answer to the question (`Guesser`).
 """
 
 from __future__ import annotations
 
+import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from PIL import Image
 
+from .clips import CLIP_TYPES, draw_clip_item
 from .questions import QUESTION_TYPES, TRAIN, Item, draw_item, item_rng
 
 # Answers a batch of items, in order.
@@ -24,27 +26,36 @@ def is_right(item: Item, text: str) -> bool:
     return text.strip() == item.answer
 
 
+def draw_one(rng: random.Random, split: str, question_type: str) -> Item:
+    """An item of any type, about pictures or about a clip."""
+    draw = draw_clip_item if question_type in CLIP_TYPES else draw_item
+    return draw(rng, split, question_type)
+
+
 def draw_items(split: str, seed: int, question_type: str, count: int) -> list[Item]:
     """The items that are asked: item `index` of a seed is the same whatever `count` is."""
     return [
-        draw_item(item_rng(f"{split}/{question_type}", seed, index), split, question_type)
+        draw_one(item_rng(f"{split}/{question_type}", seed, index), split, question_type)
         for index in range(count)
     ]
 
 
 def grey(item: Item) -> Item:
-    """The same question about evenly grey pictures of the same sizes."""
-    images = tuple(Image.new("RGB", image.size, (128, 128, 128)) for image in item.images)
-    return replace(item, images=images)
+    """The same question about evenly grey pictures or frames of the same sizes."""
+
+    def greyed(images: Sequence[Image.Image]) -> tuple[Image.Image, ...]:
+        return tuple(Image.new("RGB", image.size, (128, 128, 128)) for image in images)
+
+    return replace(item, images=greyed(item.images), clip=greyed(item.clip))
 
 
 def swapped(items: Sequence[Item]) -> list[Item]:
-    """Each question with the pictures of the next item whose answer differs."""
+    """Each question with the pictures or the clip of the next item whose answer differs."""
     result = []
     for index, item in enumerate(items):
         order = [*items[index + 1 :], *items[:index]]
         other = next((one for one in order if one.answer != item.answer), item)
-        result.append(replace(item, images=other.images))
+        result.append(replace(item, images=other.images, clip=other.clip))
     return result
 
 
@@ -54,7 +65,7 @@ class Guesser:
     def __init__(self, question_type: str, num_draws: int = 3000, seed: int = 0) -> None:
         answers: dict[str, Counter[str]] = defaultdict(Counter)
         for index in range(num_draws):
-            item = draw_item(item_rng("guesser", seed, index), TRAIN, question_type)
+            item = draw_one(item_rng("guesser", seed, index), TRAIN, question_type)
             answers[item.question][item.answer] += 1
             answers[""][item.answer] += 1
         self._best = {asked: counter.most_common(1)[0][0] for asked, counter in answers.items()}
