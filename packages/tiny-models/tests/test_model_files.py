@@ -11,7 +11,9 @@ from safetensors import safe_open
 from tokenizers import Tokenizer
 
 from sensorium_tiny_models import model_path
-from sensorium_tiny_models.questions import HELD_OUT, QUESTION_TYPES, TRAIN, draw_item, item_rng
+from sensorium_tiny_models.clips import CLIP_TYPES
+from sensorium_tiny_models.questions import HELD_OUT, QUESTION_TYPES, TRAIN, item_rng
+from sensorium_tiny_models.score import draw_one
 
 LIMIT_BYTES = 15_000_000
 
@@ -81,8 +83,9 @@ def test_config_is_in_the_published_flat_spelling() -> None:
 
 @pytest.mark.parametrize("split", [TRAIN, HELD_OUT])
 def test_the_tokenizer_gives_text_back(tokenizer: Tokenizer, split: str) -> None:
-    for i in range(60):
-        item = draw_item(item_rng("tests", 5, i), split, QUESTION_TYPES[i % len(QUESTION_TYPES)])
+    types = (*QUESTION_TYPES, *CLIP_TYPES)
+    for i in range(84):
+        item = draw_one(item_rng("tests", 5, i), split, types[i % len(types)])
         for text in (item.question, item.answer):
             assert tokenizer.decode(tokenizer.encode(text).ids) == text
     other = "Ünïcode, tabs\tand\nlines, 日本, 🙂"
@@ -120,3 +123,12 @@ def test_pictures_stay_in_the_range_that_training_saw() -> None:
     assert settings["image_processor_type"] == "Qwen2VLImageProcessor"
     assert settings["max_pixels"] == 224 * 224
     assert settings["min_pixels"] == 112 * 112
+
+
+def test_frames_of_clips_too() -> None:
+    pictures, frames = read("preprocessor_config.json"), read("processor_config.json")
+    assert set(frames) == {"processor_class", "video_processor"}
+    settings = frames["video_processor"]
+    assert settings["max_pixels"] == 168 * 168
+    assert all(settings[key] == pictures[key] for key in pictures if key in settings
+               and key != "max_pixels")  # fmt: skip

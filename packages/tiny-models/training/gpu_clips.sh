@@ -6,7 +6,7 @@
 # OUTPUT gets model.safetensors (15 MB), log.jsonl and run.log, anew after each test of the model;
 # what --resume needs stays in a scratch folder.
 set -uo pipefail
-output=$1 minutes=$2
+output=$(realpath -m "$1") minutes=$2
 shift 2
 cd "$(dirname "${BASH_SOURCE[0]}")"
 mkdir -p "$output"
