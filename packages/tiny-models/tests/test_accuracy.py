@@ -24,7 +24,7 @@ def ask() -> Iterator[Answerer]:
     with LLM(model=str(model_path()), dtype="float32") as llm:
 
         def ask_all(items: Sequence[Item]) -> list[str]:
-            return answers(llm, [(item.images, item.question) for item in items])
+            return answers(llm, items)
 
         yield ask_all
         llm.check_integrity()

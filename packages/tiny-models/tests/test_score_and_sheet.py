@@ -21,7 +21,7 @@ from sensorium_tiny_models.score import (
     swapped,
     table,
 )
-from sensorium_tiny_models.sheet import Cell, contact_sheet, terminal_preview
+from sensorium_tiny_models.sheet import Cell, contact_sheet, filmstrip, terminal_preview
 
 
 def test_only_the_whole_answer_is_right() -> None:
@@ -67,6 +67,20 @@ def test_a_contact_sheet_holds_every_cell() -> None:
     assert len(one_row.getcolors(1 << 24) or []) > 10
 
 
+def test_a_filmstrip_shows_every_frame_in_order() -> None:
+    inks = [(40 * i, 255 - 40 * i, 90) for i in range(6)]
+    film = filmstrip([Image.new("RGB", (100, 50), ink) for ink in inks], 240, 180)
+    assert film.width <= 240
+    assert film.height <= 180
+    met = dict.fromkeys(
+        film.getpixel((x, y)) for y in range(film.height) for x in range(film.width)
+    )
+    del met[0, 0, 0]
+    assert list(met) == inks
+    cell = Cell((), "What moves?", "The film.", frames=(film, film))
+    assert len(contact_sheet([cell]).getcolors(1 << 24) or []) > 6
+
+
 def test_a_preview_is_two_pixels_a_cell() -> None:
     image = Image.new("RGB", (40, 20), (255, 0, 0))
     lines = terminal_preview([image], columns=10).splitlines()
@@ -90,9 +104,13 @@ def test_the_demo_refuses_half_a_question_and_missing_files(
     parser = argparse.ArgumentParser()
     demo.add_arguments(parser)
     assert demo.run(parser.parse_args(["--ask", "What is this?"])) == 2
-    assert "--image and --ask go together" in capsys.readouterr().err
+    assert "--ask goes together with one of --image, --video" in capsys.readouterr().err
+    assert demo.run(parser.parse_args(["--video", "none.mp4"])) == 2
+    assert "--ask goes together with" in capsys.readouterr().err
     missing = str(tmp_path / "none.png")
-    assert demo.run(parser.parse_args(["--image", missing, "--ask", "What is this?"])) == 2
+    for option in ("--image", "--video"):
+        assert demo.run(parser.parse_args([option, missing, "--ask", "What is this?"])) == 2
+        assert "none.png: No such file" in capsys.readouterr().err
     text = tmp_path / "text.png"
     text.write_text("no picture")
     assert demo.run(parser.parse_args(["--image", str(text), "--ask", "What is this?"])) == 2

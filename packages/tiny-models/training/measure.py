@@ -27,7 +27,7 @@ def with_engine() -> Answerer:
     from sensorium_tiny_models.demo import answers
 
     llm = LLM(model=str(model_path()), dtype="float32")
-    return lambda items: answers(llm, [(item.images, item.question) for item in items])
+    return lambda items: answers(llm, items)
 
 
 def with_transformers() -> Answerer:

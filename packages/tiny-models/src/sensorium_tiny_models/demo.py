@@ -9,8 +9,9 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from . import model_path
 
@@ -32,6 +33,34 @@ It is not: a model for photographs or for conversation. There it answers nonsens
 confidence. It makes the engine run with no download; it is no measure of what the engine
 does with a large model."""
 
+#: Kinds of which a file of the caller's can be asked about, each by an option of its name.
+OWN_FILES = {"image": "a picture", "video": "a clip"}
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A question of the demo and its answer.
+
+    ``images`` are the pictures that were shown, or what stands for a clip or a sound on the sheet
+    and in the terminal; ``frames`` are a clip's. ``right`` is None where there is nothing to mark.
+    """
+
+    question: str
+    said: str
+    right: bool | None = None
+    expected: str = ""
+    images: tuple[Image.Image, ...] = ()
+    frames: tuple[Image.Image, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """A model's part of the demo: what it was asked, and the seconds that it took."""
+
+    shown: tuple[Shown, ...]
+    loading_s: float
+    answering_s: float
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `sensorium demo`."""
@@ -43,8 +72,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--sheet", type=Path, default=Path("demo-pictures.png"), metavar="FILE",
         help="where the pictures go, as one image (default: %(default)s)",
     )  # fmt: skip
-    parser.add_argument("--image", type=Path, metavar="FILE", help="ask about a picture of yours")
-    parser.add_argument("--ask", metavar="TEXT", help="the question about it (with --image)")
+    own = parser.add_mutually_exclusive_group()
+    for kind, name in OWN_FILES.items():
+        own.add_argument(f"--{kind}", type=Path, metavar="FILE", help=f"ask about {name} of yours")
+    parser.add_argument("--ask", metavar="TEXT", help="the question about that file")
     parser.add_argument(
         "--no-preview", action="store_true", help="no pictures in the terminal, only text"
     )
@@ -59,33 +90,42 @@ def _positive(text: str) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Answer, show, score. Returns the exit status: 2 where the options or files are wrong."""
-    if (args.image is None) != (args.ask is None):
-        print("sensorium demo: --image and --ask go together", file=sys.stderr)
+    from sensorium.errors import SensoriumError
+
+    own = [(kind, file) for kind in OWN_FILES if (file := getattr(args, kind)) is not None]
+    if bool(own) != (args.ask is not None):
+        options = ", ".join(f"--{kind}" for kind in OWN_FILES)
+        print(f"sensorium demo: --ask goes together with one of {options}", file=sys.stderr)
         return 2
     try:
-        if args.image is not None:
-            return _own_picture(args.image, args.ask, preview=not args.no_preview)
-        return _drawn(args)
+        return _own_file(*own[0], args.ask, preview=not args.no_preview) if own else _drawn(args)
     except OSError as error:
         print(f"sensorium demo: {error.filename}: {error.strerror}", file=sys.stderr)
-        return 2
+    except SensoriumError as error:
+        print(f"sensorium demo: {error}", file=sys.stderr)
+    return 2
 
 
-def answers(llm: LLM, asked: Sequence[tuple[Sequence[Image.Image], str]]) -> list[str]:
-    """The model's answers to (pictures, question), greedily decoded, in order."""
+def answers(llm: LLM, items: Sequence[Item]) -> list[str]:
+    """The model's answers, greedily decoded, in order."""
+    asked = []
+    for item in items:
+        parts: list[dict[str, Any]] = [
+            {"type": "image_pil", "image_pil": image} for image in item.images
+        ]
+        if item.clip:
+            parts.append({"type": "video", "video": list(item.clip)})
+        asked.append((parts, item.question))
+    return _chat(llm, asked)
+
+
+def _chat(llm: LLM, asked: Sequence[tuple[Sequence[dict[str, Any]], str]]) -> list[str]:
+    """Answers to (media parts, question), greedily decoded, in order."""
     from sensorium import SamplingParams
 
     conversations = [
-        [
-            {
-                "role": "user",
-                "content": [
-                    *({"type": "image_pil", "image_pil": image} for image in images),
-                    {"type": "text", "text": question},
-                ],
-            }
-        ]
-        for images, question in asked
+        [{"role": "user", "content": [*parts, {"type": "text", "text": question}]}]
+        for parts, question in asked
     ]
     greedy = SamplingParams(temperature=0, max_tokens=48)
     outputs = llm.chat(conversations, sampling_params=greedy, use_tqdm=False)
@@ -93,11 +133,29 @@ def answers(llm: LLM, asked: Sequence[tuple[Sequence[Image.Image], str]]) -> lis
 
 
 def _drawn(args: argparse.Namespace) -> int:
+    print(ABOUT, end="\n\n")
+    rounds = [_drawings(args)]
+    shown = [one for part in rounds for one in part.shown]
+    for one in shown:
+        _show(one, preview=not args.no_preview)
+    _write_sheet(args.sheet, shown)
+    right = [one.right for one in shown if one.right is not None]
+    print(f"{sum(right)} of {len(right)} right. The pictures are in {args.sheet}.")
+    loading_s, answering_s = (
+        sum(getattr(part, name) for part in rounds) for name in ("loading_s", "answering_s")
+    )
+    print(f"Loading took {loading_s:.1f} s, answering {answering_s:.1f} s.")
+    print("Other pictures: --seed 2. A picture of yours: --image FILE --ask 'What shape is this?'")
+    return 0
+
+
+def _drawings(args: argparse.Namespace) -> Round:
+    """tiny-vl's part."""
     from sensorium import LLM
 
     from .questions import HELD_OUT, QUESTION_TYPES, draw_item, item_rng
+    from .score import is_right
 
-    print(ABOUT, end="\n\n")
     items = [
         draw_item(item_rng("demo", args.seed, i), HELD_OUT, QUESTION_TYPES[i % len(QUESTION_TYPES)])
         for i in range(args.count)
@@ -105,66 +163,73 @@ def _drawn(args: argparse.Namespace) -> int:
     begun = time.perf_counter()
     with LLM(model=str(model_path())) as llm:
         loaded = time.perf_counter()
-        said = answers(llm, [(item.images, item.question) for item in items])
+        said = answers(llm, items)
     finished = time.perf_counter()
-    right = [
-        _show(item, text, preview=not args.no_preview)
+    shown = tuple(
+        Shown(item.question, text, is_right(item, text), item.answer, item.images, item.clip)
         for item, text in zip(items, said, strict=True)
-    ]
-    _write_sheet(args.sheet, items, said, right)
-    print(f"{sum(right)} of {len(right)} right. The pictures are in {args.sheet}.")
-    print(f"Loading took {loaded - begun:.1f} s, answering {finished - loaded:.1f} s.")
-    print("Other pictures: --seed 2. A picture of yours: --image FILE --ask 'What shape is this?'")
-    return 0
+    )
+    return Round(shown, loaded - begun, finished - loaded)
 
 
-def _show(item: Item, said: str, *, preview: bool) -> bool:
-    from .score import is_right
-
-    _preview(item.images, preview)
-    right = is_right(item, said)
-    print(f"  {item.question}")
-    print(f"  {'right' if right else 'WRONG'}  {said}")
-    if not right:
-        print(f"         It should be: {item.answer}")
+def _show(one: Shown, *, preview: bool) -> None:
+    _preview(one, preview)
+    mark = "" if one.right is None else "right  " if one.right else "WRONG  "
+    print(f"  {one.question}\n  {mark}{one.said}")
+    if one.right is False:
+        print(f"         It should be: {one.expected}")
     print()
-    return right
 
 
-def _preview(images: Sequence[Image.Image], wanted: bool) -> None:
+def _preview(one: Shown, wanted: bool) -> None:
     """Half-block previews, where a terminal reads this; a file or a pipe gets none."""
     from .sheet import terminal_preview
 
     if wanted and sys.stdout.isatty():
-        print(terminal_preview(images))
+        if one.images:
+            print(terminal_preview(one.images))
+        if one.frames:
+            step = -(-len(one.frames) // 4)
+            print(terminal_preview(one.frames[::step], columns=18))
 
 
-def _write_sheet(
-    file: Path, items: Sequence[Item], said: Sequence[str], right: Sequence[bool]
-) -> None:
+def _write_sheet(file: Path, shown: Sequence[Shown]) -> None:
     from .sheet import Cell, contact_sheet
 
     cells = [
-        Cell(item.images, item.question, text, mark, item.answer)
-        for item, text, mark in zip(items, said, right, strict=True)
+        Cell(one.images, one.question, one.said, one.right, one.expected, one.frames)
+        for one in shown
     ]
     contact_sheet(cells, columns=6).save(file)
 
 
-def _own_picture(file: Path, question: str, *, preview: bool) -> int:
-    from PIL import Image, UnidentifiedImageError
-
+def _own_file(kind: str, file: Path, question: str, *, preview: bool) -> int:
+    """Answers one question about a file of the caller's."""
     from sensorium import LLM
+
+    images: tuple[Image.Image, ...] = ()
+    part: dict[str, Any] = {"type": kind, kind: file}
+    if kind == "image":
+        image = _opened(file)
+        if image is None:
+            print(f"sensorium demo: {file} is not an image that can be read", file=sys.stderr)
+            return 2
+        images, part = (image,), {"type": "image_pil", "image_pil": image}
+    else:
+        file.stat()  # a missing file is told before the model is loaded
+    print(ABOUT, end="\n\n")
+    with LLM(model=str(model_path())) as llm:
+        (said,) = _chat(llm, [([part], question)])
+    _show(Shown(question, said, images=images), preview=preview)
+    return 0
+
+
+def _opened(file: Path) -> Image.Image | None:
+    """The picture in a file; None: there is none."""
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(file) as opened:
-            image = opened.convert("RGB")
+            return opened.convert("RGB")
     except UnidentifiedImageError:
-        print(f"sensorium demo: {file} is not an image that can be read", file=sys.stderr)
-        return 2
-    print(ABOUT, end="\n\n")
-    _preview([image], preview)
-    with LLM(model=str(model_path())) as llm:
-        (said,) = answers(llm, [([image], question)])
-    print(f"  {question}\n  {said}")
-    return 0
+        return None

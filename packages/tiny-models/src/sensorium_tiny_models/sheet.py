@@ -1,4 +1,4 @@
-"""Pictures for people: a contact sheet as one image, and small previews for a terminal."""
+"""Pictures for people: a contact sheet as one image, filmstrips, small previews for a terminal."""
 
 from __future__ import annotations
 
@@ -12,18 +12,23 @@ from . import fonts
 
 _CELL_WIDTH, _PICTURE_HEIGHT, _LINE, _LINES = 250, 190, 15, 7
 _CAPTION_CHARACTERS = 36
+_FILM_EDGE = 3  # pixels of film between frames
 _RIGHT, _WRONG, _PLAIN = (20, 120, 40), (190, 20, 20), (40, 40, 40)
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One entry of a contact sheet; `right` is None where there is nothing to mark."""
+    """One entry of a contact sheet; `right` is None where there is nothing to mark.
+
+    `frames` are a clip's, shown as a filmstrip beside the images.
+    """
 
     images: tuple[Image.Image, ...]
     question: str
     answer: str
     right: bool | None = None
     expected: str = ""
+    frames: tuple[Image.Image, ...] = ()
 
 
 def contact_sheet(cells: Sequence[Cell], columns: int = 5) -> Image.Image:
@@ -38,9 +43,12 @@ def contact_sheet(cells: Sequence[Cell], columns: int = 5) -> Image.Image:
 
 
 def _draw_cell(sheet: Image.Image, left: int, top: int, cell: Cell) -> None:
-    width = (_CELL_WIDTH - 10) // max(1, len(cell.images)) - 4
+    pictures = list(cell.images)
+    if cell.frames:
+        pictures.append(filmstrip(cell.frames, _CELL_WIDTH - 14, _PICTURE_HEIGHT - 10))
+    width = (_CELL_WIDTH - 10) // max(1, len(pictures)) - 4
     x = left + 5
-    for image in cell.images:
+    for image in pictures:
         small = image.convert("RGB")
         small.thumbnail((width, _PICTURE_HEIGHT - 10))
         sheet.paste(small, (x, top + 5))
@@ -57,6 +65,28 @@ def _draw_cell(sheet: Image.Image, left: int, top: int, cell: Cell) -> None:
     for line, color in lines[:_LINES]:
         draw.text((left + 6, y), line, font=font, fill=color)
         y += _LINE
+
+
+def filmstrip(frames: Sequence[Image.Image], width: int, height: int) -> Image.Image:
+    """The frames in their order on black film, as large as `width` × `height` pixels allow."""
+    frame = frames[0]
+    best: tuple[float, int] = (0.0, 1)
+    for columns in range(1, len(frames) + 1):
+        rows = -(-len(frames) // columns)
+        scale = min(
+            (width / columns - _FILM_EDGE) / frame.width,
+            (height / rows - _FILM_EDGE) / frame.height,
+        )
+        best = max(best, (scale, columns))
+    scale, columns = best
+    side = max(1, int(frame.width * scale)), max(1, int(frame.height * scale))
+    step = side[0] + _FILM_EDGE, side[1] + _FILM_EDGE
+    rows = -(-len(frames) // columns)
+    film = Image.new("RGB", (columns * step[0], rows * step[1]), "black")
+    for index, one in enumerate(frames):
+        corner = index % columns * step[0] + 1, index // columns * step[1] + 1
+        film.paste(one.convert("RGB").resize(side, Image.Resampling.BOX), corner)
+    return film
 
 
 def terminal_preview(images: Sequence[Image.Image], columns: int = 28) -> str:
