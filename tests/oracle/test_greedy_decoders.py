@@ -16,20 +16,19 @@ from text_checkpoints import CASES, load_reference, make_text
 from sensorium import LLM, SamplingParams
 from sensorium.ops import extension
 
-GREEDY = SamplingParams(temperature=0.0, max_tokens=12, ignore_eos=True)
+GREEDY = SamplingParams(temperature=0.0, max_tokens=8, ignore_eos=True)
 #: Of prompts that the prefix cache holds: what differs there shows in the tokens behind them.
-AGAIN = replace(GREEDY, max_tokens=8)
+AGAIN = replace(GREEDY, max_tokens=4)
 #: Room for what all prompts leave in the prefix cache.
 MEMORY = {"kv_cache_memory_bytes": 2**25}
 #: The attention backend that is forced, if any, and options.
 ENGINES: dict[str, tuple[str | None, dict[str, Any]]] = {
-    "one at a time": (None, {"max_num_seqs": 1}),
+    "one at a time, no prefix cache": (
+        None,
+        {"max_num_seqs": 1, "enable_prefix_caching": False},
+    ),
     "mixed batches": ("paged", {}),
     "mixed batches, in plain torch": ("reference", {}),
-    "chunks of 16, no prefix cache": (
-        None,
-        {"max_num_batched_tokens": 16, "enable_prefix_caching": False},
-    ),
     "chunks of 7, small pages": (
         None,
         {"max_num_batched_tokens": 7, "page_size": 4, "max_num_seqs": 4},

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from attention_backends import Attention
+from attention_backends import Attention, engines
 from family_helpers import loaded, model_context, open_folder, random_image
 from greedy import Remembered
 from greedy_images import (
@@ -92,7 +92,7 @@ def reference(folder: Path) -> Comparer:
     return Comparer(folder)
 
 
-@pytest.mark.parametrize("options", ENGINES.values(), ids=ENGINES)
+@engines(ENGINES, plain=("defaults", "chunks of 16"))
 def test_greedy_tokens_equal_the_references(
     folder: Path, reference: Comparer, options: dict[str, Any], attention: Attention
 ) -> None:

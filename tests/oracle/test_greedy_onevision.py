@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from attention_backends import Attention
+from attention_backends import Attention, engines
 from family_helpers import loaded, make_adapter, open_folder, random_image
 from greedy import Remembered
 from greedy_images import (
@@ -93,7 +93,7 @@ def reference(folder: Path) -> Comparer:
     return Comparer(folder)
 
 
-@pytest.mark.parametrize("options", ENGINES.values(), ids=ENGINES)
+@engines(ENGINES, plain=("defaults", "chunks of 16"))
 def test_greedy_tokens_equal_transformers(
     folder: Path, reference: Comparer, options: dict[str, Any], attention: Attention
 ) -> None:

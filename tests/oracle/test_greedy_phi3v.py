@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from attention_backends import DECODER, TOWER, Attention
+from attention_backends import DECODER, TOWER, Attention, engines
 from family_helpers import random_image
 from greedy_images import (
     ENGINES,
@@ -62,7 +62,7 @@ def reference(folder: Path) -> Comparer:
     return Comparer(folder)
 
 
-@pytest.mark.parametrize("options", ENGINES.values(), ids=ENGINES)
+@engines(ENGINES, plain=("defaults", "chunks of 16"))
 def test_greedy_tokens_equal_the_references(
     folder: Path, reference: Comparer, options: dict[str, Any], attention: Attention
 ) -> None:

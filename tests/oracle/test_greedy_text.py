@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from attention_backends import DECODER, Attention
+from attention_backends import DECODER, Attention, engines
 from greedy import Comparison, Remembered
 from tiny_checkpoints import make_llama, make_qwen2
 from transformers import AutoModelForCausalLM
 
 from sensorium import LLM, SamplingParams
 
-GREEDY = SamplingParams(temperature=0.0, repetition_penalty=1.0, max_tokens=24, ignore_eos=True)
+GREEDY = SamplingParams(temperature=0.0, repetition_penalty=1.0, max_tokens=12, ignore_eos=True)
 #: Of prompts that the prefix cache holds: what differs there shows in the tokens behind them.
 AGAIN = replace(GREEDY, max_tokens=8)
 MAKERS: dict[str, Callable[..., Path]] = {"llama": make_llama, "qwen2": make_qwen2}
@@ -61,7 +61,7 @@ def logits_of(folder: Path) -> Callable[[tuple[int, ...]], torch.Tensor]:
     return logits_of
 
 
-@pytest.mark.parametrize("options", ENGINES.values(), ids=ENGINES)
+@engines(ENGINES, plain=("defaults", "chunks of 16"))
 def test_greedy_tokens_equal_transformers(
     folder: Path,
     logits_of: Callable[[tuple[int, ...]], torch.Tensor],

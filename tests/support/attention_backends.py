@@ -6,6 +6,8 @@ A ``conftest.py`` imports the fixture.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
 import torch
@@ -34,6 +36,19 @@ class Attention:
             assert not missing, f"not by the extension: {missing}; it ran {+ran}"
         else:
             assert not +ran, f"the extension ran {+ran}"
+
+
+def engines(options: Mapping[str, Any], *, plain: tuple[str, ...]) -> pytest.MarkDecorator:
+    """Parametrizes a test by "attention" and "options".
+
+    Args:
+        options: an engine's, by name; each is tried with the extension.
+        plain: names of those that are tried in plain torch as well. What the scheduler and the
+            caches do is the same under both: a few engines tell whether the backend fits in.
+    """
+    named = [("paged", name) for name in options] + [("reference", name) for name in plain]
+    cases = [pytest.param(b, options[name], id=f"{b}-{name}") for b, name in named]
+    return pytest.mark.parametrize(("attention", "options"), cases, indirect=["attention"])
 
 
 @pytest.fixture(params=["paged", "reference"])

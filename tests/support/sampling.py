@@ -22,13 +22,27 @@ def sample(
     logits: Tensor, requests: Sequence[RunningRequest]
 ) -> tuple[list[SampledTokens], dict[str, str]]:
     """``choose``, and what came of it; the requests get slots by their order."""
-    counts = TokenCounts(max(1, len(requests)), logits.shape[-1], logits.device)
-    for slot, running in enumerate(requests):
-        running.slot, running.num_counted = slot, 0
-        counts.start(running)
-        counts.take(running)
+    counts = counted(requests, logits)
     choice = choose(logits, requests, counts, masks_of(requests, logits.shape[-1]))
     return choice.read(Download(choice.tensors).wait())
+
+
+def counted(requests: Sequence[RunningRequest], logits: Tensor) -> TokenCounts:
+    """Each distinct prompt and answer is counted once: thousands of requests may have the same."""
+    counts = TokenCounts(max(1, len(requests)), logits.shape[-1], logits.device)
+    first: dict[object, int] = {}
+    for slot, running in enumerate(requests):
+        given = (running.request.token_ids, tuple(running.generated))
+        running.slot, running.num_counted = first.setdefault(given, slot), 0
+        if running.slot == slot:
+            counts.start(running)
+            counts.take(running)
+    slots = [running.slot for running in requests]
+    for table in (counts.in_prompt, counts.in_answer):
+        table[: len(slots)] = table[slots]
+    for slot, running in enumerate(requests):
+        running.slot, running.num_counted = slot, len(running.generated)
+    return counts
 
 
 def masks_of(requests: Sequence[RunningRequest], vocab_size: int) -> Masks | None:
