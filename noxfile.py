@@ -52,7 +52,6 @@ NOT_QUICK = (
     "packages/media-audio/tests/towers",
     "packages/media-image/tests/families/test_chat.py",
     "packages/media-image/tests/kind/test_fuzz.py",
-    "packages/media-image/tests/kind/test_fuzz_long.py",
     "packages/media-image/tests/test_anyres.py",
     "packages/media-image/tests/test_contracts.py",
     "packages/media-image/tests/test_smart_resize.py",

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import random
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from mutated_files import MOST_GROWTH_BYTES, NUM_FILES, Trial, mutate, outcome, tried
 from PIL import Image
 
-from sensorium.errors import LimitError, MediaError
+from sensorium.errors import MediaError
 from sensorium.types import BytesSource
 from sensorium_media_image.kind import ImageKind
 
-FILES = [
+FILES: list[tuple[str, str, dict[str, Any]]] = [
     ("JPEG", "RGB", {"quality": 80}),
     ("JPEG", "CMYK", {"progressive": True}),
     ("PNG", "RGBA", {}),
@@ -28,35 +34,31 @@ FILES = [
 NUM_MUTATIONS = 500
 
 
-def outcome(kind: ImageKind, data: bytes) -> str:
+KIND = ImageKind({"max_image_pixels": 1_000_000})
+
+
+def load(data: bytes) -> None:
     source = BytesSource(data)
-    try:
-        probe = kind.probe([source])
-        loaded = kind.load([source])
-    except (MediaError, LimitError) as error:
-        assert str(error).endswith(".")  # noqa: PT017 - which outcome it is isn't known before
-        return type(error).__name__
+    probe = KIND.probe([source])
+    loaded = KIND.load([source])
     assert loaded.value.shape == (*loaded.shape.size, 3)
     assert sorted(probe.shape.size) == sorted(loaded.shape.size)
-    return "loaded"
 
 
-def mutate(data: bytes, rng: random.Random) -> bytes:
-    mutated = bytearray(data)
-    for _ in range(rng.choice([1, 1, 2, 5, 20])):
-        at = int(len(mutated) * rng.random() ** 2)  # headers more often than pixels
-        action = rng.randrange(4)
-        if action == 0:
-            mutated[at] = rng.randrange(256)
-        elif action == 1:
-            mutated[at] ^= 1 << rng.randrange(8)
-        elif action == 2:
-            del mutated[at : at + rng.randrange(1, 9)]
-        else:
-            mutated[at:at] = rng.randbytes(rng.randrange(1, 9))
-        if not mutated:
-            break
-    return bytes(mutated)
+def small_files(folder: Path) -> list[bytes]:
+    """One in every format, and JPEG in every subsampling."""
+    pixels = np.random.default_rng(3).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    files = []
+    for name, mode, options in FILES:
+        for subsampling in (0, 1, 2) if name == "JPEG" and mode == "RGB" else (None,):
+            picture, out = Image.fromarray(pixels).convert(mode), io.BytesIO()
+            more = {} if subsampling is None else {"subsampling": subsampling}
+            picture.save(out, name, **options, **more)
+            files.append(out.getvalue())
+    return files
+
+
+TRIAL = Trial(small_files, load)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -69,11 +71,10 @@ def test_mutated_files(
     if name in ("JPEG", "PNG", "WebP"):
         options = {**options, "exif": exif}
     data = encode(noise.convert(mode), name, **options)
-    kind = ImageKind({"max_image_pixels": 1_000_000})
-    assert outcome(kind, data) == "loaded"
+    assert outcome(load, data) == "loaded"
     rng = random.Random(f"{name} {mode}")
-    outcomes = {outcome(kind, mutate(data, rng)) for _ in range(NUM_MUTATIONS)}
-    assert "MediaError" in outcomes
+    outcomes = {outcome(load, mutate(data, rng)) for _ in range(NUM_MUTATIONS)}
+    assert "refused" in outcomes
 
 
 @pytest.mark.parametrize(("name", "mode", "options"), FILES)
@@ -82,9 +83,8 @@ def test_cut_files(
 ) -> None:
     pixels = np.random.default_rng(1).integers(0, 256, (40, 50, 3), dtype=np.uint8)
     data = encode(Image.fromarray(pixels).convert(mode), name, **options)
-    kind = ImageKind({})
     for length in range(0, len(data) // 2, max(1, len(data) // 60)):
-        assert outcome(kind, data[:length]) == "MediaError", f"cut after {length} bytes"
+        assert outcome(load, data[:length]) == "refused", f"cut after {length} bytes"
 
 
 def test_a_second_header_is_found_out(encode: Callable[..., bytes], noise: Image.Image) -> None:
@@ -97,8 +97,54 @@ def test_a_second_header_is_found_out(encode: Callable[..., bytes], noise: Image
 
 
 def test_no_warning_is_left_behind(encode: Callable[..., bytes], noise: Image.Image) -> None:
-    kind = ImageKind({})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for name in ("JPEG", "PNG", "WebP", "GIF", "BMP"):
-            assert outcome(kind, encode(noise, name)) == "loaded"
+            assert outcome(load, encode(noise, name)) == "loaded"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_few_hundred_files(popen: type[subprocess.Popen[str]], tmp_path: Path) -> None:
+    found = tried(popen, __file__, 500, tmp_path)
+    assert found.total == 500
+    assert min(found.loaded, found.refused) > 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_hundred_thousand_files(tmp_path: Path) -> None:
+    found = tried(subprocess.Popen, __file__, NUM_FILES, tmp_path)
+    assert found.total == NUM_FILES
+    assert min(found.loaded, found.refused) > NUM_FILES // 20
+    assert found.growth_bytes < MOST_GROWTH_BYTES
+
+
+PLANTED = """
+import os, time
+from mutated_files import Trial
+
+def load(data):
+    if data != b"x" * 64:
+        {fault}
+
+TRIAL = Trial(lambda folder: [b"x" * 64], load, patience_s=0.5)
+"""
+
+
+@pytest.mark.parametrize(
+    ("fault", "word"),
+    [
+        ("raise KeyError('a surprise')", "KeyError"),
+        ("os.abort()", "Aborted"),
+        ("time.sleep(3600)", "Timeout"),
+    ],
+)
+def test_a_planted_fault_is_found(
+    popen: type[subprocess.Popen[str]], tmp_path: Path, fault: str, word: str
+) -> None:
+    file = tmp_path / "trial.py"
+    file.write_text(PLANTED.format(fault=fault))
+    with pytest.raises(AssertionError, match=word):
+        tried(popen, str(file), 20, tmp_path)
+    assert (tmp_path / "last").read_bytes() != b"x" * 64
