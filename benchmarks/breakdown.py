@@ -43,7 +43,7 @@ from pathlib import Path
 import torch
 from engines import Engine, Request
 from engines.ours import Sensorium
-from serving import MEASURES, Sizes, Work, named_model
+from serving import MEASURES, UNNAMED, Sizes, Work, named_model, wanted_of
 from traces.marks import MEDIA, PHASES, RUN, STEP, Marks
 from traces.trace import Kernel, Trace, clipped, covered_us, innermost, name_at, replays
 
@@ -69,6 +69,7 @@ CALLS = {
     "d": ("first", "all"),
     "e": ("new", "new question", "same"),
     "f": ("shared", "own"),
+    "i": ("new", "new question", "same"),
 }
 
 
@@ -294,7 +295,7 @@ def measured(letter: str, work: Work, watched: Watched, marks: Marks) -> list[Br
 
 def scaled(sizes: Sizes, share: float) -> Sizes:
     """Fewer requests, pages and steps."""
-    names = ("requests", "pages", "decode_len")
+    names = ("requests", "pages", "clips", "decode_len")
     return replace(sizes, **{name: max(2, round(share * getattr(sizes, name))) for name in names})
 
 
@@ -304,21 +305,20 @@ def main() -> None:
     on_gpu = torch.cuda.is_available()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="qwen25vl-3b" if on_gpu else "tiny")
-    parser.add_argument("--only", default=",".join(MEASURES), help="letters, with commas")
+    parser.add_argument("--only", default=UNNAMED, help="letters, with commas")
     parser.add_argument("--share", type=float, default=1.0, help="of requests, pages and steps")
     parser.add_argument("--options", default="{}", help="JSON: more options of the engine")
     parser.add_argument("--json", type=Path, help="keeps every figure")
     parser.add_argument("--traces", type=Path, help="a folder that keeps the traces, numbered")
     given = parser.parse_args()
-    wanted = given.only.split(",")
-    if unknown := set(wanted) - set(MEASURES):
-        parser.error(f"there is no measure {', '.join(unknown)}; there are {', '.join(MEASURES)}")
     model = named_model(given.model)
+    wanted, needed = wanted_of(given.only, model)
+    options = needed | json.loads(given.options) | {"engine_process": False}
     if given.traces:
         given.traces.mkdir(parents=True, exist_ok=True)
     marks = Marks()
     marks.check("cuda" if on_gpu else "cpu")  # before graphs are captured: CUPTI is there then
-    engine = Sensorium(model.folder, json.loads(given.options) | {"engine_process": False})
+    engine = Sensorium(model.folder, options)
     watched = Watched(engine, given.traces)
     # Threads, not processes: this one has a GPU, and others that a fork would lose.
     work = Work(watched, model, scaled(model.sizes, given.share), ThreadPoolExecutor)
@@ -328,8 +328,6 @@ def main() -> None:
     rows: list[Breakdown] = []
     with engine.llm:
         for letter in wanted:
-            if MEASURES[letter][1] and model.image is None:
-                continue
             found = measured(letter, work, watched, marks)
             print("\n".join(text for row in found for text in details(row)), flush=True)
             rows += found

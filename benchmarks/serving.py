@@ -9,11 +9,16 @@
     e  first token with a 1344×1344 picture: new, the same and a new question, the same request
     f  8 requests with 4 pictures of 672×672: the same four for all, four each of their own
     g  requests of a new 1275×1650 PNG page and 64 tokens → 128 tokens
+    h  requests of 10 s of new sound and 64 tokens → 128 tokens
+    i  first token with a clip of one minute, 120 frames of 640×360: new, the same and a new
+       question, the same request
+    j  64 requests of such a clip, each its own, and 64 tokens → 128 tokens
 
 Greedy, end-of-text ignored. Every repeat draws new tokens and pictures, so that no cache holds them
 unless the measure is about the cache; one unrecorded pass goes before. ``--model`` is one of
 ``checkpoints/shapes.py`` or a folder; without it, a machine without a GPU gets a tiny model and a
-few requests. A model without a tower is measured on text. ``--engine`` is "ours",
+few requests. What a model doesn't take is left out; h, i and j are measured where ``--only`` names
+them, i and j with a context of 32,768 tokens. ``--engine`` is "ours",
 "theirs" (transformers) or ``module:Class`` with the interface of ``engines/``.
 """
 
@@ -25,20 +30,25 @@ import io
 import json
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from checkpoints.shapes import SHAPES, image_of, shape
+from checkpoints.shapes import SHAPES, shape, spellings
 from engines import Engine, Request
 from pages import page
 from PIL import Image
 
 ENGINES = {"ours": "engines.ours:Sensorium", "theirs": "engines.theirs:Transformers"}
 Figures = dict[str, float]
+SOUND_RATE = 16_000
+FRAME_HEIGHT, FRAME_WIDTH = 360, 640
+#: Tokens of context that a clip of one minute fits into.
+CLIP_CONTEXT = 32_768
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +60,12 @@ class Sizes:
     decode_len: int = 256
     batch: int = 64
     pages: int = 128
+    clips: int = 64
+    frames: int = 120
+    sound_s: int = 10
 
 
-SMALL = Sizes(requests=4, out_len=8, decode_len=16, batch=4, pages=2)
+SMALL = Sizes(requests=4, out_len=8, decode_len=16, batch=4, pages=2, clips=2, frames=8, sound_s=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +73,12 @@ class Model:
     """Whose serving is measured.
 
     Attributes:
-        image: as ``image_of`` tells; None: it takes text alone.
+        spellings: kind → an item in a prompt; what isn't there isn't taken.
         vocab_size: of which prompts are drawn.
     """
 
     folder: Path
-    image: list[int] | str | None
+    spellings: Mapping[str, list[int] | str]
     vocab_size: int
     sizes: Sizes
 
@@ -74,38 +87,54 @@ def named_model(name: str) -> Model:
     """One of ``SHAPES``, or a folder."""
     folder = shape(name) if name in SHAPES else Path(name)
     config = json.loads((folder / "config.json").read_text())
-    sizes = SMALL if name in ("tiny", "tiny-text") else Sizes()
-    return Model(folder, image_of(config), config["vocab_size"], sizes)
+    sizes = SMALL if name.startswith("tiny") else Sizes()
+    return Model(folder, spellings(config), config["vocab_size"], sizes)
 
 
-class Work:
-    """Draws requests and times an engine on them; ``pool`` makes what draws pages."""
+class Requests:
+    """Draws requests; ``pool`` makes what draws pages."""
 
     def __init__(
         self,
-        engine: Engine,
         model: Model,
         sizes: Sizes,
         pool: Callable[[], Executor] = ProcessPoolExecutor,
+        seed: int = 0,
     ) -> None:
-        self.engine = engine
         self.model = model
         self.sizes = sizes
         self._pool = pool
-        self._rng = np.random.default_rng(0)
+        self._rng = np.random.default_rng(seed)
+        self._frames: np.ndarray | None = None
 
-    def request(self, images: Sequence[Image.Image], num_tokens: int) -> Request:
-        """Pictures and random tokens behind them; of text, letters, which are a token each."""
-        image, vocab_size = self.model.image, self.model.vocab_size
-        if isinstance(image, str):
+    def request(self, num_tokens: int, kind: str = "image", items: Sequence[Any] = ()) -> Request:
+        """Items and random tokens behind them; of text, letters, which are a token each."""
+        spelling = self.model.spellings.get(kind, [])
+        media = {kind: list(items)} if items else {}
+        if isinstance(spelling, str):
             letters = bytes(self._rng.integers(ord("a"), ord("z") + 1, num_tokens).tolist())
-            return Request(image * len(images) + letters.decode(), list(images))
+            return Request(spelling * len(items) + letters.decode(), media)
+        vocab_size = self.model.vocab_size
         drawn = self._rng.integers(vocab_size // 150, 3 * vocab_size // 4, num_tokens)
-        return Request([*(image or []) * len(images), *drawn.tolist()], list(images))
+        return Request([*spelling * len(items), *drawn.tolist()], media)
 
     def noise(self, side: int) -> Image.Image:
         """A picture that no cache has seen."""
         return Image.fromarray(self._rng.integers(0, 256, (side, side, 3), dtype=np.uint8))
+
+    def sound(self) -> tuple[np.ndarray, int]:
+        """Noise that no cache has heard."""
+        length = SOUND_RATE * self.sizes.sound_s
+        return self._rng.standard_normal(length, dtype=np.float32) / 8, SOUND_RATE
+
+    def clip(self) -> np.ndarray:
+        """Frames that no cache has seen: the same noise, in other colours each time."""
+        if self._frames is None:
+            shape = (self.sizes.frames, FRAME_HEIGHT, FRAME_WIDTH, 3)
+            self._frames = self._rng.integers(0, 256, shape, dtype=np.uint8)
+        frames = self._frames ^ self._rng.integers(0, 256, 3, dtype=np.uint8)
+        frames[:, 0] = self._rng.integers(0, 256, frames[:, 0].shape, dtype=np.uint8)
+        return frames
 
     def pages(self, count: int) -> list[Image.Image]:
         """Pages as PNG, not decoded yet."""
@@ -113,6 +142,14 @@ class Work:
         with self._pool() as pool:
             files = list(pool.map(page, seeds, chunksize=8))
         return [Image.open(io.BytesIO(file)) for file in files]
+
+
+class Work(Requests):
+    """Draws requests and times an engine on them."""
+
+    def __init__(self, engine: Engine, *drawn: Any, **options: Any) -> None:
+        super().__init__(*drawn, **options)
+        self.engine = engine
 
     def seconds(self, requests: Sequence[Request], out_len: int) -> float:
         """Until the last answer is there."""
@@ -132,7 +169,7 @@ class Work:
     def decode(self, batch: int) -> Figures:
         """What each further token of each of ``batch`` requests takes."""
         first_s, all_s = (
-            self.seconds([self.request([], 128) for _ in range(batch)], out_len)
+            self.seconds([self.request(128) for _ in range(batch)], out_len)
             for out_len in (1, self.sizes.decode_len)
         )
         return {"ms a step": 1e3 * (all_s - first_s) / (self.sizes.decode_len - 1)}
@@ -141,19 +178,23 @@ class Work:
 def pictures(work: Work) -> Figures:
     """a."""
     return work.throughput(
-        [work.request([work.noise(448)], 64) for _ in range(work.sizes.requests)]
+        [work.request(64, "image", [work.noise(448)]) for _ in range(work.sizes.requests)]
     )
 
 
 def text(work: Work) -> Figures:
     """b."""
-    return work.throughput([work.request([], 512) for _ in range(work.sizes.requests)])
+    return work.throughput([work.request(512) for _ in range(work.sizes.requests)])
 
 
 def first_token(work: Work) -> Figures:
     """e."""
-    image = work.noise(1344)
-    first, other = work.request([image], 64), work.request([image], 64)
+    return first_tokens(work, "image", work.noise(1344))
+
+
+def first_tokens(work: Work, kind: str, item: Any) -> Figures:
+    """Of a new item, of a question about it, and of the same request."""
+    first, other = work.request(64, kind, [item]), work.request(64, kind, [item])
     asked = {"new, ms": first, "new question, ms": other, "same request, ms": first}
     return {name: 1e3 * work.seconds([request], 1) for name, request in asked.items()}
 
@@ -161,26 +202,64 @@ def first_token(work: Work) -> Figures:
 def shared(work: Work) -> Figures:
     """f."""
     four = [work.noise(672) for _ in range(4)]
-    same = [work.request(four, 32) for _ in range(8)]
-    own = [work.request([work.noise(672) for _ in range(4)], 32) for _ in range(8)]
+    same = [work.request(32, "image", four) for _ in range(8)]
+    own = [work.request(32, "image", [work.noise(672) for _ in range(4)]) for _ in range(8)]
     out_len = work.sizes.out_len // 2
     return {"the same four, s": work.seconds(same, out_len), "own, s": work.seconds(own, out_len)}
 
 
 def png_pages(work: Work) -> Figures:
     """g."""
-    return work.throughput([work.request([i], 64) for i in work.pages(work.sizes.pages)])
+    pages = work.pages(work.sizes.pages)
+    return work.throughput([work.request(64, "image", [page]) for page in pages])
 
 
-MEASURES: dict[str, tuple[Callable[[Work], Figures], bool]] = {
-    "a": (pictures, True),
-    "b": (text, False),
-    "c": (lambda work: work.decode(1), False),
-    "d": (lambda work: work.decode(work.sizes.batch), False),
-    "e": (first_token, True),
-    "f": (shared, True),
-    "g": (png_pages, True),
+def sounds(work: Work) -> Figures:
+    """h."""
+    count = work.sizes.requests
+    return work.throughput([work.request(64, "audio", [work.sound()]) for _ in range(count)])
+
+
+def first_token_of_clip(work: Work) -> Figures:
+    """i."""
+    return first_tokens(work, "video", work.clip())
+
+
+def clips(work: Work) -> Figures:
+    """j."""
+    count = work.sizes.clips
+    return work.throughput([work.request(64, "video", [work.clip()]) for _ in range(count)])
+
+
+#: Letter → measure, and the kind that it needs; "": text.
+MEASURES: dict[str, tuple[Callable[[Work], Figures], str]] = {
+    "a": (pictures, "image"),
+    "b": (text, ""),
+    "c": (lambda work: work.decode(1), ""),
+    "d": (lambda work: work.decode(work.sizes.batch), ""),
+    "e": (first_token, "image"),
+    "f": (shared, "image"),
+    "g": (png_pages, "image"),
+    "h": (sounds, "audio"),
+    "i": (first_token_of_clip, "video"),
+    "j": (clips, "video"),
 }
+UNNAMED = "a,b,c,d,e,f,g"
+
+
+def wanted_of(given: str, model: Model) -> tuple[list[str], dict[str, Any]]:
+    """The letters that a model can be measured by, and the options that they need.
+
+    Raises:
+        SystemExit: there is no such measure.
+    """
+    letters = given.split(",")
+    if unknown := set(letters) - set(MEASURES):
+        raise SystemExit(f"there is no measure {', '.join(unknown)}; there are {list(MEASURES)}")
+    kinds = {letter: MEASURES[letter][1] for letter in letters}
+    taken = [letter for letter, kind in kinds.items() if not kind or kind in model.spellings]
+    needs_room = any(kinds[letter] == "video" for letter in taken)
+    return taken, {"max_model_len": CLIP_CONTEXT} if needs_room else {}
 
 
 def main() -> None:
@@ -189,33 +268,37 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="qwen25vl-3b" if on_gpu else "tiny")
     parser.add_argument("--engine", default="ours")
-    parser.add_argument("--only", default=",".join(MEASURES), help="letters, with commas")
-    parser.add_argument("--requests", type=int, help="of a and b")
+    parser.add_argument("--only", default=UNNAMED, help="letters, with commas")
+    parser.add_argument("--requests", type=int, help="of a, b and h")
     parser.add_argument("--options", default="{}", help="JSON: more options of the engine")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--json", type=Path, help="keeps every figure")
     given = parser.parse_args()
-    wanted = given.only.split(",")
-    if unknown := set(wanted) - set(MEASURES):
-        parser.error(f"there is no measure {', '.join(unknown)}; there are {', '.join(MEASURES)}")
     model = named_model(given.model)
+    wanted, needed = wanted_of(given.only, model)
+    options = needed | json.loads(given.options)
     sizes = replace(model.sizes, requests=given.requests or model.sizes.requests)
     module, _, name = ENGINES.get(given.engine, given.engine).partition(":")
     start = time.perf_counter()
-    engine = getattr(importlib.import_module(module), name)(model.folder, json.loads(given.options))
+    engine = getattr(importlib.import_module(module), name)(model.folder, options)
     print(f"{given.engine} on {given.model}, torch {torch.__version__}: ", end="")
     print(f"ready in {time.perf_counter() - start:.1f} s", flush=True)
     print("| measure | | median | least | greatest |\n| --- | --- | ---: | ---: | ---: |")
     work = Work(engine, model, sizes)
+    warm_up = Work(engine, model, replace(sizes, clips=min(4, sizes.clips)), seed=1)
+    rows = []
     for letter in wanted:
-        measure, needs_pictures = MEASURES[letter]
-        if needs_pictures and model.image is None:
-            continue
-        measure(work)
+        measure, _ = MEASURES[letter]
+        measure(warm_up if letter == "j" else work)
         repeats = [measure(work) for _ in range(given.repeats)]
         for what in repeats[0]:
             values = [figures[what] for figures in repeats]
+            rows.append({"measure": letter, "what": what, "values": values})
             row = f"{statistics.median(values):.2f} | {min(values):.2f} | {max(values):.2f}"
             print(f"| {letter} | {what} | {row} |", flush=True)
+    if given.json:
+        about = {"engine": given.engine, "model": given.model, "torch": torch.__version__}
+        given.json.write_text(json.dumps(about | {"rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+from sensorium.models.manifests import Manifest
+from sensorium_media_audio.manifests import load_manifest as load_audio_manifest
 from sensorium_media_image.manifests import load_manifest
 
 FOLDER = Path(__file__).resolve().parent.parent / "results" / "shapes"
@@ -25,6 +27,7 @@ SPECIALS = (
 FIRST_SPECIAL = 151643
 #: An item of a prompt: start, pad, end.
 IMAGE_IDS = [FIRST_SPECIAL + i for i in (9, 12, 10)]
+VIDEO_IDS = [FIRST_SPECIAL + i for i in (9, 13, 10)]
 
 #: What a tiny model of the same kind has otherwise; for a machine without a GPU.
 TINY = {
@@ -61,16 +64,54 @@ OTHERS: Mapping[str, tuple[str, int, tuple[str, ...]]] = {
         ),
     ),
 }
-SHAPES = ("qwen25vl-3b", "qwen25-3b", "tiny", "tiny-text", *OTHERS)
+#: Llama-3.2-1B-Instruct, the text model of Ultravox's 1B: its published ``config.json`` as far as
+#: results depend on it, and the id of its first special token.
+LLAMA_1B = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 2048,
+    "intermediate_size": 8192,
+    "num_hidden_layers": 16,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 64,
+    "hidden_act": "silu",
+    "rms_norm_eps": 1e-5,
+    "max_position_embeddings": 131072,
+    "rope_theta": 500000.0,
+    "rope_scaling": {
+        "rope_type": "llama3",
+        "factor": 32.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    },
+    "tie_word_embeddings": True,
+    "vocab_size": 128256,
+}
+LLAMA_FIRST_SPECIAL = 128000
+LLAMA_SPECIALS = ("<|begin_of_text|>", "<|end_of_text|>", "<|reserved_special_token_0|>")
+#: Ultravox: its tower, and what a tiny one has otherwise.
+TINY_WHISPER = {
+    "d_model": 128,
+    "encoder_attention_heads": 2,
+    "encoder_ffn_dim": 256,
+    "encoder_layers": 2,
+    "num_hidden_layers": 2,
+}
+HEARING = ("ultravox-1b", "tiny-ultravox")
+SHAPES = ("qwen25vl-3b", "qwen25-3b", "tiny", "tiny-text", *OTHERS, *HEARING)
 
 
-def image_of(config: Mapping[str, Any]) -> list[int] | str | None:
-    """An image in a prompt of the model: token ids, or text where none stand for it; None: none."""
+def spellings(config: Mapping[str, Any]) -> dict[str, list[int] | str]:
+    """Kind → an item in a prompt of the model: token ids, or text where none stand for it."""
     if "img_processor" in config:
-        return [32044]
+        return {"image": [32044]}
     if config.get("model_type") == "minicpmv":
-        return "(<image>./</image>)"
-    return IMAGE_IDS if "vision_config" in config else None
+        return {"image": "(<image>./</image>)"}
+    if config.get("model_type") == "ultravox":
+        return {"audio": "<|audio|>"}
+    return {"image": IMAGE_IDS, "video": VIDEO_IDS} if "vision_config" in config else {}
 
 
 def shape(name: str) -> Path:
@@ -82,6 +123,15 @@ def shape(name: str) -> Path:
 
 
 def _write(folder: Path, name: str) -> None:
+    if name in HEARING:
+        manifest = load_audio_manifest("ultravox_v0_5_llama_3_2_1b")
+        is_tiny = name.startswith("tiny")
+        text = LLAMA_1B | (TINY | {"head_dim": 128} if is_tiny else {})
+        config = dict(manifest.config) | {"text_model_id": None, "text_config": text}
+        if is_tiny:
+            config["audio_config"] = dict(config["audio_config"]) | TINY_WHISPER
+        _write_files(folder, config, manifest, LLAMA_FIRST_SPECIAL, LLAMA_SPECIALS)
+        return
     default = ("qwen2_5_vl_3b", FIRST_SPECIAL, SPECIALS)
     manifest_name, first_special, specials = OTHERS.get(name, default)
     manifest = load_manifest(manifest_name)
@@ -92,6 +142,16 @@ def _write(folder: Path, name: str) -> None:
     if name in ("qwen25-3b", "tiny-text"):
         config = {key: value for key, value in config.items() if key not in _OF_PICTURES}
         config |= {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2"}
+    _write_files(folder, config, manifest, first_special, specials)
+
+
+def _write_files(
+    folder: Path,
+    config: Mapping[str, Any],
+    manifest: Manifest,
+    first_special: int,
+    specials: Sequence[str],
+) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     _tokenizer(first_special, specials).save(str(folder / "tokenizer.json"))
     _json(folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast"})

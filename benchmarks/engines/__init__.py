@@ -7,19 +7,21 @@ answers greedily, takes no notice of end-of-text, and returns how many tokens ea
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
-
-from PIL import Image
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A prompt: token ids with one placeholder an image, or text where a model needs it."""
+    """A prompt: token ids with one placeholder an item, or text where a model needs it.
+
+    Attributes:
+        media: kind → items.
+    """
 
     prompt: list[int] | str
-    images: list[Image.Image]
+    media: Mapping[str, list[Any]] = field(default_factory=dict)
 
 
 class Engine(Protocol):

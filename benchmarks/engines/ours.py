@@ -29,7 +29,7 @@ class Sensorium:
         """How many tokens each request got."""
         prompts: list[Any] = [
             {"prompt" if isinstance(request.prompt, str) else "prompt_token_ids": request.prompt}
-            | ({"multi_modal_data": {"image": request.images}} if request.images else {})
+            | ({"multi_modal_data": request.media} if request.media else {})
             for request in requests
         ]
         sampling = SamplingParams(

@@ -3,28 +3,60 @@
 from __future__ import annotations
 
 import base64
+import functools
 import io
 import json
 from typing import Any
 
 import numpy as np
+from pages import page
 from PIL import Image
 
 from load.client import Ask
 
 QUESTION = "What do you see, and where is it?"
 SIDE = 448
+#: Files for media threads → as many of them as are asked for at most.
+MOST_FILES = {"JPEG 1920×1080": 600, "PNG page 1275×1650": 200, "JPEG 320×240": 4000}
 
 
 def picture_url(seed: int, side: int = SIDE) -> str:
-    """A square JPEG as a data URL: soft patches and some grain; of 448×448 about 50 KB."""
+    """A square JPEG as a data URL; of 448×448 about 50 KB."""
+    return data_url("jpeg", jpeg(seed, side, side))
+
+
+def data_url(kind: str, file: bytes) -> str:
+    """A picture's file as a URL."""
+    return f"data:image/{kind};base64," + base64.b64encode(file).decode()
+
+
+def jpeg(seed: int, width: int, height: int) -> bytes:
+    """Soft patches and some grain."""
     rng = np.random.default_rng(seed)
     patches = Image.fromarray(rng.integers(0, 256, (14, 14, 3), dtype=np.uint8))
-    soft = np.asarray(patches.resize((side, side), Image.Resampling.BICUBIC), dtype=np.int16)
-    grain = rng.integers(-12, 13, (side, side, 1), dtype=np.int16)
+    soft = np.asarray(patches.resize((width, height), Image.Resampling.BICUBIC), dtype=np.int16)
+    grain = rng.integers(-12, 13, (height, width, 1), dtype=np.int16)
     buffer = io.BytesIO()
     Image.fromarray((soft + grain).clip(0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=85)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return buffer.getvalue()
+
+
+@functools.cache
+def some_files(name: str) -> tuple[bytes, ...]:
+    """A few of ``MOST_FILES``."""
+    kind, _, size = name.rpartition(" ")
+    width, height = (int(side) for side in size.split("×"))
+    seeds = range(8)
+    return tuple(page(i) if "PNG" in kind else jpeg(i, width, height) for i in seeds)
+
+
+def file_ask(name: str, serial: int) -> Ask:
+    """One token about one of ``MOST_FILES``, behind whose end a few bytes tell it from others."""
+    files = some_files(name)
+    file = files[serial % len(files)] + serial.to_bytes(8)
+    url = data_url(name.partition(" ")[0].lower(), file)
+    part = {"type": "image_url", "image_url": {"url": url}}
+    return ask(messages(serial, part), 1)
 
 
 def picture_part(seed: int, *, side: int = SIDE, named: bool = False) -> dict[str, Any]:
