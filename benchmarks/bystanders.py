@@ -50,7 +50,7 @@ class Gaps:
     def of(cls, gaps_s: Sequence[float]) -> Gaps:
         """Of all of them."""
         assert len(gaps_s) > 1, "the bystanders got no tokens"
-        cuts = statistics.quantiles(gaps_s, n=100)
+        cuts = statistics.quantiles(gaps_s, n=100, method="inclusive")
         return cls(1e3 * statistics.median(gaps_s), 1e3 * cuts[98], 1e3 * max(gaps_s))
 
     def __str__(self) -> str:
