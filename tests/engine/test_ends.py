@@ -28,7 +28,7 @@ FEW = SamplingParams(temperature=0.0, max_tokens=2, ignore_eos=True)
 OPTIONS: dict[str, Any] = {"dtype": "float32", "gpu_memory_utilization": 0.08, **ROOM}
 SUPPORT = Path(__file__).parents[1] / "support"
 #: A bound on what must come to an end; nothing is expected to take so long.
-PATIENCE_S = 60.0
+PATIENCE_S = 100.0
 
 
 # --- closed -------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from typing import Any
 
 PROGRAM = shutil.which("chromium") or shutil.which("chromium-browser")
 PROGRAM = PROGRAM or shutil.which("google-chrome")
-_PATIENCE_S = 90.0
+_PATIENCE_S = 100.0
 _FLAGS = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
 _FLAGS += ["--no-first-run", "--disable-background-networking", "--disable-extensions"]
 _FLAGS += ["--remote-debugging-pipe", "--window-size=1000,800"]

@@ -19,7 +19,7 @@ ENDLESS = SamplingParams(temperature=0.0, max_tokens=60_000, ignore_eos=True)
 #: For the engine: a context that holds one, and pages enough.
 ROOM: dict[str, Any] = {"max_model_len": 65_536, "kv_cache_memory_bytes": 2**26}
 #: A bound for what must come some time.
-PATIENCE_S = 90.0
+PATIENCE_S = 100.0
 _WAITS_IN = futures.Future.result.__code__
 
 

@@ -10,7 +10,7 @@ from sensorium.engine.client import ThreadClient
 from sensorium.types import EngineRequest
 
 #: Longer than any test's prompts are in preparation.
-_PATIENCE_S = 60.0
+_PATIENCE_S = 100.0
 
 
 def let_requests_meet(llm: LLM, num_requests: int) -> None:

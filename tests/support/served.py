@@ -22,7 +22,7 @@ from sensorium_server_openai.engine_port import Engine
 from sensorium_server_openai.middleware.gate import GateState
 from sensorium_server_openai.tracing import Tracing
 
-_PATIENCE_S = 60.0
+_PATIENCE_S = 100.0
 
 
 @dataclass

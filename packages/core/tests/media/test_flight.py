@@ -50,7 +50,7 @@ class Bench:
         self.flights: SingleFlight[str] = SingleFlight()
         self.work = Work(failures=failures)
         self.running: Future[tuple[str | None, bool]] = executor.submit(self.run_here)
-        assert self.work.begun.acquire(timeout=30)
+        assert self.work.begun.acquire(timeout=100)
 
     def run_here(self) -> tuple[str | None, bool]:
         return self.flights.run_here(b"k", self.work.find, self.work)

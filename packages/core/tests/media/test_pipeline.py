@@ -329,7 +329,7 @@ async def test_concurrent_requests_share_the_work(bench: Make, uuids: Any) -> No
     tasks = [
         asyncio.create_task(one.pipeline.prepare(one.items("abc", uuids=uuids))) for _ in range(4)
     ]
-    await asyncio.to_thread(one.kind.started.acquire, timeout=10)
+    await asyncio.to_thread(one.kind.started.acquire, timeout=100)
     await asyncio.sleep(0.05)
     tasks[0].cancel()
     one.kind.gate.set()
@@ -344,14 +344,14 @@ async def test_a_uuid_alone_finds_what_is_just_being_made(bench: Make) -> None:
     one = bench()
     one.kind.gate.clear()
     first = asyncio.create_task(one.pipeline.prepare(one.items("abc", uuids=["u"])))
-    await asyncio.to_thread(one.kind.started.acquire, timeout=10)
+    await asyncio.to_thread(one.kind.started.acquire, timeout=100)
     second = asyncio.create_task(one.pipeline.prepare(one.items(None, uuids=["u"])))
     await asyncio.sleep(0.01)
     one.kind.gate.set()
     assert (await first).items[0].key == (await second).items[0].key
     one.kind.gate.clear()
     first = asyncio.create_task(one.pipeline.prepare(one.items("b!", uuids=["v"])))
-    await asyncio.to_thread(one.kind.started.acquire, timeout=10)
+    await asyncio.to_thread(one.kind.started.acquire, timeout=100)
     second = asyncio.create_task(one.pipeline.prepare(one.items(None, uuids=["v"])))
     await asyncio.sleep(0.01)
     one.kind.gate.set()
@@ -365,7 +365,7 @@ async def test_the_loop_stays_free_while_media_are_read(bench: Make) -> None:
     one = bench()
     one.kind.gate.clear()
     task = asyncio.create_task(one.pipeline.prepare(one.items("abc")))
-    await asyncio.to_thread(one.kind.started.acquire, timeout=10)
+    await asyncio.to_thread(one.kind.started.acquire, timeout=100)
     for _ in range(10):
         await asyncio.sleep(0)
     assert not task.done()
@@ -394,7 +394,7 @@ async def test_close_ends_threads_and_waiting_requests(bench: Make) -> None:
     one = bench(num_threads=1)
     one.kind.gate.clear()
     running = asyncio.create_task(one.pipeline.prepare(one.items("a", uuids=["u"])))
-    await asyncio.to_thread(one.kind.started.acquire, timeout=10)
+    await asyncio.to_thread(one.kind.started.acquire, timeout=100)
     waiting = asyncio.create_task(one.pipeline.prepare(one.items("b", uuids=["v"])))
     await asyncio.sleep(0.01)
     closing = asyncio.create_task(asyncio.to_thread(one.pipeline.close))

@@ -22,7 +22,7 @@ def three_threads() -> Iterator[None]:
 
 @pytest.mark.usefixtures("three_threads")
 def test_only_the_workers_are_alone() -> None:
-    meet = threading.Barrier(2, timeout=20)
+    meet = threading.Barrier(2, timeout=100)
 
     def count() -> tuple[str, int]:
         meet.wait()  # so that both threads work

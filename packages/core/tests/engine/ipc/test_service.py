@@ -38,7 +38,7 @@ class Worker:
         self.channel.send(json.dumps({"path": sys.path, "package": path}).encode())
 
     def end(self) -> tuple[int, str]:
-        _, stderr = self.process.communicate(timeout=30)
+        _, stderr = self.process.communicate(timeout=100)
         return self.process.returncode, stderr
 
 
@@ -81,7 +81,7 @@ def test_a_parent_that_says_nothing_and_goes(worker: Worker) -> None:
 
 
 def test_a_process_that_was_not_started_by_its_parent_ends() -> None:
-    done = subprocess.run([*COMMAND, "0", "1"], timeout=30, check=False)
+    done = subprocess.run([*COMMAND, "0", "1"], timeout=100, check=False)
     assert done.returncode == 0
 
 
