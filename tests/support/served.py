@@ -52,13 +52,19 @@ class Served:
             headers = {"Content-Type": "application/json", **options.pop("headers", {})}
             return client.post(path, content=content, headers=headers, **options)
 
-    def send(self, method: str, path: str, body: Any) -> socket.socket:
-        """A request of which nothing is read; the caller closes the connection."""
+    def send(
+        self, method: str, path: str, body: Any, *, num_bytes: int | None = None
+    ) -> socket.socket:
+        """A request of which nothing is read; the caller closes the connection.
+
+        Args:
+            num_bytes: of the body that are sent, counted from its end if negative; None: all.
+        """
         content = json.dumps(body).encode()
         head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
         head += f"Content-Length: {len(content)}\r\n\r\n"
         connection = socket.create_connection(("127.0.0.1", self.port), _PATIENCE_S)
-        connection.sendall(head.encode() + content)
+        connection.sendall(head.encode() + content[:num_bytes])
         return connection
 
     def events(self, path: str, body: Any) -> list[Any]:

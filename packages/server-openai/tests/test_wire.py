@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from dataclasses import replace
 
 import pytest
-from scripted_engine import ScriptedEngine
+from scripted_engine import ENDLESS, ScriptedEngine, until
 from served import Served, served
 
 from sensorium_server_openai import Limits
 
 POST = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\n"
+ASK = {"messages": [{"role": "user", "content": "Hi"}], "stream": True}
 
 
 def talk(server: Served, *pieces: bytes) -> bytes:
@@ -42,6 +44,8 @@ HASTY = Limits(header_s=0.2, body_s=0.2, keep_alive_s=1, header_bytes=2000, head
         ((b"GET /" + b"a" * 3000,), b"431"),
         ((POST + b"".join(b"X-%d: 1\r\n" % i for i in range(30)) + b"\r\n",), b"431"),
         ((b"BREW /pot HTCPCP/1.0\r\n\r\n",), b"400"),
+        ((POST + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n",), b"400"),
+        ((POST + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",), b"400"),
     ],
 )
 def test_a_client_beyond_a_bound_is_cut_off(pieces: tuple[bytes, ...], status: bytes) -> None:
@@ -49,7 +53,20 @@ def test_a_client_beyond_a_bound_is_cut_off(pieces: tuple[bytes, ...], status: b
     with served(engine, limits=HASTY) as server:
         answer = talk(server, *pieces)
     assert answer.startswith(b"HTTP/1.1 " + status), answer[:200]
+    assert answer.count(b"HTTP/1.1") == 1
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == int(status)
     assert engine.num_begun == 0
+
+
+def test_a_trailer_without_end_is_cut_off() -> None:
+    with (
+        served(ScriptedEngine(), limits=replace(HASTY, body_s=3600)) as server,
+        socket.create_connection(("127.0.0.1", server.port)) as connection,
+    ):
+        connection.sendall(POST + b"Transfer-Encoding: chunked\r\n\r\n0\r\nX: ")
+        with pytest.raises(OSError):
+            while True:
+                connection.sendall(b"a" * 65536)
 
 
 def test_a_silent_connection_is_closed() -> None:
@@ -70,3 +87,52 @@ def test_headers_behind_a_proxy_and_pipelined_requests_are_served() -> None:
     with served(ScriptedEngine(), limits=HASTY) as server:
         answer = talk(server, request + request)
     assert answer.count(b"HTTP/1.1 200") == 2
+
+
+async def test_a_client_that_does_not_read_its_answer_is_cut_off() -> None:
+    engine = ScriptedEngine(["a" * 65536, ENDLESS])
+    with served(engine, limits=HASTY) as server:
+        connection = server.send("POST", "/v1/chat/completions", ASK)
+        await until(lambda: engine.num_aborted == 1)
+        await until(lambda: server.gate.running == 0)
+        connection.close()
+
+
+async def test_a_client_that_does_not_read_the_end_of_its_answer_is_cut_off() -> None:
+    """What the server has written is more than the system takes, and nothing comes after it."""
+    engine = ScriptedEngine(["a" * 2**25])
+    with served(engine, limits=HASTY) as server:
+        connection = server.send("POST", "/v1/chat/completions", ASK)
+        await until(lambda: server.gate.running == 0 and engine.num_begun == 1)
+        await until(lambda: not server.server.server_state.connections)
+        connection.close()
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        b"GARBAGE\r\n\r\n",
+        b"GET / HTTP/1.1\r\n" + b"X: 1\r\n" * 30 + b"\r\n",
+        b"GET /" + b"a" * 3000,
+    ],
+)
+def test_a_bad_request_behind_another_does_not_get_into_its_answer(second: bytes) -> None:
+    body = json.dumps(ASK).encode()
+    first = POST + b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
+    with served(ScriptedEngine(["a", ENDLESS]), limits=HASTY) as server:
+        answer = talk(server, first + body + second)
+    assert b"error" not in answer
+    assert answer.count(b"HTTP/1.1") <= 1
+
+
+def test_half_a_request_behind_another_waits_for_its_answer() -> None:
+    body = json.dumps(ASK).encode()
+    first = POST + b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
+    engine = ScriptedEngine(["a"] * 300 + ["b"], waits_before=300)
+    with served(engine, limits=HASTY) as server:
+        loop = server.loop
+        loop.call_soon_threadsafe(loop.call_later, 3 * HASTY.header_s, engine.go_on.set)
+        answer = talk(server, first + body + b"GET /ver")
+    whole, _, late = answer.partition(b"HTTP/1.1 408")
+    assert b"data: [DONE]" in whole
+    assert b"too slowly" in late

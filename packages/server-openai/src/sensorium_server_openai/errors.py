@@ -16,6 +16,7 @@ from typing import Any
 from starlette.responses import Response
 
 from sensorium import errors
+from sensorium_server_openai.flow import ServerEnding
 
 logger = logging.getLogger("sensorium.server")
 
@@ -88,6 +89,11 @@ def overloaded(message: str, *, status: int = 429, retry_s: float = _RETRY_S) ->
     return HTTPError(status, message, headers={"Retry-After": str(max(1, math.ceil(retry_s)))})
 
 
+def ending() -> HTTPError:
+    """The server ends; another may take its place."""
+    return overloaded("The server is ending.", status=503)
+
+
 def http_error(error: BaseException, request_id: str) -> HTTPError:
     """What a client is told of an exception; what is nobody's plan is logged with its trace."""
     if isinstance(error, HTTPError):
@@ -106,6 +112,8 @@ def http_error(error: BaseException, request_id: str) -> HTTPError:
         return overloaded(str(error), retry_s=error.retry_after_s)
     if isinstance(error, (errors.EngineClosedError, errors.EngineDeadError)):
         return overloaded(str(error), status=503)
+    if isinstance(error, ServerEnding):
+        return ending()
     if isinstance(error, errors.EngineError):
         return HTTPError(500, str(error))
     logger.error("request %s failed", request_id, exc_info=error)

@@ -14,12 +14,17 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 T = TypeVar("T")
+_DONE = b"data: [DONE]\n\n"
 #: An exception → the event that tells it inside a stream.
 TellError = Callable[[Exception], bytes]
 
 
 class ClientGone(Exception):
     """The client closed the connection; nobody waits for the answer."""
+
+
+class ServerEnding(Exception):
+    """The server ends and doesn't wait any longer for what runs."""
 
 
 async def until_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
@@ -132,6 +137,8 @@ class EventStream(Response):
             await until_gone(receive, self._pump(send))
         except ClientGone:
             scope["state"].setdefault("log", {})["gone"] = True
+        except asyncio.CancelledError:  # uvicorn's, when the time of ``--shutdown-timeout`` is over
+            await self._end_by_error(send, ServerEnding())
 
     async def _pump(self, send: Send) -> None:
         try:
@@ -139,6 +146,10 @@ class EventStream(Response):
                 async for data in events:
                     await send({"type": "http.response.body", "body": data, "more_body": True})
         except Exception as error:
-            told = self._tell_error(error)
-            await send({"type": "http.response.body", "body": told, "more_body": True})
-        await send({"type": "http.response.body", "body": b"data: [DONE]\n\n", "more_body": False})
+            await self._end_by_error(send, error)
+        else:
+            await send({"type": "http.response.body", "body": _DONE, "more_body": False})
+
+    async def _end_by_error(self, send: Send, error: Exception) -> None:
+        told = self._tell_error(error) + _DONE
+        await send({"type": "http.response.body", "body": told, "more_body": False})

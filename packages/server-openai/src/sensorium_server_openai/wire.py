@@ -1,8 +1,9 @@
 """The server's HTTP protocol: uvicorn's over httptools, with bounds that it lacks.
 
-    connection ─ headers (bytes, number, time) ─ body (time, pace) ─ answer ─ idle (time) ─ …
+    connection ─ headers (bytes, number, time) ─ body (time, pace) ─ answer (time) ─ idle (time) ─ …
 
 A client that stays below a bound notices nothing; one that doesn't is told the status and cut off.
+A client that has stopped reading its answer can't be told anything and is only cut off.
 The number of bytes of a body is the application's business (``middleware/bodies.py``).
 """
 
@@ -36,10 +37,13 @@ class GuardedProtocol(HttpToolsProtocol):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._timer: asyncio.TimerHandle | None = None
+        self._unread_timer: asyncio.TimerHandle | None = None
         self._in_headers = True
+        self._in_body = False
         self._header_bytes = 0
         self._body_bytes = 0
         self._rest_bytes = 0
+        self._trailer_bytes = 0
         self._body_begun_s = 0.0
         self._refused = False
 
@@ -51,18 +55,30 @@ class GuardedProtocol(HttpToolsProtocol):
         self._arm_headers()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Ends the timer with the connection."""
+        """Ends the timers with the connection."""
         self._disarm()
+        self._disarm_unread()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parses; headers that are not complete yet are counted by what has come."""
+        """Parses; headers and trailers that are not complete yet are counted by what has come."""
         if self._refused or self.parser is None:
             return
+        in_body, num_before = self._in_body, self._body_bytes
         super().data_received(data)
         if self._in_headers:
             self._header_bytes += len(data)
             self._check_header_bytes()
+        elif in_body and self._in_body and self._body_bytes == num_before:
+            self._trailer_bytes += len(data)
+            self._check_trailer_bytes()
+        else:
+            self._trailer_bytes = 0
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One more header; what follows a chunked body is nobody's."""
+        if self._in_headers:
+            super().on_header(name, value)
 
     def on_message_begin(self) -> None:
         """The first byte of a request."""
@@ -84,10 +100,11 @@ class GuardedProtocol(HttpToolsProtocol):
         self._check_header_bytes()
         if self._refused:
             return
-        self._body_bytes = self._rest_bytes = 0
+        self._body_bytes = self._rest_bytes = self._trailer_bytes = 0
         self._body_begun_s = self.loop.time()
         self._timer = self.loop.call_later(self.limits.body_s, self._check_pace)
         super().on_headers_complete()
+        self._in_body = True
 
     def on_body(self, body: bytes) -> None:
         """More of the body."""
@@ -105,8 +122,36 @@ class GuardedProtocol(HttpToolsProtocol):
         """The body has come."""
         if self._refused:
             return
+        self._in_body = False
         self._disarm()
         super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """What can't be parsed is refused in the shape of all errors."""
+        self._refuse(400, "This is no valid HTTP request.")
+
+    # --- what goes to the client ------------------------------------------------------
+
+    def pause_writing(self) -> None:
+        """The client doesn't read as fast as the answer comes."""
+        super().pause_writing()
+        self._arm_unread()
+
+    def resume_writing(self) -> None:
+        """The client has read on."""
+        super().resume_writing()
+        self._disarm_unread()
+
+    def on_response_complete(self) -> None:
+        """The answer has been written; where the connection ends with it, it must be read, too."""
+        super().on_response_complete()
+        if self.transport.is_closing():
+            self._arm_unread()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """The connection has been idle; what is left of an answer must be read."""
+        super().timeout_keep_alive_handler()
+        self._arm_unread()
 
     # --- bounds -----------------------------------------------------------------------
 
@@ -115,12 +160,16 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._header_bytes > allowed:
             self._refuse(431, f"The request line and headers have more than {allowed} bytes.")
 
+    def _check_trailer_bytes(self) -> None:
+        allowed = self.limits.header_bytes
+        if self._trailer_bytes > allowed:
+            self._refuse(431, f"More than {allowed} bytes have come between pieces of the body.")
+
     def _check_pace(self) -> None:
         took_s = self.loop.time() - self._body_begun_s
-        if self._body_bytes >= took_s * _BYTES_PER_S:
+        # While an earlier request of the connection is answered, nothing is read.
+        if self.pipeline or self._body_bytes >= took_s * _BYTES_PER_S:
             self._timer = self.loop.call_later(self.limits.body_s, self._check_pace)
-        elif self.cycle is not None and self.cycle.response_started:
-            self._cut()
         else:
             self._refuse(408, "The request's body came too slowly.")
 
@@ -129,7 +178,9 @@ class GuardedProtocol(HttpToolsProtocol):
         self._timer = self.loop.call_later(self.limits.header_s, self._headers_late)
 
     def _headers_late(self) -> None:
-        if self._header_bytes or self.headers:
+        if self._is_answering_before():
+            self._arm_headers()
+        elif self._header_bytes or self.headers:
             self._refuse(408, "The request's headers came too slowly.")
         else:
             self._cut()
@@ -139,8 +190,21 @@ class GuardedProtocol(HttpToolsProtocol):
             self._timer.cancel()
             self._timer = None
 
+    def _arm_unread(self) -> None:
+        if self._unread_timer is None:
+            self._unread_timer = self.loop.call_later(self.limits.body_s, self.transport.abort)
+
+    def _disarm_unread(self) -> None:
+        if self._unread_timer is not None:
+            self._unread_timer.cancel()
+            self._unread_timer = None
+
     def _refuse(self, status: int, message: str) -> None:
+        """Answers and cuts off; or cuts off alone, where the client would read another answer."""
         if self._refused:
+            return
+        if self._is_answering_before() or (self._in_body and self.cycle.response_started):
+            self._cut()
             return
         body = json.dumps(HTTPError(status, message).body()).encode()
         self.transport.write(
@@ -152,7 +216,14 @@ class GuardedProtocol(HttpToolsProtocol):
         )
         self._cut()
 
+    def _is_answering_before(self) -> bool:
+        """Whether an earlier request of this connection has not been answered to the end."""
+        if self._in_body:  # the latest cycle is this request's own
+            return bool(self.pipeline)
+        return self.cycle is not None and not self.cycle.response_complete
+
     def _cut(self) -> None:
         self._refused = True
         self._disarm()
         self.transport.close()
+        self._arm_unread()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import socket
 import threading
 from typing import Any
 
@@ -101,13 +102,29 @@ def test_a_server_that_ends_lets_what_runs_end_and_refuses_the_rest() -> None:
     assert found[0][-2]["choices"][0]["finish_reason"] == "stop"
 
 
-async def test_what_runs_longer_than_the_end_may_take_is_cut_off() -> None:
+async def test_what_runs_longer_than_the_end_may_take_is_told_so(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     engine = ScriptedEngine(["a", ENDLESS])
     with served(engine, run={"shutdown_timeout": 0.1}) as server:
-        connection = server.send("POST", PATH, {**ASK, "stream": True})
-        await until(lambda: engine.running == 1)
-    connection.close()
-    assert engine.num_aborted == 1
+        stream = server.send("POST", PATH, {**ASK, "stream": True})
+        whole = server.send("POST", PATH, ASK)
+        late = server.send("POST", PATH, ASK, num_bytes=-5)
+        await until(lambda: engine.running == 2)
+    told = [_read_all(connection) for connection in (stream, whole, late)]
+    assert engine.num_aborted == 2
+    assert told[0].startswith(b"HTTP/1.1 200")
+    assert b'"code":503}}\n\ndata: [DONE]\n\n' in told[0]
+    for answer in told[1:]:
+        assert answer.startswith(b"HTTP/1.1 503")
+        assert b"retry-after" in answer
+        assert b'"The server is ending."' in answer
+    assert "Traceback" not in caplog.text
+
+
+def _read_all(connection: socket.socket) -> bytes:
+    with connection:
+        return b"".join(iter(lambda: connection.recv(65536), b""))
 
 
 def test_a_request_has_a_name_in_answer_and_log(caplog: pytest.LogCaptureFixture) -> None:

@@ -6,6 +6,7 @@ query or a header.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import re
@@ -15,7 +16,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from sensorium_server_openai.errors import http_error
+from sensorium_server_openai.errors import ending, http_error
 from sensorium_server_openai.metrics import Metrics
 from sensorium_server_openai.middleware.replies import send_error
 from sensorium_server_openai.tracing import Tracing
@@ -79,6 +80,9 @@ class Boundary:
             if status:
                 raise
             await send_error(http_error(error, name), named_send)
+        except asyncio.CancelledError:  # uvicorn's, when the time of ``--shutdown-timeout`` is over
+            if not status:
+                await send_error(ending(), named_send)
         finally:
             self._report(scope, name, status, time.monotonic() - begun_s)
 

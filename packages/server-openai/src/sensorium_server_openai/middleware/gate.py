@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from sensorium_server_openai.errors import overloaded
+from sensorium_server_openai.errors import ending, overloaded
 from sensorium_server_openai.metrics import Metrics
 from sensorium_server_openai.middleware.replies import OPEN_PATHS, route_path, send_error
 
@@ -38,7 +38,7 @@ class Gate:
             return
         if self._state.draining:
             self._metrics.rejections.labels("draining").inc()
-            await send_error(overloaded("The server is ending.", status=503), send)
+            await send_error(ending(), send)
             return
         if self._state.running >= self._allowed:
             self._metrics.rejections.labels("concurrency").inc()
