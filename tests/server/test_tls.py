@@ -14,8 +14,9 @@ from scripted_engine import ScriptedEngine
 from served import Served, served
 
 from sensorium import ConfigError
-from sensorium_server_openai import ServerOptions, build_app
-from sensorium_server_openai.command.life import uvicorn_config
+from sensorium_server_openai import ServerOptions
+from sensorium_server_openai.command.life import check
+from sensorium_server_openai.command.settings import Settings
 
 ASK = {"messages": [{"role": "user", "content": "Hi"}]}
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")
@@ -74,8 +75,8 @@ def test_clients_without_a_certificate_are_turned_away(folder: Path) -> None:
 def test_files_that_are_no_certificates_are_a_sentence(folder: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken.pem"
     broken.write_text("no certificate")
-    options = ServerOptions(served_model_names=("m",))
-    app = build_app(ScriptedEngine(), options)  # type: ignore[arg-type]
     for changed in ({"ssl_certfile": str(broken)}, {"ssl_keyfile": str(folder / "other.key")}):
+        run = run_options(folder, **changed)
+        settings = Settings("m", {}, ServerOptions(served_model_names=("m",)), run)
         with pytest.raises(ConfigError, match="TLS can't be set up"):
-            uvicorn_config(app, options, run_options(folder, **changed))
+            check(settings)

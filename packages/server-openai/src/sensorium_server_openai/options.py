@@ -24,8 +24,11 @@ class Limits:
         choices: prompts times ``n``.
         stop_strings, stop_chars: their number, and the characters of one.
         list_entries: of ``bad_words``, ``stop_token_ids`` and ``logit_bias``.
+        bad_words_chars: characters of all ``bad_words`` together.
         request_s: from the first byte to the last; 0: no limit.
-        header_s, body_s: within which the headers and then the body must have come.
+        header_s: within which the headers must have come.
+        body_s: after which a body that comes too slowly, or an answer that the client doesn't
+            read, is cut off.
         keep_alive_s: after which an idle connection is closed.
     """
 
@@ -43,6 +46,7 @@ class Limits:
     stop_strings: int = 64
     stop_chars: int = 1024
     list_entries: int = 4096
+    bad_words_chars: int = 16384
     request_s: float = 900.0
     header_s: float = 10.0
     body_s: float = 60.0

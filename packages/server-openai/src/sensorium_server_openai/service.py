@@ -105,7 +105,7 @@ def make_route(service: Service, model: type[B], handler: Handler[B]) -> Route:
             request.scope["state"].get("trace"),
         )
         try:
-            _check_media_type(request)
+            _check_form(request)
             return await until_gone(
                 request.receive, _handled(service, model, handler, call, await request.body())
             )
@@ -119,11 +119,21 @@ def make_route(service: Service, model: type[B], handler: Handler[B]) -> Route:
     return route
 
 
-def _check_media_type(request: Request) -> None:
-    """A page of another origin can send anything but JSON without asking first."""
+def _check_form(request: Request) -> None:
+    """The body must be plain JSON, and say so.
+
+    A page of another origin can send anything but JSON without asking first.
+    """
     given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if given != "application/json":
         raise HTTPError(415, "The body must be JSON; send Content-Type: application/json.")
+    coding = request.headers.get("content-encoding", "identity").strip().lower()
+    if coding not in ("", "identity"):
+        raise HTTPError(
+            415,
+            f"The body has the Content-Encoding {coding[:64]!r}; send it uncompressed.",
+            headers={"Accept-Encoding": "identity"},
+        )
 
 
 async def _handled(

@@ -118,7 +118,16 @@ def test_a_flag_of_others_is_answered_with_ours(name: str) -> None:
         (["--max-n", "0"], "--max-n"),
         (["--request-timeout", "-1"], "--request-timeout"),
         (["--api-key", ""], "--api-key"),
-        (["--config", "/no/such/file"], "--config"),
+        (["--config", "/no/such/file"], "can't be read: No such file"),
+        (["--port", "99999"], "0 to 65535"),
+        (["--port", "-1"], "0 to 65535"),
+        (["--max-model-len", "8x"], "like 4096, 4k or 4K"),
+        (["--request-timeout", "inf"], "must be a number"),
+        (["--shutdown-timeout", "-5"], "at least 0"),
+        (["--ssl-cert-reqs", "3"], "0, 1 or 2"),
+        (["-tp", "2"], "--tensor-parallel-size"),
+        (["-p", "80"], "no -"),
+        (["another"], "'another' belongs to no flag"),
     ],
 )
 def test_what_cannot_hold_is_refused_by_name(arguments: list[str], word: str) -> None:
@@ -129,13 +138,30 @@ def test_what_cannot_hold_is_refused_by_name(arguments: list[str], word: str) ->
 @pytest.mark.parametrize(
     ("text", "word"),
     [("prot: 1", "--port"), ("- a", "map"), ("a: [", "YAML"), ("enforce-eager: 3", "true or false"),
-     ("swap-space: 3", "swapped")],
+     ("swap-space: 3", "swapped"), ("model:", "model has no value"),
+     ("api-key:", "api-key has no value"), ("served-model-name: [a, null]", "has no value"),
+     ("port: 1\nport: 2", "twice"), ("max-n: 1\nmax_n: 2", "twice"),
+     ("limit-mm-per-prompt: {a: 1, a: 2}", "twice"), ("limit-mm-per-prompt: [1]", "JSON object"),
+     ("port: 1.5", "whole number"), ("host: [a, b]", "one value")],
 )  # fmt: skip
 def test_a_file_that_cannot_hold_is_refused(tmp_path: Path, text: str, word: str) -> None:
     file = tmp_path / "serve.yaml"
     file.write_text(text)
     with pytest.raises(ConfigError, match=word):
         settings("m", "--config", str(file))
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "word"),
+    [
+        ("SENSORIUM_SERVE_PROT", "80", "nearest is SENSORIUM_SERVE_PORT"),
+        ("SENSORIUM_SERVE_PORT", "tcp://10.0.0.1:80", "SENSORIUM_SERVE_PORT: --port is"),
+        ("SENSORIUM_SERVE_ENFORCE_EAGER", "maybe", "true or false"),
+    ],
+)
+def test_a_variable_that_cannot_hold_is_refused(variable: str, value: str, word: str) -> None:
+    with pytest.raises(ConfigError, match=word):
+        settings("m", environment={variable: value})
 
 
 def test_no_model_is_asked_for() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import itertools
 import json
 import logging
 import socket
@@ -145,7 +147,7 @@ def test_a_request_has_a_name_in_answer_and_log(caplog: pytest.LogCaptureFixture
 def test_a_client_cannot_forge_the_log(caplog: pytest.LogCaptureFixture) -> None:
     forged = "x status=500\nINFO another line"
     with caplog.at_level(logging.INFO, "sensorium.server"), served(ScriptedEngine()) as server:
-        server.post(PATH, {**ASK, "user": forged, "request_id": forged})
+        server.post(PATH, {**ASK, "user": forged, "request_id": "mine"})
     [line] = [record.getMessage() for record in caplog.records]
     assert "\n" not in line
     assert json.dumps(forged) in line
@@ -160,6 +162,26 @@ def test_a_page_cannot_send_without_asking_first(kind: str) -> None:
         good = server.post(PATH, ASK, headers={"Content-Type": "application/json; charset=utf-8"})
     assert (response.status_code, good.status_code) == (415, 200)
     assert engine.num_begun == 1
+
+
+def test_a_compressed_body_is_refused_for_what_it_is() -> None:
+    with served(ScriptedEngine()) as server:
+        packed = gzip.compress(json.dumps(ASK).encode())
+        response = server.post(PATH, packed, headers={"Content-Encoding": "gzip"})
+        assert server.post(PATH, ASK, headers={"Content-Encoding": "identity"}).status_code == 200
+    assert response.status_code == 415
+    assert "'gzip'" in response.json()["error"]["message"]
+
+
+def test_health_is_told_and_asked_for_by_its_head_alone() -> None:
+    engine = ScriptedEngine()
+    with served(engine) as server, server.client() as client:
+        for healthy, status in ((True, 200), (False, 503), (True, 200)):
+            engine.is_healthy = healthy
+            for method, path in itertools.product(("GET", "HEAD"), ("/health", "/ping")):
+                response = client.request(method, path)
+                assert (response.status_code, response.content) == (status, b"")
+        assert client.post("/ping").status_code == 200
 
 
 def test_the_log_as_json(caplog: pytest.LogCaptureFixture) -> None:

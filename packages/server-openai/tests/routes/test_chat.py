@@ -133,6 +133,10 @@ def test_an_engine_error_has_its_status(error: Exception, status: int) -> None:
         ("response_format", {"type": "yaml"}, "yaml"),
         ("stop", ["x"] * 65, "stop"),
         ("logit_bias", {"a": 1}, "logit_bias"),
+        ("bad_words", ["a" * 16385], "16384 characters"),
+        ("request_id", "r" * 129, "request_id"),
+        ("request_id", "a b\n", "request_id"),
+        ("tools", [{"type": "function", "function": {"name": ""}}], "tools.0.function.name"),
     ],
 )
 def test_a_field_that_cannot_hold_is_named(
@@ -144,7 +148,14 @@ def test_a_field_that_cannot_hold_is_named(
 
 
 @pytest.mark.parametrize(
-    "field", [{"store": False}, {"audio": None}, {"metadata": None}, {"modalities": ["text"]}]
+    "field",
+    [
+        {"store": False},
+        {"audio": None},
+        {"metadata": None},
+        {"modalities": ["text"]},
+        {"stream": True, "stream_options": {"include_obfuscation": False}},
+    ],
 )
 def test_what_asks_for_nothing_is_let_through(plain: Served, field: dict[str, Any]) -> None:
     assert plain.post(PATH, {**ASK, **field}).status_code == 200

@@ -7,6 +7,7 @@ configuration file, else it is the engine's or the server's own default.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,8 @@ from typing import Any
 from sensorium import ConfigError
 
 Read = Callable[[str], Any]
+#: What the variables that set flags begin with.
+VARIABLES = "SENSORIUM_SERVE_"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +52,14 @@ class Flag:
     @property
     def variable(self) -> str:
         """The environment variable that sets it."""
-        return "SENSORIUM_SERVE_" + self.name.upper().replace("-", "_")
+        return VARIABLES + self.name.upper().replace("-", "_")
 
     @property
     def shown_value(self) -> str:
         """What ``--help`` writes in place of its value."""
-        by_type = {json_object: "JSON", int: "N", float: "N", length: "N", _mib: "MB"}
-        if self.read is _truth:
-            return "true|false"
+        by_type: dict[Read, str] = {_truth: "true|false", json_object: "JSON", _mib: "MB"}
+        by_type |= dict.fromkeys(_NUMBERS, "N")
+        assert self.read is not None
         return self.metavar or by_type.get(self.read, self.name.split("-")[-1].upper())
 
     def from_text(self, text: str) -> Any:
@@ -80,27 +83,35 @@ class Flag:
         """
         if self.may_be_bare and text.lower() in ("1", "true"):
             return True
-        if self.repeats:
-            return [self.from_text(part) for part in text.split(",") if part]
-        return self.from_text(text)
+        try:
+            if self.repeats:
+                return [self.from_text(part) for part in text.split(",") if part]
+            return self.from_text(text)
+        except ConfigError as error:
+            raise ConfigError(f"{self.variable}: {error}") from None
 
     def from_config(self, value: Any) -> Any:
         """A value of the configuration file.
 
         Raises:
-            ConfigError: it has the wrong type.
+            ConfigError: there is none, or it has the wrong type.
         """
+        entries = value if isinstance(value, list) else [value]
+        if any(entry is None for entry in entries):
+            raise ConfigError(f"{self.name} has no value in the file.")
         if self.read is None:
             if isinstance(value, bool):
                 return value
-            raise ConfigError(f"{self.name} is {value!r} in the file; it is true or false.")
+            raise ConfigError(f"{self.name} is {value!r} in the file; it must be true or false.")
         if self.may_be_bare and isinstance(value, bool):
             return value
         if self.repeats:
-            entries = value if isinstance(value, list) else [value]
             return [self.from_text(str(entry)) for entry in entries]
+        if isinstance(value, dict) and self.read is json_object:
+            return value
         if isinstance(value, (dict, list)):
-            return value if self.read is json_object else self.from_text(json.dumps(value))
+            allowed = "a JSON object" if self.read is json_object else "one value"
+            raise ConfigError(f"{self.name} is {value!r} in the file; it must be {allowed}.")
         return self.from_text(str(value))
 
 
@@ -119,11 +130,57 @@ def length(text: str) -> int:
     """A number of tokens: 4096, 4k (thousands) or 4K (1024s)."""
     factors = {"k": 1000, "K": 1024, "m": 10**6, "M": 2**20}
     factor = factors.get(text[-1:], 1)
-    return int(float(text[:-1]) * factor) if factor > 1 else int(text)
+    try:
+        return int(number(text[:-1]) * factor) if factor > 1 else int(text)
+    except ValueError:
+        raise ValueError("it must be a number of tokens like 4096, 4k or 4K") from None
+
+
+def integer(text: str) -> int:
+    """A whole number."""
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError("it must be a whole number") from None
+
+
+def number(text: str) -> float:
+    """A finite number."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError("it must be a number")
+    return value
+
+
+def _port(text: str) -> int:
+    value = integer(text)
+    if not 0 <= value < 2**16:
+        raise ValueError("it must be 0 to 65535")
+    return value
+
+
+def _seconds(text: str) -> float:
+    value = number(text)
+    if value < 0:
+        raise ValueError("it must be at least 0")
+    return value
+
+
+def _certificates(text: str) -> int:
+    value = integer(text)
+    if value not in (0, 1, 2):
+        raise ValueError("it must be 0, 1 or 2")
+    return value
 
 
 def _mib(text: str) -> int:
-    return int(float(text) * 2**20)
+    return int(number(text) * 2**20)
+
+
+_NUMBERS = (integer, number, length, _port, _seconds, _certificates)
 
 
 def _truth(text: str) -> bool:
@@ -150,13 +207,14 @@ def _run(name: str, text: str, read: Read | None = None, **more: Any) -> Flag:
 FLAGS: Mapping[str, tuple[Flag, ...]] = {
     "Address": (
         _run("host", "address to listen on (default: 127.0.0.1)", str),
-        _run("port", "port to listen on (default: 8000; 0: any free one)", int),
+        _run("port", "port to listen on (default: 8000; 0: any free one)", _port),
         _server("root-path", "prefix that a proxy in front takes off", str),
         _run("ssl-keyfile", "TLS: private key (PEM)", str, metavar="FILE"),
         _run("ssl-certfile", "TLS: certificate (PEM)", str, metavar="FILE"),
         _run("ssl-ca-certs", "TLS: authorities that clients' certificates must have", str,
              metavar="FILE"),
-        _run("ssl-cert-reqs", "TLS: 0 no client certificate, 1 optional, 2 required", int),
+        _run("ssl-cert-reqs", "TLS: 0 no client certificate, 1 optional, 2 required",
+             _certificates),
     ),
     "Who may call": (
         _server("api-key", "a key that clients must send; several are allowed; it opens every "
@@ -186,8 +244,8 @@ FLAGS: Mapping[str, tuple[Flag, ...]] = {
         Flag("dtype", "auto, float16, bfloat16 or float32", str),
         Flag("load-format", "auto, safetensors or dummy", str),
         Flag("max-model-len", "context in tokens, also as 8k or 8K", length),
-        Flag("max-logprobs", "log-probabilities of one token at most", int),
-        Flag("seed", "of sampling without a seed of its own", int),
+        Flag("max-logprobs", "log-probabilities of one token at most", integer),
+        Flag("seed", "of sampling without a seed of its own", integer),
     ),
     "Chats": (
         Flag("chat-template", "a name, a path or a template", str),
@@ -204,12 +262,12 @@ FLAGS: Mapping[str, tuple[Flag, ...]] = {
         Flag("media-io-kwargs", "kind → how its media are read (JSON)", json_object),
         Flag("mm-processor-kwargs", "laid over the checkpoint's processor options (JSON)",
              json_object),
-        Flag("mm-processor-cache-gb", "processed media kept in memory (GiB)", float),
-        Flag("mm-encoder-cache-gb", "embeddings kept on the device (GiB)", float),
+        Flag("mm-processor-cache-gb", "processed media kept in memory (GiB)", number),
+        Flag("mm-encoder-cache-gb", "embeddings kept on the device (GiB)", number),
         Flag("max-encode-pieces-per-step", "items, and pieces of divided ones, encoded in one "
-             "step while others decode (default: 8)", int),
-        Flag("media-memory-gb", "memory for media of requests in progress (GiB)", float),
-        Flag("media-threads", "threads that prepare media", int),
+             "step while others decode (default: 8)", integer),
+        Flag("media-memory-gb", "memory for media of requests in progress (GiB)", number),
+        Flag("media-threads", "threads that prepare media", integer),
         Flag("allowed-local-media-path", "folder whose files may be named by file: URLs", str,
              metavar="FOLDER"),
         Flag("allowed-media-domains", "hosts that media may come from, *.example.org too", str,
@@ -222,15 +280,15 @@ FLAGS: Mapping[str, tuple[Flag, ...]] = {
     ),
     "Memory and scheduling": (
         Flag("device", "auto, cpu, cuda or cuda:N", str),
-        Flag("gpu-memory-utilization", "fraction of the accelerator's memory", float),
-        Flag("kv-cache-memory-bytes", "size of the KV cache", int),
-        Flag("page-size", "tokens of one KV page", int),
+        Flag("gpu-memory-utilization", "fraction of the accelerator's memory", number),
+        Flag("kv-cache-memory-bytes", "size of the KV cache", integer),
+        Flag("page-size", "tokens of one KV page", integer),
         Flag("enforce-eager", "never capture device graphs"),
-        Flag("tensor-parallel-size", "accelerators of one host", int),
-        Flag("max-num-seqs", "sequences running at once", int),
-        Flag("max-num-batched-tokens", "tokens computed in one step", int),
+        Flag("tensor-parallel-size", "accelerators of one host", integer),
+        Flag("max-num-seqs", "sequences running at once", integer),
+        Flag("max-num-batched-tokens", "tokens computed in one step", integer),
         Flag("max-queued-requests", "requests that may wait beside those that run "
-             "(default: 1024)", int),
+             "(default: 1024)", integer),
         Flag("enable-prefix-caching", "keep prompts' pages", _truth),
         Flag("enable-chunked-prefill", "prefill in chunks", _truth),
         Flag("structured-outputs-forcing", "tokens that a grammar leaves no choice of are taken "
@@ -244,29 +302,29 @@ FLAGS: Mapping[str, tuple[Flag, ...]] = {
         _limit("max-request-body-mb", "body of one request (default: 64)", _mib, "body_bytes"),
         _limit("max-total-body-mb", "bodies of all requests in progress (default: 1024)", _mib,
                "total_body_bytes"),
-        _limit("max-header-bytes", "request line and headers (default: 65536)", int,
+        _limit("max-header-bytes", "request line and headers (default: 65536)", integer,
                "header_bytes"),
-        _limit("max-headers", "number of headers (default: 128)", int, "headers"),
-        _limit("max-concurrent-requests", "requests answered at once (default: 1024)", int,
+        _limit("max-headers", "number of headers (default: 128)", integer, "headers"),
+        _limit("max-concurrent-requests", "requests answered at once (default: 1024)", integer,
                "concurrent_requests"),
-        _limit("max-messages", "messages of a conversation (default: 4096)", int, "messages"),
-        _limit("max-parts", "parts of all its messages (default: 4096)", int, "parts"),
-        _limit("max-tools", "functions offered (default: 256)", int, "tools"),
-        _limit("max-prompts", "prompts of one request (default: 1024)", int, "prompts"),
-        _limit("max-n", "answers to one prompt (default: 128)", int, "n"),
-        _limit("max-choices", "prompts times n (default: 1024)", int, "choices"),
-        _limit("max-stop-strings", "stop strings (default: 64)", int, "stop_strings"),
+        _limit("max-messages", "messages of a conversation (default: 4096)", integer, "messages"),
+        _limit("max-parts", "parts of all its messages (default: 4096)", integer, "parts"),
+        _limit("max-tools", "functions offered (default: 256)", integer, "tools"),
+        _limit("max-prompts", "prompts of one request (default: 1024)", integer, "prompts"),
+        _limit("max-n", "answers to one prompt (default: 128)", integer, "n"),
+        _limit("max-choices", "prompts times n (default: 1024)", integer, "choices"),
+        _limit("max-stop-strings", "stop strings (default: 64)", integer, "stop_strings"),
         _limit("request-timeout", "seconds from a request's beginning to its end (default: 900; "
-               "0: no limit)", float, "request_s"),
-        _limit("header-timeout", "seconds for the headers (default: 10)", float, "header_s"),
-        _limit("body-timeout", "seconds after which a slow body is cut off (default: 60)", float,
-               "body_s"),
+               "0: no limit)", number, "request_s"),
+        _limit("header-timeout", "seconds for the headers (default: 10)", number, "header_s"),
+        _limit("body-timeout", "seconds after which a body that comes too slowly, or an answer "
+               "that isn't read, is cut off (default: 60)", number, "body_s"),
         _limit("keep-alive-timeout", "seconds that an idle connection is kept (default: 15)",
-               float, "keep_alive_s"),
+               number, "keep_alive_s"),
     ),
     "Life and log": (
         _run("shutdown-timeout", "seconds that running requests get after SIGTERM (default: 30)",
-             float),
+             _seconds),
         _server("log-format", "text or json", str),
         _run("otlp-traces-endpoint", "URL of an OpenTelemetry collector that gets each request's "
              "spans, such as http://localhost:4318/v1/traces (needs the extra otel)", str,
@@ -309,6 +367,10 @@ OTHERS: Mapping[str, str] = {
     "config-format": "checkpoints have config.json",
     "code-revision": "no remote code is ever run",
     "max-seq-len-to-capture": "pass --enforce-eager to capture nothing",
+    "tp": "pass --tensor-parallel-size",
+    "pp": "one accelerator serves a model",
+    "dp": "start several servers behind a proxy",
+    "q": "checkpoints are served in --dtype",
     "compilation-config": "pass --enforce-eager to capture nothing",
 }
 

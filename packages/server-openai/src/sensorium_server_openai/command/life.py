@@ -34,6 +34,8 @@ logger = logging.getLogger("sensorium.server")
 
 _HOST, _PORT = "127.0.0.1", 8000
 _SHUTDOWN_S = 30.0
+#: Connections that wait to be accepted, as uvicorn has it.
+_BACKLOG = 2048
 Say = Callable[[str], None]
 
 
@@ -56,6 +58,7 @@ def serve(settings: Settings, *, say: Say) -> int:
         gate = GateState()
         app = build_app(engine, settings.server, gate=gate, tracing=tracing)
         server = DrainingServer(uvicorn_config(app, settings.server, settings.run), gate)
+        _take(listening)
         if settings.run.get("banner", True):
             say("\n".join(banner(engine, settings, address(listening, settings.run))))
         server.run(sockets=[listening])
@@ -69,7 +72,7 @@ def check(settings: Settings) -> None:
     """Refuses what can't work before the model is loaded, which takes its time.
 
     Raises:
-        ConfigError: a tool parser that doesn't work, TLS files that aren't there.
+        ConfigError: a tool parser that doesn't work, TLS files that can't be used.
     """
     if settings.server.tool_parser is not None:
         load_parser(settings.server.tool_parser)
@@ -79,6 +82,14 @@ def check(settings: Settings) -> None:
     for name in ("ssl_keyfile", "ssl_certfile", "ssl_ca_certs"):
         if name in run and not Path(run[name]).is_file():
             raise ConfigError(f"--{name.replace('_', '-')} {run[name]} is no file.")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        if "ssl_certfile" in run:
+            context.load_cert_chain(run["ssl_certfile"], run["ssl_keyfile"])
+        if "ssl_ca_certs" in run:
+            context.load_verify_locations(run["ssl_ca_certs"])
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"TLS can't be set up with these files: {error}.") from None
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -100,6 +111,19 @@ def listen(host: str, port: int) -> socket.socket:
     return listening
 
 
+def _take(listening: socket.socket) -> None:
+    """Makes the address this server's alone, now that the model is loaded: two that were starting
+    at once may both have come so far.
+
+    Raises:
+        ConfigError: the other server has it.
+    """
+    try:
+        listening.listen(_BACKLOG)
+    except OSError as error:
+        raise ConfigError(f"The server can't listen any more: {error.strerror}.") from None
+
+
 def address(listening: socket.socket, run: Any) -> str:
     """Where clients find the server."""
     host, port = listening.getsockname()[:2]
@@ -108,11 +132,7 @@ def address(listening: socket.socket, run: Any) -> str:
 
 
 def uvicorn_config(app: FastAPI, options: ServerOptions, run: Any) -> uvicorn.Config:
-    """How the application is run.
-
-    Raises:
-        ConfigError: TLS files that can't be read.
-    """
+    """How the application is run."""
     config = uvicorn.Config(
         app,
         http=protocol_of(options.limits),
@@ -130,10 +150,7 @@ def uvicorn_config(app: FastAPI, options: ServerOptions, run: Any) -> uvicorn.Co
         ssl_ca_certs=run.get("ssl_ca_certs"),
         ssl_cert_reqs=run.get("ssl_cert_reqs", ssl.CERT_NONE),
     )
-    try:
-        config.load()
-    except (ssl.SSLError, OSError, ValueError) as error:
-        raise ConfigError(f"TLS can't be set up: {error}.") from None
+    config.load()
     return config
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
+from sensorium import ConfigError
 from sensorium.config import EngineConfig
 from sensorium_server_openai.command.flags import ALL, FLAGS, Flag
 from sensorium_server_openai.command.settings import gather, unknown_flag
@@ -109,8 +110,9 @@ def _answer_unknown_flags(parser: argparse.ArgumentParser) -> None:
     def parse_all(*args: Any, **options: Any) -> Any:
         namespace, rest = parse(*args, **options)
         for argument in rest:
-            if argument.startswith("--"):
-                raise unknown_flag(argument[2:].partition("=")[0])
+            if argument.startswith("-"):
+                raise unknown_flag(argument.lstrip("-").partition("=")[0])
+            raise ConfigError(f"{argument!r} belongs to no flag, and there is one MODEL.")
         return namespace, rest
 
     parser.parse_known_args = parse_all  # type: ignore[method-assign]

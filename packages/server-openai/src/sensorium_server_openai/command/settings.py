@@ -13,10 +13,12 @@ import yaml
 
 from sensorium import ConfigError
 from sensorium.config import EngineConfig
-from sensorium_server_openai.command.flags import ALL, OTHERS, Flag
+from sensorium_server_openai.command.flags import ALL, OTHERS, VARIABLES, Flag
 from sensorium_server_openai.options import Limits, ServerOptions
 
 _API_KEY = "SENSORIUM_API_KEY"
+_CONFIG = VARIABLES + "CONFIG"
+_MODEL = Flag("model", "", str)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +45,13 @@ def gather(arguments: Namespace, environment: Mapping[str, str]) -> Settings:
         ConfigError: a flag that doesn't exist or can't hold, with the nearest that does.
     """
     given: dict[str, Any] = {}
-    config_file = arguments.config or environment.get("SENSORIUM_SERVE_CONFIG")
+    config_file = arguments.config or environment.get(_CONFIG)
     model: str | None = None
     if config_file:
         in_file = read_config(Path(config_file))
         model = in_file.pop("model", None)
         given.update(in_file)
+    _check_variables(environment)
     for name, flag in ALL.items():
         if flag.variable in environment:
             given[name] = flag.from_variable(environment[flag.variable])
@@ -71,9 +74,11 @@ def read_config(file: Path) -> dict[str, Any]:
         ConfigError: it can't be read, or has a key that is no flag.
     """
     try:
-        found = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--config {file}: {error}.") from None
+        found = yaml.load(file.read_text(encoding="utf-8"), _OnceEach) or {}
+    except OSError as error:
+        raise ConfigError(f"--config {file} can't be read: {error.strerror}.") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"--config {file} is not UTF-8.") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"--config {file} is no valid YAML: {error}.") from None
     if not isinstance(found, dict):
@@ -81,13 +86,40 @@ def read_config(file: Path) -> dict[str, Any]:
     settings: dict[str, Any] = {}
     for key, value in found.items():
         name = str(key).replace("_", "-")
+        if name in settings:
+            raise ConfigError(f"--config {file} has {name} twice.")
         if name == "model":
-            settings[name] = str(value)
+            settings[name] = _MODEL.from_config(value)
         elif name in ALL:
             settings[name] = ALL[name].from_config(value)
         else:
             raise unknown_flag(name, f"--config {file}: ")
     return settings
+
+
+class _OnceEach(yaml.SafeLoader):  # type: ignore[misc]
+    """YAML in which no mapping has a key twice: the first would be ignored."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys: set[str] = set()
+        for key, _ in node.value:
+            if key.value in keys:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key.value!r} is there twice", key.start_mark
+                )
+            keys.add(key.value)
+        found: dict[Any, Any] = super().construct_mapping(node, deep)
+        return found
+
+
+def _check_variables(environment: Mapping[str, str]) -> None:
+    """Refuses a variable that looks like a flag's and is none's."""
+    known = {flag.variable for flag in ALL.values()} | {_CONFIG}
+    for variable in environment:
+        if variable.startswith(VARIABLES) and variable not in known:
+            near = difflib.get_close_matches(variable, known, n=1)
+            hint = f" The nearest is {near[0]}." if near else ""
+            raise ConfigError(f"The variable {variable} belongs to no flag.{hint}")
 
 
 def unknown_flag(name: str, where: str = "") -> ConfigError:
@@ -132,6 +164,6 @@ def _limits(given: Mapping[str, Any]) -> Limits:
         if flag.goes_to == "limits" and flag.target in given:
             value = given[flag.target]
             lowest = 0 if flag.target == "request_s" else 1
-            if value < lowest or value != value:
+            if value < lowest:
                 raise ConfigError(f"--{flag.name} is {value:g}; it must be at least {lowest}.")
     return Limits(**given)

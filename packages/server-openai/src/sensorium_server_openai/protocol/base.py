@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from typing import Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import pydantic_core
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sensorium_server_openai.errors import HTTPError, bad_request
 from sensorium_server_openai.options import Limits
 
+#: A request's own name: it stands in answers and in the log.
+RequestName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]{1,128}$")]
 #: A field of OpenAI's or vLLM's that is not served → values that ask for what happens anyway.
 Refused = Mapping[str, tuple[Any, ...]]
 
@@ -46,6 +48,31 @@ class Body(Strict):
         Raises:
             HTTPError: 400, with the field's name.
         """
+
+
+class RequestBody(Body):
+    """What a request to the engine says of itself."""
+
+    user: str | None = None
+    priority: int | None = None
+    request_id: RequestName | None = None
+    cache_salt: str | None = None
+
+    def check_limits(self, limits: Limits) -> None:
+        """As ``Body.check_limits``, and the salt's form."""
+        super().check_limits(limits)
+        salt = self.cache_salt
+        if salt is not None and (not 0 < len(salt) <= 128 or any(c in salt for c in "@/\\\0")):
+            raise bad_request(
+                "cache_salt must have 1 to 128 characters, none of them @, /, \\ or NUL.",
+                "cache_salt",
+            )
+
+
+def at_most(name: str, entries: Any, allowed: int) -> None:
+    """Refuses more entries than allowed."""
+    if len(entries) > allowed:
+        raise bad_request(f"{name} has {len(entries)} entries; this server allows {allowed}.", name)
 
 
 B = TypeVar("B", bound=Body)

@@ -6,8 +6,8 @@ from typing import ClassVar
 
 from sensorium_server_openai.errors import bad_request
 from sensorium_server_openai.options import Limits
-from sensorium_server_openai.protocol.base import Refused
-from sensorium_server_openai.protocol.sampling import GenerationBody, at_most
+from sensorium_server_openai.protocol.base import Refused, at_most
+from sensorium_server_openai.protocol.sampling import GenerationBody
 
 
 class CompletionRequest(GenerationBody):

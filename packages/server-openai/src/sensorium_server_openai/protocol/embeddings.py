@@ -3,32 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from sensorium_server_openai.errors import bad_request
 from sensorium_server_openai.options import Limits
-from sensorium_server_openai.protocol.base import Body, Refused
-from sensorium_server_openai.protocol.chat import Message
-from sensorium_server_openai.protocol.sampling import at_most
+from sensorium_server_openai.protocol.base import Refused, RequestBody, at_most
+from sensorium_server_openai.protocol.conversation import ConversationBody
 
 
-class EmbeddingRequest(Body):
+class EmbeddingRequest(RequestBody, ConversationBody):
     """The body; ``input`` or ``messages``."""
 
     input: str | list[int] | list[str] | list[list[int]] | None = None
-    messages: list[Message] | None = None
     encoding_format: Literal["float", "base64"] | None = None
-    user: str | None = None
     normalize: bool | None = None
-    priority: int | None = None
-    request_id: str | None = None
-    cache_salt: str | None = None
-    add_generation_prompt: bool | None = None
-    continue_final_message: bool | None = None
-    chat_template: str | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
-    mm_processor_kwargs: dict[str, Any] | None = None
-    media_io_kwargs: dict[str, dict[str, Any]] | None = None
 
     refused: ClassVar[Refused] = {
         "dimensions": (),
@@ -54,13 +42,10 @@ class EmbeddingRequest(Body):
         return [text for text in given if not isinstance(text, int)]
 
     def check_limits(self, limits: Limits) -> None:
-        """Exactly one of the two forms, and not more than allowed."""
+        """As its bases'; and exactly one of the two forms, not more than allowed."""
         if (self.input is None) == (self.messages is None):
             raise bad_request("Give either input or messages.", "input")
-        if self.messages is not None:
-            at_most("messages", self.messages, limits.messages)
-            if not self.messages:
-                raise bad_request("messages is empty.", "messages")
-        elif not self.input:
+        super().check_limits(limits)
+        if self.input is not None and not self.input:
             raise bad_request("input is empty; it must have at least one token.", "input")
         at_most("input", self.inputs, limits.prompts)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from sensorium import SamplingParams
 from sensorium_server_openai.errors import bad_request
 from sensorium_server_openai.options import Limits
-from sensorium_server_openai.protocol.base import Body, Refused, Strict
+from sensorium_server_openai.protocol.base import Refused, RequestBody, Strict, at_most
 
 #: What ``SamplingParams`` takes in this version of core.
 _KNOWN = frozenset(field.name for field in fields(SamplingParams))
@@ -30,13 +30,15 @@ class StreamOptions(Strict):
     Attributes:
         include_usage: a last chunk without choices says what was used.
         continuous_usage_stats: every chunk says it.
+        include_obfuscation: OpenAI's padding of chunks, which isn't served.
     """
 
     include_usage: bool = False
     continuous_usage_stats: bool = False
+    include_obfuscation: Literal[False] = False
 
 
-class GenerationBody(Body):
+class GenerationBody(RequestBody):
     """The fields that a chat and a completion share."""
 
     stream: bool | None = None
@@ -51,7 +53,6 @@ class GenerationBody(Body):
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     logit_bias: dict[str, float] | None = None
-    user: str | None = None
 
     top_k: int | None = None
     min_p: float | None = None
@@ -70,9 +71,6 @@ class GenerationBody(Body):
     response_format: dict[str, Any] | None = None
     structured_outputs: dict[str, Any] | None = None
 
-    priority: int | None = None
-    request_id: str | None = None
-    cache_salt: str | None = None
     return_token_ids: bool | None = None
     return_tokens_as_token_ids: bool | None = None
 
@@ -97,6 +95,7 @@ class GenerationBody(Body):
 
     def check_limits(self, limits: Limits) -> None:
         """Refuses what is more than the server allows, before the engine hears of it."""
+        super().check_limits(limits)
         if self.stream_options is not None and not self.stream:
             raise bad_request("stream_options needs stream: true.", "stream_options")
         if self.stream and self.prompt_logprobs is not None:
@@ -114,8 +113,12 @@ class GenerationBody(Body):
                 )
         for name in ("bad_words", "stop_token_ids", "logit_bias"):
             at_most(name, getattr(self, name) or (), limits.list_entries)
-        if self.cache_salt is not None:
-            _check_salt(self.cache_salt)
+        if sum(map(len, self.bad_words or ())) > limits.bad_words_chars:
+            raise bad_request(
+                f"bad_words have more than the {limits.bad_words_chars} characters that this "
+                "server allows.",
+                "bad_words",
+            )
 
     def sampling(self, **own: Any) -> SamplingParams:
         """What the engine is told.
@@ -147,17 +150,3 @@ _SAMPLING = (
     *("spaces_between_special_tokens", "include_stop_str_in_output", "truncate_prompt_tokens"),
     *("truncation_side", "prompt_logprobs"),
 )
-
-
-def at_most(name: str, entries: Any, allowed: int) -> None:
-    """Refuses more entries than allowed."""
-    if len(entries) > allowed:
-        raise bad_request(f"{name} has {len(entries)} entries; this server allows {allowed}.", name)
-
-
-def _check_salt(salt: str) -> None:
-    if not 0 < len(salt) <= 128 or any(sign in salt for sign in "@/\\\0"):
-        raise bad_request(
-            "cache_salt must have 1 to 128 characters, none of them @, /, \\ or NUL.",
-            "cache_salt",
-        )

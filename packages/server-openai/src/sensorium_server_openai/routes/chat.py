@@ -13,12 +13,11 @@ from sensorium import RequestOutput
 from sensorium.structured_outputs import StructuredOutputs
 from sensorium_server_openai.answers.chat import ChatChunks, ChatShape, whole_chat
 from sensorium_server_openai.answers.head import Head, Usage, json_response
-from sensorium_server_openai.engine_port import ChatPrompt
 from sensorium_server_openai.flow import EventStream, last
 from sensorium_server_openai.metrics import Observation
 from sensorium_server_openai.protocol.chat import ChatRequest
 from sensorium_server_openai.protocol.structured import structured_outputs_of
-from sensorium_server_openai.routes.conversation import conversation_options, priority_of
+from sensorium_server_openai.routes.conversation import chat_prompt, priority_of
 from sensorium_server_openai.service import Call, Service
 from sensorium_server_openai.tools.choice import plan_tools
 
@@ -34,11 +33,10 @@ async def chat(service: Service, body: ChatRequest, call: Call) -> Response:
     own["structured_outputs"] = structured
     if tools.needs_special_tokens:
         own["skip_special_tokens"] = False
-    options = conversation_options(service.options, body)
-    options["tools"] = tools.shown
+    prompt = chat_prompt(service.options, body, tools=tools.shown, salt=body.cache_salt)
     stream = bool(body.stream)
     outputs = service.engine.answer(
-        ChatPrompt([message.plain() for message in body.messages], options),
+        prompt,
         body.sampling(**own),
         stream=stream,
         priority=priority_of(service.options, body.priority),

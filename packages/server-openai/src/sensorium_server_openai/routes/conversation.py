@@ -1,27 +1,28 @@
-"""What chats and embeddings of conversations have in common."""
+"""What the routes that take conversations have in common."""
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
+from sensorium_server_openai.engine_port import ChatPrompt
 from sensorium_server_openai.errors import bad_request
 from sensorium_server_openai.options import ServerOptions
+from sensorium_server_openai.protocol.conversation import ConversationBody
 
 
-class TemplateFields(Protocol):
-    """The fields of a body that say how its messages become a prompt."""
+def chat_prompt(
+    options: ServerOptions,
+    body: ConversationBody,
+    *,
+    tools: list[dict[str, Any]] | None,
+    opens_answer: bool = True,
+    salt: str | None = None,
+) -> ChatPrompt:
+    """A body's conversation.
 
-    add_generation_prompt: bool | None
-    continue_final_message: bool | None
-    chat_template: str | None
-    chat_template_kwargs: dict[str, Any] | None
-    mm_processor_kwargs: dict[str, Any] | None
-    media_io_kwargs: dict[str, dict[str, Any]] | None
-    cache_salt: str | None
-
-
-def conversation_options(options: ServerOptions, body: TemplateFields) -> dict[str, Any]:
-    """Keyword arguments of ``AsyncEngine.chat``.
+    Args:
+        tools: those that the template is shown.
+        opens_answer: whether the prompt ends where an answer begins, if the body doesn't say.
 
     Raises:
         HTTPError: an option that a stranger may not give here.
@@ -46,19 +47,25 @@ def conversation_options(options: ServerOptions, body: TemplateFields) -> dict[s
             "continue_final_message",
         )
     variables = dict(body.chat_template_kwargs or {})
-    documents = getattr(body, "documents", None)
-    if documents is not None:
-        variables["documents"] = documents
-    begins = body.add_generation_prompt
-    return {
-        "add_generation_prompt": (not goes_on) if begins is None else begins,
+    if body.documents is not None:
+        variables["documents"] = body.documents
+    opens = body.add_generation_prompt
+    chat_options = {
+        "tools": tools,
+        "add_generation_prompt": (opens_answer and not goes_on) if opens is None else opens,
         "continue_final_message": goes_on,
         "chat_template": body.chat_template,
         "template_kwargs": variables,
         "processor_kwargs": body.mm_processor_kwargs,
         "io_kwargs": body.media_io_kwargs,
-        "salt": body.cache_salt or "",
+        "salt": salt or "",
     }
+    return ChatPrompt([message.plain() for message in body.messages or ()], chat_options)
+
+
+def shown_tools(body: ConversationBody) -> list[dict[str, Any]] | None:
+    """All of a body's tools, as chat templates expect them."""
+    return [tool.plain() for tool in body.tools] if body.tools else None
 
 
 def priority_of(options: ServerOptions, given: int | None) -> int:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import struct
+import time
+import uuid
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,10 +13,10 @@ from starlette.responses import Response
 
 from sensorium import PoolingParams
 from sensorium_server_openai.answers.head import json_response
-from sensorium_server_openai.engine_port import ChatPrompt, PlainPrompt, Prompt
+from sensorium_server_openai.engine_port import PlainPrompt, Prompt
 from sensorium_server_openai.flow import all_of
 from sensorium_server_openai.protocol.embeddings import EmbeddingRequest
-from sensorium_server_openai.routes.conversation import conversation_options, priority_of
+from sensorium_server_openai.routes.conversation import chat_prompt, priority_of, shown_tools
 from sensorium_server_openai.service import Call, Service
 
 
@@ -22,12 +24,21 @@ async def embeddings(service: Service, body: EmbeddingRequest, call: Call) -> Re
     """Each input as a vector."""
     service.check_task("embed", "/v1/embeddings")
     priority = priority_of(service.options, body.priority)
+    answer_id = f"embd-{body.request_id or uuid.uuid4().hex}"
+    call.log["answer"] = answer_id
     if body.user is not None:
         call.log["user"] = body.user[:128]
     prompts: list[Prompt] = [PlainPrompt(text, body.cache_salt) for text in body.inputs]
     if body.messages is not None:
-        options = conversation_options(service.options, body)
-        prompts = [ChatPrompt([message.plain() for message in body.messages], options)]
+        prompts = [
+            chat_prompt(
+                service.options,
+                body,
+                tools=shown_tools(body),
+                opens_answer=False,  # as vLLM's: nothing is going to be answered
+                salt=body.cache_salt,
+            )
+        ]
     pooling = PoolingParams(normalize=body.normalize)
     outputs = await all_of(
         [service.engine.embed(prompt, pooling, priority=priority) for prompt in prompts]
@@ -40,7 +51,9 @@ async def embeddings(service: Service, body: EmbeddingRequest, call: Call) -> Re
         for index, output in enumerate(outputs)
     ]
     found: dict[str, Any] = {
+        "id": answer_id,
         "object": "list",
+        "created": int(time.time()),
         "data": data,
         "model": body.model or service.model,
         "usage": {"prompt_tokens": num_tokens, "total_tokens": num_tokens},

@@ -46,6 +46,8 @@ def operations(service: Service) -> APIRouter:
             return HTTPError(404, f"There is no model {name[:200]!r} here.", "model").response()
         return json_response(card(name))
 
+    @router.head("/health", include_in_schema=False)
+    @router.head("/ping", include_in_schema=False)
     @router.get("/health", response_class=Response, responses=_NOT_SERVING)
     @router.get("/ping", response_class=Response, responses=_NOT_SERVING)
     @router.post("/ping", response_class=Response, responses=_NOT_SERVING)

@@ -7,24 +7,17 @@ from typing import Any
 from starlette.responses import Response
 
 from sensorium_server_openai.answers.head import json_response
-from sensorium_server_openai.engine_port import ChatPrompt, PlainPrompt, Prompt
+from sensorium_server_openai.engine_port import PlainPrompt, Prompt
 from sensorium_server_openai.protocol.tokens import DetokenizeRequest, TokenizeRequest
+from sensorium_server_openai.routes.conversation import chat_prompt, shown_tools
 from sensorium_server_openai.service import Call, Service
 
 
 async def tokenize(service: Service, body: TokenizeRequest, call: Call) -> Response:
     """The token ids of a text, or of a conversation with its media in place."""
-    prompt: Prompt
+    prompt: Prompt = PlainPrompt(body.prompt or "")
     if body.messages is not None:
-        options: dict[str, Any] = {
-            "tools": [tool.plain() for tool in body.tools] if body.tools else None,
-            "add_generation_prompt": body.add_generation_prompt is not False,
-            "continue_final_message": bool(body.continue_final_message),
-            "template_kwargs": body.chat_template_kwargs,
-        }
-        prompt = ChatPrompt([message.plain() for message in body.messages], options)
-    else:
-        prompt = PlainPrompt(body.prompt or "")
+        prompt = chat_prompt(service.options, body, tools=shown_tools(body))
     specials = body.add_special_tokens is not False
     token_ids = await service.engine.tokenize(prompt, add_special_tokens=specials)
     found: dict[str, Any] = {

@@ -45,7 +45,9 @@ def web(service: Service) -> APIRouter:
     """The page's files, and ``/web/about``."""
     router = APIRouter()
     for path, (name, media_type) in _FILES.items():
-        router.add_api_route(path, _file(name, media_type), include_in_schema=False)
+        router.add_api_route(
+            path, _file(name, media_type), methods=["GET", "HEAD"], include_in_schema=False
+        )
 
     @router.get("/web/about")
     async def about() -> Response:
