@@ -137,7 +137,9 @@ def lone() -> Lone:
 
 
 @pytest.mark.parametrize("overlaps", [False, True])
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(
+    "seed", [0, 1, *(pytest.param(i, marks=pytest.mark.slow) for i in range(2, 12))]
+)
 def test_whatever_runs_beside_it(llama: Model, lone: Lone, seed: int, overlaps: bool) -> None:
     random = Random(seed)
     requests, rules = drawn_requests(random)

@@ -105,11 +105,10 @@ BATCHES = {
     "long decode": [(1, 3000), (0, 12), (1, 2049)],
 }
 SHAPES = [(4, 4, 64), (16, 2, 128), (6, 2, 80), (24, 1, 64), (3, 1, 96), (4, 2, 256)]
+#: Alone and with others; test_properties.py draws the rest.
 SPECS = {
     "all": (None, None, False),
     "window": (70, None, False),
-    "soft cap": (None, 3.0, False),
-    "reach": (None, None, True),
     "everything": (33, 20.0, True),
 }
 

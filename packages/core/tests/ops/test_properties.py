@@ -23,7 +23,7 @@ SIZES = st.sampled_from([64, 80, 96, 128, 256])
 
 
 @BOTH
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     lengths=st.lists(st.tuples(LENGTH, LENGTH).map(sorted), min_size=1, max_size=6),
     decode=st.booleans(),
@@ -66,7 +66,7 @@ def test_any_paged_batch_equals_the_reference(
 
 
 @BOTH
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     lengths=st.lists(LENGTH, min_size=1, max_size=6),
     heads=HEADS,

@@ -38,9 +38,9 @@ from sensorium.types import EngineItem, EngineRequest, MediaSpan
 #: key → (rows, bytes); few, so that requests meet
 KEYS = {b"cat": (4, 30), b"dog": (6, 40), b"emu": (9, 70)}
 
-#: 0.06 s each; the tests marked slow draw ten times as many. What is known to go wrong is planted
+#: 0.06 s each; tests marked slow draw twenty times as many. What is known to go wrong is planted
 #: further down, and found without luck.
-CHECKED = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+CHECKED = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 THOROUGH = settings(CHECKED, max_examples=1000)
 
 
