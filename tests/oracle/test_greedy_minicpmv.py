@@ -20,9 +20,9 @@ from greedy import Remembered
 from greedy_images import (
     ENGINES,
     Prompt,
-    answer_on_the_gpu,
     answer_twice,
     check_bfloat16_on_the_gpu,
+    check_on_the_gpu,
     compare,
     images,
 )
@@ -114,17 +114,13 @@ def test_the_answer_depends_on_the_image(reference: Comparer) -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("chunk", [16, 2048])
 def test_greedy_tokens_on_the_gpu(folder: Path, reference: Comparer, chunk: int) -> None:
-    """The same comparison with the engine on CUDA and the reference on the CPU."""
-    asked = [*PROMPTS, *PROMPTS]
-    outputs = answer_on_the_gpu(folder, asked, max_model_len=256, max_num_batched_tokens=chunk)
-    print(compare(reference, asked, outputs).report())
+    options = {"max_model_len": 256, "max_num_batched_tokens": chunk}
+    check_on_the_gpu(folder, reference, PROMPTS, **options)
 
 
 @pytest.mark.gpu
 def test_bfloat16_tokens_on_the_gpu_are_the_references_best(
     tmp_path: Path, attention: Attention
 ) -> None:
-    """By CUDA's ops and without them, within twice what bfloat16 does to the reference itself."""
     folder = make_minicpmv(tmp_path, seed=7, dtype=torch.bfloat16, wide=True)
-    references = (Comparer(folder), Comparer(folder, torch.bfloat16))
-    check_bfloat16_on_the_gpu(folder, PROMPTS, references, attention, max_model_len=256)
+    check_bfloat16_on_the_gpu(folder, PROMPTS, Comparer, attention, max_model_len=256)

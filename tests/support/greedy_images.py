@@ -5,7 +5,7 @@ A family's own ``Comparer`` knows its reference; it tells the logits behind an a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -78,6 +78,14 @@ def answer_twice(
     return [*first, *again]
 
 
+def check_on_the_gpu(
+    folder: Path, reference: Comparer, prompts: Sequence[Prompt], **options: Any
+) -> None:
+    """The engine in float32 on CUDA, the reference on the CPU; all prompts come twice."""
+    asked = [*prompts, *prompts]
+    print(compare(reference, asked, answer_on_the_gpu(folder, asked, **options)).report())
+
+
 def answer_on_the_gpu(
     folder: Path, prompts: Sequence[Prompt], **options: Any
 ) -> list[RequestOutput]:
@@ -92,15 +100,12 @@ def answer_on_the_gpu(
 def check_bfloat16_on_the_gpu(
     folder: Path,
     prompts: Sequence[Prompt],
-    references: tuple[Comparer, Comparer],
+    reference: Callable[[Path, torch.dtype], Comparer],
     attention: Attention,
     max_model_len: int,
 ) -> None:
-    """Tokens on CUDA are the best within twice what bfloat16 does to the reference itself.
-
-    Args:
-        references: in float32 and in bfloat16.
-    """
+    """Tokens on CUDA are the best within twice what bfloat16 does to the reference itself."""
+    references = [reference(folder, dtype) for dtype in (torch.float32, torch.bfloat16)]
     options: dict[str, Any] = {"max_num_batched_tokens": 64, "max_model_len": max_model_len}
     options["engine_process"] = False  # the ops are counted here
     outputs = answer_on_the_gpu(folder, prompts, dtype="bfloat16", **options)

@@ -22,9 +22,8 @@ from typing import Any
 
 from sensorium.errors import LimitError, MediaError, RequestError
 
-#: Of the long trials.
-NUM_FILES = 100_000
-MOST_GROWTH_BYTES = 64 * 2**20
+_MANY = 100_000
+_MOST_GROWTH_BYTES = 64 * 2**20
 _MOST_MEMORY_BYTES = 8 * 2**30
 
 
@@ -83,6 +82,23 @@ def outcome(load: Callable[[bytes], None], data: bytes) -> str:
         assert "0x" not in str(error), error  # noqa: PT017
         return "limited" if isinstance(error, LimitError) else "refused"
     return "loaded"
+
+
+def check_few(
+    popen: Callable[..., subprocess.Popen[str]], test_file: str, folder: Path, count: int = 500
+) -> None:
+    """``TRIAL`` of a test's file with a few hundred files, some of which load."""
+    found = tried(popen, test_file, count, folder)
+    assert found.total == count
+    assert min(found.loaded, found.refused) > 0
+
+
+def check_many(test_file: str, folder: Path) -> None:
+    """With a hundred thousand, in a Python of its own, which must not grow."""
+    found = tried(subprocess.Popen, test_file, _MANY, folder)
+    assert found.total == _MANY
+    assert min(found.loaded, found.refused) > _MANY // 20
+    assert found.growth_bytes < _MOST_GROWTH_BYTES
 
 
 def tried(

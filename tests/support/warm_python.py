@@ -28,7 +28,7 @@ from sensorium.engine.ipc import process
 _PR_SET_CHILD_SUBREAPER = 36
 #: What the process that forks runs: it has one thread, for locks of others would stay locked.
 _HOST = """
-import gc, socket, sys, threading
+import contextlib, gc, socket, sys, threading
 sys.path.insert(0, sys.argv[1])
 from warm_python import serve
 import torch, PIL.Image
@@ -37,6 +37,8 @@ from importlib.metadata import entry_points
 
 for plugin in entry_points(group="sensorium.plugins"):
     plugin.load()
+with contextlib.suppress(ImportError):  # of clients, which import what they use when they do
+    import openai, openai.resources.chat, openai.resources.embeddings
 assert threading.active_count() == 1
 gc.freeze()  # else a first collection in each child copies every page
 serve(socket.socket(fileno=int(sys.argv[2])))
