@@ -59,7 +59,7 @@ LEVELS: Mapping[str, tuple[str, ...]] = {
     ),
 }
 #: Compiled once a level.
-CPU_KERNELS = ("cpu/attention.cpp", "cpu/elementwise.cpp", "cpu/linear.cpp")
+CPU_KERNELS = ("cpu/attention.cpp", "cpu/elementwise.cpp", "cpu/grids.cpp", "cpu/linear.cpp")
 CPU_PLAIN = ("cpu/dispatch.cpp", "cpu/program.cpp", "torch/cpu_library.cpp")
 CUDA_SOURCES = (
     "cuda/attention.cu",

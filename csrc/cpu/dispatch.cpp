@@ -15,10 +15,13 @@
   void silu_mul(const SiluMul&, int64_t, int64_t);                                            \
   int64_t linear_scratch(const Linear&);                                                      \
   void linear(const Linear&, int64_t, int64_t, float*);                                       \
+  void cut_blocks(const CutBlocks&, int64_t, int64_t, float*);                                \
+  void cubic_sample(const CubicSample&, int64_t, int64_t, float*);                            \
   }
 #define SENSORIUM_TABLE(level)                                                             \
   {#level, 16, level::attention_piece, level::attention_merge, level::rope_store, level::rope, \
-   level::rms_norm, level::silu_mul, level::linear_scratch, level::linear}
+   level::rms_norm, level::silu_mul, level::linear_scratch, level::linear,                 \
+   level::cut_blocks, level::cubic_sample}
 
 SENSORIUM_DECLARE(plain)
 #ifdef SENSORIUM_HAS_AVX2

@@ -21,6 +21,30 @@ struct Linear {
   DType dtype;
 };
 
+// Grids of cells, cut into square blocks: out[block][c][y][x] = (cell's channel c - mean[c]) / std[c],
+// blocks by grid, row and column. What is left over on the far sides is cut off.
+struct CutBlocks {
+  const void* x;  // (grids, height, width, channels), contiguous: bytes or floats
+  bool bytes;
+  int32_t height, width, channels;
+  int32_t size;           // of a block, in cells
+  int32_t rows, columns;  // of blocks in a grid
+  const float* mean;      // (channels)
+  const float* std;
+  float* out;  // (grids · rows · columns, channels, size, size)
+};
+
+// A grid resampled: each cell is the weighted sum of four lines' cells in four columns.
+struct CubicSample {
+  const uint8_t* x;  // (height, width, channels), contiguous
+  int32_t width, channels, columns;
+  const int32_t* row_cells;  // (rows, 4): which lines; likewise which columns
+  const int32_t* column_cells;
+  const float* row_weights;  // (rows, 4)
+  const float* column_weights;
+  float* out;  // (rows, columns, channels)
+};
+
 // How one call of attention is cut into pieces: (sequence, key head, block of queries, split of the
 // keys), in this order, the last the fastest. With more than one split the pieces leave partial
 // sums in `partials`, and `merge` makes the result of them.
@@ -51,6 +75,10 @@ struct CpuKernels {
   void (*silu_mul)(const SiluMul&, int64_t first_row, int64_t last_row);
   int64_t (*linear_scratch)(const Linear&);  // floats that a thread needs
   void (*linear)(const Linear&, int64_t first_output, int64_t last_output, float* scratch);
+  // A row of blocks each; scratch for its floats, and size² more.
+  void (*cut_blocks)(const CutBlocks&, int64_t first_row, int64_t last_row, float* scratch);
+  // A row of the result each; scratch for the floats of one line.
+  void (*cubic_sample)(const CubicSample&, int64_t first_row, int64_t last_row, float* scratch);
 };
 
 // The best that this processor runs, or what was forced.

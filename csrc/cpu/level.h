@@ -15,5 +15,7 @@ void rms_norm(const RmsNorm&, int64_t first_row, int64_t last_row);
 void silu_mul(const SiluMul&, int64_t first_row, int64_t last_row);
 int64_t linear_scratch(const Linear&);
 void linear(const Linear&, int64_t first_output, int64_t last_output, float* scratch);
+void cut_blocks(const CutBlocks&, int64_t first_row, int64_t last_row, float* scratch);
+void cubic_sample(const CubicSample&, int64_t first_row, int64_t last_row, float* scratch);
 
 }  // namespace sensorium::SENSORIUM_ISA

@@ -275,6 +275,37 @@ SENSORIUM_EXPORT int sensorium_cpu_force(const char* level) {
   return sensorium::force_cpu_level(level) ? 1 : 0;
 }
 
+// Grids, for ops/grids.py, which says what they are for and has checked the arguments.
+
+SENSORIUM_EXPORT void sensorium_cut_blocks(const void* x, int32_t bytes, int32_t grids,
+                                           int32_t height, int32_t width, int32_t channels,
+                                           int32_t size, const float* mean, const float* std,
+                                           float* out) {
+  const sensorium::CutBlocks b{x,    bytes != 0,    height,       width, channels,
+                               size, height / size, width / size, mean,  std,
+                               out};
+  const int64_t line = int64_t{b.columns} * size * channels;
+  sensorium::rows(int64_t{grids} * b.rows, sensorium::grain_of(line * size),
+                  [&](int64_t first, int64_t last) {
+                    const auto scratch = sensorium::floats((line + size) * size);
+                    sensorium::cpu_kernels().cut_blocks(b, first, last, scratch.get());
+                  });
+}
+
+SENSORIUM_EXPORT void sensorium_cubic_sample(const uint8_t* x, int32_t width, int32_t channels,
+                                             int32_t rows, int32_t columns,
+                                             const int32_t* row_cells, const int32_t* column_cells,
+                                             const float* row_weights, const float* column_weights,
+                                             float* out) {
+  const sensorium::CubicSample s{x,         width,        channels,    columns,        row_cells,
+                                 column_cells, row_weights, column_weights, out};
+  const int64_t line = int64_t{width} * channels;
+  sensorium::rows(rows, sensorium::grain_of(4 * line), [&](int64_t first, int64_t last) {
+    const auto scratch = sensorium::floats(line);
+    sensorium::cpu_kernels().cubic_sample(s, first, last, scratch.get());
+  });
+}
+
 // Programs, for ops/program.py, which says what they are for.
 
 // From now on this thread's ops are recorded, besides being carried out.

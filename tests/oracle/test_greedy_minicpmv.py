@@ -20,6 +20,7 @@ from greedy import Remembered
 from greedy_images import (
     ENGINES,
     Prompt,
+    answer_by_the_server,
     answer_twice,
     check_bfloat16_on_the_gpu,
     check_on_the_gpu,
@@ -99,6 +100,21 @@ def test_greedy_tokens_equal_the_references(
     options = {"trust_remote_code": True, "max_model_len": 256, **options}
     outputs = answer_twice(folder, PROMPTS, options, attention)
     print(compare(reference, [*PROMPTS, *PROMPTS], outputs).report())
+
+
+def test_greedy_tokens_by_the_server(folder: Path, reference: Comparer) -> None:
+    """Chats, which the checkpoint's template puts into words."""
+    questions: list[Prompt] = [
+        ("what is this?", [(90, 120)]),
+        ("no image at all", []),
+        ("and these", [(60, 200), (150, 80)]),
+    ]
+    outputs = answer_by_the_server(folder, questions, max_model_len=256)
+    written: list[Prompt] = []
+    for question, sizes in questions:
+        text = "\n".join([*[TAG] * len(sizes), question])
+        written.append((f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n", sizes))
+    print(compare(reference, written, outputs).report())
 
 
 def test_the_answer_depends_on_the_image(reference: Comparer) -> None:

@@ -18,6 +18,7 @@ from greedy_images import (
     ENGINES,
     GREEDY,
     Prompt,
+    answer_by_the_server,
     answer_twice,
     check_bfloat16_on_the_gpu,
     check_on_the_gpu,
@@ -69,6 +70,21 @@ def test_greedy_tokens_equal_the_references(
     options = {"trust_remote_code": True, "max_model_len": 256, **options}
     outputs = answer_twice(folder, PROMPTS, options, attention)
     print(compare(reference, [*PROMPTS, *PROMPTS], outputs).report())
+
+
+def test_greedy_tokens_by_the_server(folder: Path, reference: Comparer) -> None:
+    """Chats, which the family's template puts into words."""
+    questions: list[Prompt] = [
+        ("what is this?", [(90, 120)]),
+        ("no picture at all", []),
+        ("and these", [(60, 200), (300, 80)]),
+    ]
+    outputs = answer_by_the_server(folder, questions, max_model_len=256)
+    written: list[Prompt] = []
+    for question, sizes in questions:
+        tags = "".join(f"<|image_{i + 1}|>\n" for i in range(len(sizes)))
+        written.append((f"<|user|>\n{tags}{question}<|end|>\n<|assistant|>\n", sizes))
+    print(compare(reference, written, outputs).report())
 
 
 def test_requests_that_lose_their_pages(

@@ -5,17 +5,24 @@ A family's own ``Comparer`` knows its reference; it tells the logits behind an a
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Protocol
 
 import torch
 from attention_backends import DECODER, TOWER, Attention
 from family_helpers import random_image
 from greedy import Comparison
+from PIL import Image
+from served import served
 
-from sensorium import LLM, RequestOutput, SamplingParams
+from sensorium import LLM, AsyncEngine, RequestOutput, SamplingParams
+from sensorium_server_openai.engine_port import EnginePort
 
 GREEDY = SamplingParams(temperature=0.0, repetition_penalty=1.0, max_tokens=12, ignore_eos=True)
 #: Of prompts that the prefix cache holds: what differs there shows in the tokens behind them.
@@ -84,6 +91,40 @@ def check_on_the_gpu(
     """The engine in float32 on CUDA, the reference on the CPU; all prompts come twice."""
     asked = [*prompts, *prompts]
     print(compare(reference, asked, answer_on_the_gpu(folder, asked, **options)).report())
+
+
+def answer_by_the_server(
+    folder: Path, questions: Sequence[Prompt], **options: Any
+) -> list[RequestOutput]:
+    """Answers to chats, each one question with images by data URL, sent at once."""
+
+    def part(pixels: Any) -> dict[str, Any]:
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, "PNG")
+        data = base64.b64encode(buffer.getvalue()).decode()
+        return {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}}
+
+    def ask(question: Prompt) -> Any:
+        parts = [{"type": "text", "text": question[0]}, *map(part, images(question[1]))]
+        body = {
+            "messages": [{"role": "user", "content": parts}],
+            "temperature": 0.0,
+            "repetition_penalty": 1.0,
+            "max_completion_tokens": GREEDY.max_tokens,
+            "ignore_eos": True,
+            "return_token_ids": True,
+        }
+        answer = server.post("/v1/chat/completions", body).json()
+        (choice,) = answer["choices"]
+        completion = SimpleNamespace(token_ids=choice["token_ids"])
+        return SimpleNamespace(prompt_token_ids=answer["prompt_token_ids"], outputs=[completion])
+
+    with (
+        AsyncEngine(str(folder), device="cpu", dtype="float32", **options) as engine,
+        served(EnginePort.of(engine, str(folder))) as server,
+        ThreadPoolExecutor(len(questions)) as pool,
+    ):
+        return list(pool.map(ask, questions))
 
 
 def answer_on_the_gpu(

@@ -90,24 +90,6 @@ def _cut(part: Tensor, shape: PatchShape) -> Tensor:
     return blocks_first.reshape(-1, channels, num_frames, shape.size**2)
 
 
-def patchify(pixels: Tensor, patch_size: int) -> Tensor:
-    """(B, H, W, 3) → (B, patches, 3·P·P): patches by rows, elements by channel, row, column.
-
-    What is left over on the right and below is cut off. In host memory it is numpy that copies, in
-    two steps: lines of a patch, which are long runs, then channels.
-    """
-    batch, height, width, channels = pixels.shape
-    rows, columns = height // patch_size, width // patch_size
-    whole = pixels[:, : rows * patch_size, : columns * patch_size]
-    split = whole.reshape(batch, rows, patch_size, columns, patch_size * channels).transpose(2, 3)
-    if pixels.device.type == "cpu":
-        split = torch.from_numpy(np.ascontiguousarray(split.numpy()))
-    lines = split.reshape(batch, rows * columns, patch_size**2, channels).transpose(2, 3)
-    if pixels.device.type == "cpu":
-        lines = torch.from_numpy(np.ascontiguousarray(lines.numpy()))
-    return lines.reshape(batch, rows * columns, -1)
-
-
 def empty_floats(size: tuple[int, ...], device: torch.device) -> Tensor:
     """Uninitialised float32. In host memory numpy's, which asks the system for large pages.
 

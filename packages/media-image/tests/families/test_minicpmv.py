@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -186,6 +187,26 @@ def test_ids_are_those_of_the_published_text(
 ) -> None:
     expected = reference.token_ids(prompt, [(width, height) for height, width in sizes])
     assert ids_of(llm, prompt, sizes) == expected
+
+
+def test_layouts_of_many_sizes(adapter: MiniCPMVImages, reference: MiniCPMVReference) -> None:
+    """The tokens of an image are those of the text that the published processor writes for it."""
+    draw = random.Random(7)
+    written: dict[tuple[int, int] | None, list[int]] = {}
+    unknown = reference.tokenizer.convert_tokens_to_ids("<unk>")
+    for _ in range(5000):
+        height, width = (round(2 ** draw.uniform(0, 10)) for _ in range(2))
+        if max(height, width) > 200 * min(height, width):
+            continue
+        grid = published.sliced_grid(width, height, reference.scale, 9)
+        if grid not in written:
+            text = published.placeholder(0, grid, reference.queries, use_id=False)
+            written[grid] = reference.tokenizer(text, add_special_tokens=False).input_ids
+        plan = adapter.plan(MediaShape((height, width)), {"max_slice_nums": 9})
+        assert list(plan.token_ids) == written[grid], (height, width)
+        assert plan.is_embed == bytes(token == unknown for token in written[grid])
+        assert plan.num_tokens == sum(plan.is_embed)
+    assert len(written) > 20, "every grid of up to nine slices"
 
 
 def test_a_users_tokens_take_no_images_place(llm: LLM) -> None:

@@ -129,9 +129,13 @@ def test_the_global_view_is_the_published_one(tower: Phi3VTower) -> None:
     mean, std = tower.normalisation.constants(torch.device("cpu"))
     values = (pixels - mean) / std
     planes = values.permute(2, 0, 1)[None]
-    published = torch.nn.functional.interpolate(planes, (56, 56), mode="bicubic")[0]
-    torch.testing.assert_close(tower.view(pixels), published.permute(1, 2, 0), rtol=0, atol=1e-5)
-    assert tower.view(pixels).max() > values.max()
+    published = torch.nn.functional.interpolate(planes, (56, 56), mode="bicubic")
+    patch = tower.tower.clip.patch_size
+    expected = torch.nn.functional.unfold(published, patch, stride=patch).transpose(1, 2)
+    view, tiles = tower.patches(pixels)
+    assert len(tiles) == 2 * 3
+    torch.testing.assert_close(view, expected, rtol=0, atol=1e-5)
+    assert view.max() > values.max()
 
 
 def test_no_items_no_embeddings(tower: Phi3VTower) -> None:

@@ -11,6 +11,7 @@ from sensorium.ops.attention import (
 )
 from sensorium.ops.choose import AttentionChoice, choose_attention
 from sensorium.ops.elementwise import add_rms_norm, rms_norm, silu_mul
+from sensorium.ops.grids import cubic_sample, cut_blocks
 from sensorium.ops.linear import linear
 from sensorium.ops.paged import PagedAttention
 from sensorium.ops.reference import ReferenceAttention
@@ -33,6 +34,8 @@ __all__ = [
     "apply_rope_",
     "attention_factor",
     "choose_attention",
+    "cubic_sample",
+    "cut_blocks",
     "inverse_frequencies",
     "linear",
     "rms_norm",

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from sensorium.errors import ConfigError
 from sensorium.models.layers import Linear
+from sensorium.ops import cubic_sample
 from sensorium.plugins.context import EncoderContext
 from sensorium.plugins.encoder import EncoderOutput, WeightMap, WeightRule
 from sensorium.types import Features
 from sensorium_media_image.fields import Section, image_processor
-from sensorium_media_image.patches import patchify
 from sensorium_media_image.towers.clip import ClipConfig, ClipTrunk, trunk_rules
 from sensorium_media_image.towers.normalise import Normalisation, read_normalisation
 
@@ -158,26 +158,16 @@ class Phi3VTower(ClipTrunk):
         return [EncoderOutput(rows) for rows in embeds]
 
     def patches(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalised patches of an item: (1, n, 3·P·P) of its global view, (tiles, n, 3·P·P)."""
+        """Normalised patches of an item: (1, n, 3·P·P) of its global view, (tiles, n, 3·P·P).
+
+        The published view is made of the normalised whole. The weights of a resize add up to one,
+        so that the order makes a rounding's difference, and there is less to normalise.
+        """
         side, patch = self.tower.side, self.tower.clip.patch_size
         split = pixels.reshape(len(pixels) // side, side, -1, side, 3)
         tiles = split.transpose(1, 2).reshape(-1, side, side, 3)
-        return (
-            patchify(self.view(pixels)[None], patch),
-            self.normalisation.patches(tiles, patch, pixels.device),
-        )
-
-    def view(self, pixels: Tensor) -> Tensor:
-        """(rows · S, columns · S, 3) uint8 → the global view (S, S, 3), normalised.
-
-        Published is the normalised whole, resized. The weights of a resize add up to one, so that
-        the order makes a rounding's difference, and there is less to normalise.
-        """
-        size = (self.tower.side, self.tower.side)
-        planes = pixels.float().permute(2, 0, 1)[None]
-        resized = nn.functional.interpolate(planes, size, mode="bicubic", align_corners=False)
-        mean, std = self.normalisation.constants(pixels.device)
-        return (resized[0].permute(1, 2, 0) - mean) / std
+        view, cut = cubic_sample(pixels, side, side)[None], self.normalisation.patches
+        return cut(view, patch, pixels.device), cut(tiles, patch, pixels.device)
 
     def _lines(self, merged: Tensor, rows: int, columns: int) -> Tensor:
         """(1 + tiles, m, m, wide) → (num_tokens, wide): tiles, a separator, the global view."""
