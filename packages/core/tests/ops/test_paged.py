@@ -158,7 +158,7 @@ def test_every_instruction_set_agrees(level: str, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize(("device", "dtype"), PLACES)
-@pytest.mark.parametrize("head_size", [64, 80, 96, 128, 256])
+@pytest.mark.parametrize("head_size", [24, 64, 72, 80, 96, 128, 256])
 @pytest.mark.parametrize("causal", [False, True])
 def test_sequences_side_by_side_equal_the_reference(
     device: str, dtype: torch.dtype, head_size: int, causal: bool, monkeypatch: pytest.MonkeyPatch

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from sensorium.ops import extension
 from sensorium.ops.paged import CUDA_HEAD_SIZES
@@ -63,14 +64,24 @@ def varlen_attention(
         segments = Segments(segments, q.device)
     assert segments.borders[-1] == len(q), "the last border is the number of tokens"
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    if not _compiled(q):
+    size = q.shape[-1]
+    width = _compiled_width(q)
+    if width is None:
         return varlen_reference(q, k, v, segments.borders, scale=scale, causal=causal)
     extension.count(q, "varlen_attention")
+    if width > size:
+        # Zeros add nothing to a score, and give zeros, which are cut off again.
+        q, k, v = (functional.pad(x, (0, width - size)) for x in (q, k, v))
     out: Tensor = torch.ops.sensorium.varlen_attention(
         q, k, v, segments.on_device, segments.max_len, scale, causal
     )
-    return out
+    return out[..., :size]
 
 
-def _compiled(q: Tensor) -> bool:
-    return extension.serves(q) and (not q.is_cuda or q.shape[-1] in CUDA_HEAD_SIZES)
+def _compiled_width(q: Tensor) -> int | None:
+    """The head size that the extension computes ``q``'s heads in; None: it doesn't serve them."""
+    if not extension.serves(q):
+        return None
+    if not q.is_cuda:
+        return q.shape[-1]
+    return min((size for size in CUDA_HEAD_SIZES if size >= q.shape[-1]), default=None)
