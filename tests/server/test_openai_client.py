@@ -95,6 +95,14 @@ def test_a_stop_string_ends_the_answer(client: OpenAI, stop_sign: str) -> None:
     assert (cut.model_extra or {})["stop_reason"] == word
 
 
+def test_a_banned_word_is_not_said(server: Served) -> None:
+    ask = {"messages": about("Hi"), "temperature": 0, "max_completion_tokens": 8}
+    [said] = server.post("/v1/chat/completions", ask).json()["choices"]
+    word = said["message"]["content"].split("!")[0].split()[0]
+    [other] = server.post("/v1/chat/completions", {**ask, "bad_words": [word]}).json()["choices"]
+    assert word not in other["message"]["content"]
+
+
 def test_completions_of_lists_whole_and_streamed(client: OpenAI) -> None:
     ids = [5, 6, 7]
     ask: dict[str, Any] = {"model": "tiny-vl", "prompt": [ids, [8, 9]], "max_tokens": 4, "n": 2}

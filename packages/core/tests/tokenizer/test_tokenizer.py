@@ -61,6 +61,33 @@ def test_plain_text_holds_no_special_token(pair: Any, text: str) -> None:
     )
 
 
+@pytest.mark.parametrize("size", [4095, 4096, 50_000])
+def test_long_texts_are_encoded_and_decoded_as_short_ones(pair: Any, size: int) -> None:
+    """They take another way through the library, which lets other threads run meanwhile."""
+    text = ("".join(PIECES) * (1 + size // len("".join(PIECES))))[:size]
+    ids = pair.ours.encode(text)
+    assert ids == pair.oracle.encode(text, add_special_tokens=False)
+    assert pair.ours.encode(text, add_special_tokens=True) == pair.oracle.encode(text)
+    for skip in (False, True):
+        decoded = pair.ours.decode(ids, skip_special_tokens=skip)
+        assert decoded == pair.oracle.decode(ids, skip_special_tokens=skip)
+    assert pair.ours.encode_plain(text) == step_by_step(pair.ours, text)
+    assert set(pair.ours.encode_plain(text, continues=True)).isdisjoint(
+        pair.ours.special_ids - {pair.ours.token_to_id("<unk>")}
+    )
+
+
+def step_by_step(tokenizer: Tokenizer, text: str) -> list[int]:
+    """The steps of a tokenizer without its search for added tokens, one by one."""
+    backend = Backend.from_str(tokenizer.to_json())
+    if backend.normalizer is not None:
+        text = backend.normalizer.normalize_str(text)
+    words = [text]
+    if backend.pre_tokenizer is not None:
+        words = [word for word, _ in backend.pre_tokenizer.pre_tokenize_str(text)]
+    return [token.id for word in words for token in backend.model.tokenize(word)]
+
+
 def test_ids_and_names_of_tokens(pair: Any) -> None:
     ours, oracle = pair.ours, pair.oracle
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sensorium.outputs import CompletionOutput, RequestOutput
+from sensorium_server_openai.answers import head
 from sensorium_server_openai.answers.chat import ChatChunks, ChatShape
 from sensorium_server_openai.answers.completion import CompletionChunks, CompletionShape
 from sensorium_server_openai.answers.head import Head, TextEvents, Usage
@@ -28,6 +30,34 @@ def test_parts_make_the_whole(model: str, text: str) -> None:
     made = TextEvents(chunk(model, ""), "content").event(text)
     assert made.endswith(b"\n\n")
     assert json.loads(made.removeprefix(b"data: ")) == chunk(model, text)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | TEXTS,
+    lambda inner: st.lists(inner, max_size=6) | st.dictionaries(TEXTS, inner, max_size=6),
+)
+
+
+@given(value=st.dictionaries(TEXTS, JSON, max_size=6))
+async def test_a_large_answer_is_written_as_a_small_one(value: dict[str, Any]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(head, "_FEW", 2)
+        large = await head.json_answer(lambda: value, num_entries=10**6)
+    small = await head.json_answer(lambda: value, num_entries=1)
+    assert json.loads(large.body) == json.loads(small.body) == value
+    assert large.headers["content-length"] == str(len(large.body))
+
+
+async def test_a_large_answer_is_made_on_another_thread() -> None:
+    threads: list[int] = []
+
+    def made() -> dict[str, Any]:
+        threads.append(threading.get_ident())
+        return {"data": [0.5] * 10_000}
+
+    answer = await head.json_answer(made, num_entries=10_000)
+    assert threads != [threading.get_ident()]
+    assert json.loads(answer.body) == {"data": [0.5] * 10_000}
 
 
 def outputs(*texts: str) -> list[RequestOutput]:

@@ -63,12 +63,14 @@ class _Work:
         admit: the caller's name for it and the engine's, the prompt, what is known so far → the
             request.
         aborted: what an abort during the preparation gives: an output, or an error.
+        encodes_words: whether ``admit`` has words to encode, too many to do it on the event loop.
     """
 
     task: str
     prepare: Callable[[], Awaitable[PreparedPrompt]]
     admit: Callable[[str, str, PreparedPrompt, RequestMetrics], Admitted]
     aborted: Callable[[str], Any]
+    encodes_words: bool = False
 
 
 class AsyncEngine:
@@ -157,6 +159,7 @@ class AsyncEngine:
             prepare=prepare,
             admit=partial(self._admission.generation, sampling=sampling, priority=priority),
             aborted=partial(_aborted_output, sampling=sampling),
+            encodes_words=sampling is not None and bool(sampling.bad_words),
         )
         return self._answer(work, request_id)
 
@@ -255,7 +258,11 @@ class AsyncEngine:
                 with self._preparations.begin(request_id):
                     prepared = await work.prepare()
                     metrics = _metrics(prepared, arrival_s)
-                    admitted = work.admit(request_id, engine_id, prepared, metrics)
+                    admit = partial(work.admit, request_id, engine_id, prepared, metrics)
+                    if work.encodes_words:
+                        admitted = await self._parts.frontend.in_text_pool(admit)
+                    else:
+                        admitted = admit()
                     await self._compile(admitted.requests[0])
                     stream = self._streams.open(admitted.state, self._client.abort)
                 await self._hand_over(admitted.requests, stream)

@@ -90,7 +90,7 @@ class Frontend:
         """
         items = self.pipeline.split(prompt.media, prompt.uuids)
         counts = Counter(item.kind for item in items)
-        tokenized = await self._in_text_pool(lambda: self._tokenized(prompt, counts))
+        tokenized = await self.in_text_pool(lambda: self._tokenized(prompt, counts))
         return await self._compose(
             prompt.text, tokenized, items, prompt.salt, prompt.processor_kwargs
         )
@@ -141,7 +141,7 @@ class Frontend:
                 self._tokenizer, rendered.segments, add_special_tokens=rendered.add_special_tokens
             )
 
-        rendered, tokenized = await self._in_text_pool(render)
+        rendered, tokenized = await self.in_text_pool(render)
         return await self._compose(
             rendered.text, tokenized, rendered.items, salt, processor_kwargs or {}, io_kwargs
         )
@@ -174,13 +174,14 @@ class Frontend:
             return self._family.compose(prompt, media.items, self._adapters, self._context)
 
         try:
-            composition = await self._in_text_pool(compose)
+            composition = await self.in_text_pool(compose)
         except BaseException:
             media.release()
             raise
         return PreparedPrompt(text, composition, media.items, salt, media.num_hits, media)
 
-    async def _in_text_pool(self, work: Callable[[], T]) -> T:
+    async def in_text_pool(self, work: Callable[[], T]) -> T:
+        """Does what takes its time with text on a thread; the event loop waits for none of it."""
         return await asyncio.get_running_loop().run_in_executor(self._text_pool, work)
 
     def close(self) -> None:

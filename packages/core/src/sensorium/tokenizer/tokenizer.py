@@ -19,6 +19,9 @@ from sensorium.tokenizer.template import ChatTemplate
 
 #: Text put in front of a piece that must be encoded as a continuation, then cut off again.
 _LEADS = ("\n", "\n.", ".")
+#: From this length on, a text is encoded and ids are decoded by the library's calls for batches.
+#: Only these let other threads run meanwhile: an event loop, above all.
+_LONG = 4096
 #: Arguments of transformers' ``apply_chat_template`` that shape tensors and batches.
 _TENSOR_OPTIONS = (
     "return_tensors",
@@ -48,6 +51,7 @@ class Tokenizer:
         backend.no_padding()
         _add_tokens(backend, settings)
         self._backend = backend
+        self._plain_backend = _without_added_tokens(backend)
         self.special_tokens: Mapping[str, str] = dict(settings.named)
         self.chat_templates: Mapping[str, str] = dict(settings.templates)
         added = backend.get_added_tokens_decoder()
@@ -98,8 +102,7 @@ class Tokenizer:
         """
         if continues and self._starts_words:
             return self._continue(text, self._encode)
-        ids: list[int] = self._backend.encode(text, add_special_tokens=add_special_tokens).ids
-        return ids
+        return _encoded(self._backend, text, add_special_tokens)
 
     def encode_plain(self, text: str, *, continues: bool = False) -> list[int]:
         """Token ids of ``text`` in which added tokens are the plain text they look like."""
@@ -124,14 +127,7 @@ class Tokenizer:
         return self._encode_plain(text)
 
     def _encode_plain(self, text: str) -> list[int]:
-        """The backend's own steps without the search for added tokens."""
-        normalizer, splitter = self._backend.normalizer, self._backend.pre_tokenizer
-        if normalizer is not None:
-            text = normalizer.normalize_str(text)
-        words = [text]
-        if splitter is not None:
-            words = [word for word, _ in splitter.pre_tokenize_str(text)]
-        return [token.id for word in words for token in self._backend.model.tokenize(word)]
+        return _encoded(self._plain_backend, text, add_special_tokens=False)
 
     def _continue(self, text: str, encode: Callable[[str], list[int]]) -> list[int]:
         for lead in _LEADS:
@@ -153,7 +149,12 @@ class Tokenizer:
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
         """The text of ``token_ids``; ids outside the vocabulary have none."""
-        text: str = self._backend.decode(list(token_ids), skip_special_tokens=skip_special_tokens)
+        ids = list(token_ids)
+        text: str
+        if len(ids) < _LONG:
+            text = self._backend.decode(ids, skip_special_tokens=skip_special_tokens)
+        else:
+            [text] = self._backend.decode_batch([ids], skip_special_tokens=skip_special_tokens)
         return text
 
     def token_text(self, token_id: int) -> str:
@@ -258,6 +259,25 @@ class Tokenizer:
             **template_variables,
         )
         return self.encode(text) if tokenize else text
+
+
+def _without_added_tokens(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
+    """The same model and steps, without the search for added tokens."""
+    plain = tokenizers.Tokenizer(backend.model)
+    if backend.normalizer is not None:
+        plain.normalizer = backend.normalizer
+    if backend.pre_tokenizer is not None:
+        plain.pre_tokenizer = backend.pre_tokenizer
+    return plain
+
+
+def _encoded(backend: tokenizers.Tokenizer, text: str, add_special_tokens: bool) -> list[int]:
+    if len(text) < _LONG:
+        found = backend.encode(text, add_special_tokens=add_special_tokens)
+    else:
+        [found] = backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)
+    ids: list[int] = found.ids
+    return ids
 
 
 def _add_tokens(backend: tokenizers.Tokenizer, settings: TokenizerSettings) -> None:

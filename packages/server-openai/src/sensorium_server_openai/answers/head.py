@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +15,8 @@ from starlette.responses import Response
 from sensorium import RequestOutput, __version__
 
 FINGERPRINT = f"sensorium-{__version__}"
+#: Entries of an answer that the event loop may write, and those that are written in one go.
+_MANY, _FEW = 8192, 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +95,52 @@ def json_response(fields: Mapping[str, Any]) -> Response:
     return Response(_json(fields), media_type="application/json")
 
 
+async def json_answer(make: Callable[[], Mapping[str, Any]], *, num_entries: int) -> Response:
+    """An answer that is one object; a large one is made on a thread, in pieces.
+
+    Args:
+        num_entries: roughly how many numbers and texts it has.
+    """
+    if num_entries <= _MANY:
+        return json_response(make())
+
+    def write() -> bytes:
+        return b"".join(_pieces(make()))
+
+    return Response(await asyncio.to_thread(write), media_type="application/json")
+
+
+def _pieces(value: Any) -> Iterator[bytes]:
+    """The JSON of a value. No other thread runs while the encoder does, so it never gets much."""
+    if _is_small(value):
+        yield _json(value)
+    elif isinstance(value, Mapping):
+        before = b"{"
+        for name, entry in value.items():
+            yield before + _json(name) + b":"
+            yield from _pieces(entry)
+            before = b","
+        yield b"}"
+    elif not isinstance(value[0], (Mapping, list, tuple)):
+        pieces = (value[i : i + _FEW] for i in range(0, len(value), _FEW))
+        yield b"[" + b",".join(_json(piece)[1:-1] for piece in pieces) + b"]"
+    else:
+        before = b"["
+        for entry in value:
+            yield before
+            yield from _pieces(entry)
+            before = b","
+        yield b"]"
+
+
+def _is_small(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return len(value) <= _FEW and all(map(_is_small, value.values()))
+    if isinstance(value, (list, tuple)):
+        return len(value) <= _FEW and all(map(_is_small, value))
+    return True
+
+
 class TextEvents:
     """Events that differ in one piece of text, which is most of a stream: the rest of the JSON is
     written once.
@@ -115,7 +164,7 @@ class TextEvents:
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
-def _json(value: Mapping[str, Any] | str) -> bytes:
+def _json(value: Any) -> bytes:
     text = _encode(value)
     try:
         return text.encode()

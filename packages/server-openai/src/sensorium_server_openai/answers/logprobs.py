@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sensorium import Logprob
+from sensorium import Logprob, RequestOutput
 from sensorium.outputs import CompletionOutput
 
 #: JSON has no minus infinity.
@@ -83,6 +83,12 @@ def prompt_logprobs(entries: Entries | None) -> list[Any] | None:
         }
         for entry in entries
     ]
+
+
+def num_logprobs(output: RequestOutput) -> int:
+    """How many log-probabilities an output has, roughly."""
+    listed = [output.prompt_logprobs, *(answer.logprobs for answer in output.outputs)]
+    return sum(len(found) * max(1, len(found[-1] or ())) for found in listed if found)
 
 
 def _entry(token_id: int, logprob: Logprob, as_ids: bool) -> dict[str, Any]:

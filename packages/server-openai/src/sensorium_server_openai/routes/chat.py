@@ -12,7 +12,8 @@ from starlette.responses import Response
 from sensorium import RequestOutput
 from sensorium.structured_outputs import StructuredOutputs
 from sensorium_server_openai.answers.chat import ChatChunks, ChatShape, whole_chat
-from sensorium_server_openai.answers.head import Head, Usage, json_response
+from sensorium_server_openai.answers.head import Head, Usage, json_answer
+from sensorium_server_openai.answers.logprobs import num_logprobs
 from sensorium_server_openai.flow import EventStream, last
 from sensorium_server_openai.metrics import Observation
 from sensorium_server_openai.protocol.chat import ChatRequest
@@ -60,7 +61,9 @@ async def chat(service: Service, body: ChatRequest, call: Call) -> Response:
     if not stream:
         output = await last(outputs)
         watch.whole(output)
-        return json_response(whole_chat(head, shape, output, usage))
+        return await json_answer(
+            lambda: whole_chat(head, shape, output, usage), num_entries=num_logprobs(output)
+        )
     first = await anext(outputs)
     events = _events(first, outputs, ChatChunks(head, shape, usage), watch)
     return EventStream(events, deadline_s=call.deadline_s, tell_error=call.tell_error)

@@ -15,7 +15,8 @@ from sensorium_server_openai.answers.completion import (
     CompletionShape,
     whole_completion,
 )
-from sensorium_server_openai.answers.head import Head, Usage, json_response
+from sensorium_server_openai.answers.head import Head, Usage, json_answer
+from sensorium_server_openai.answers.logprobs import num_logprobs
 from sensorium_server_openai.engine_port import PlainPrompt
 from sensorium_server_openai.flow import EventStream, all_of, last, merged
 from sensorium_server_openai.metrics import Observation
@@ -70,8 +71,11 @@ async def completions(service: Service, body: CompletionRequest, call: Call) -> 
         for watch, output in zip(watches, outputs, strict=True):
             watch.whole(output)
         decode = service.engine.tokenizer.decode
-        return json_response(
-            whole_completion(head, shape, outputs, texts, usage, lambda token: decode([token]))
+        return await json_answer(
+            lambda: whole_completion(
+                head, shape, outputs, texts, usage, lambda token: decode([token])
+            ),
+            num_entries=sum(len(o.outputs) + num_logprobs(o) for o in outputs),
         )
     news = merged(runs)
     first = await anext(news)

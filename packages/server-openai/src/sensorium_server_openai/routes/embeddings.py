@@ -12,7 +12,7 @@ from typing import Any
 from starlette.responses import Response
 
 from sensorium import PoolingParams
-from sensorium_server_openai.answers.head import json_response
+from sensorium_server_openai.answers.head import json_answer
 from sensorium_server_openai.engine_port import PlainPrompt, Prompt
 from sensorium_server_openai.flow import all_of
 from sensorium_server_openai.protocol.embeddings import EmbeddingRequest
@@ -46,19 +46,23 @@ async def embeddings(service: Service, body: EmbeddingRequest, call: Call) -> Re
     num_tokens = sum(len(output.prompt_token_ids) for output in outputs)
     service.metrics.prompt_tokens += num_tokens
     written = _base64 if body.encoding_format == "base64" else list
-    data = [
-        {"object": "embedding", "index": index, "embedding": written(output.outputs.embedding)}
-        for index, output in enumerate(outputs)
-    ]
-    found: dict[str, Any] = {
-        "id": answer_id,
-        "object": "list",
-        "created": int(time.time()),
-        "data": data,
-        "model": body.model or service.model,
-        "usage": {"prompt_tokens": num_tokens, "total_tokens": num_tokens},
-    }
-    return json_response(found)
+
+    def whole() -> dict[str, Any]:
+        data = [
+            {"object": "embedding", "index": index, "embedding": written(output.outputs.embedding)}
+            for index, output in enumerate(outputs)
+        ]
+        return {
+            "id": answer_id,
+            "object": "list",
+            "created": int(time.time()),
+            "data": data,
+            "model": body.model or service.model,
+            "usage": {"prompt_tokens": num_tokens, "total_tokens": num_tokens},
+        }
+
+    size = sum(len(output.outputs.embedding) for output in outputs)
+    return await json_answer(whole, num_entries=size)
 
 
 def _base64(values: Sequence[float]) -> str:
