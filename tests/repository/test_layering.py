@@ -15,7 +15,8 @@ import pytest
 # Core, from the bottom up. A module imports from its own name and from lower lines, nothing else.
 LEVELS = [
     [
-        *("errors", "config", "types", "sampling_params", "structured_outputs", "pooling_params"),
+        *("errors", "config", "items", "types"),
+        *("sampling_params", "structured_outputs", "pooling_params"),
         *("outputs", "stats"),
         *("decoder_config", "logger"),
     ],
