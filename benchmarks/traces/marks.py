@@ -20,9 +20,8 @@ from typing import Any, TypeVar
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from sensorium.media import pipeline
+from sensorium.media.maker import Making
 from sensorium.runner import Runner
-from sensorium.runner.decode_graphs import is_decode
 from sensorium.runner.forward import ForwardPass
 from sensorium.runner.pending_step import PendingStep
 from sensorium.runner.request_state import RunningRequest
@@ -53,8 +52,7 @@ class Marks:
         self._mark(ForwardPass, "forward", _forward_phase)
         self._mark(ForwardPass, "sample", lambda *_: "sampling")
         self._mark(PendingStep, "result", lambda *_: "wait")
-        self._mark(pipeline, "_identify", lambda *_: MEDIA)
-        self._mark(pipeline.MediaPipeline, "_make", lambda *_: MEDIA)
+        self._mark(Making, "run", lambda *_: MEDIA)
 
     def trace(self, work: Callable[[], Result], file: Path | None = None) -> tuple[Result, Trace]:
         """Does some work and reads its trace, which stays in ``file``."""
@@ -114,5 +112,7 @@ def _encode_phase(runner: Runner, batch: Batch, *_: object) -> str:
 def _forward_phase(
     forward: ForwardPass, chunks: Sequence[Chunk], running: Sequence[RunningRequest]
 ) -> str:
-    decodes = all(is_decode(chunk, of) for chunk, of in zip(chunks, running, strict=True))
+    decodes = all(
+        chunk.start >= len(of.request.token_ids) for chunk, of in zip(chunks, running, strict=True)
+    )
     return "decode" if decodes else "prefill"
