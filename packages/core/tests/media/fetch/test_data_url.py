@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sensorium.errors import LimitError, MediaError
-from sensorium.media.fetch import is_url, resolve
+from sensorium.media.fetch import data_url, is_url, resolve
 from sensorium.media.fetch.resolve import bytes_to_come
 from sensorium.types import BytesSource, UrlSource
 
@@ -125,3 +125,37 @@ def test_is_url_leaves_drives_and_names_out() -> None:
     assert not is_url("C:\\picture")
     assert not is_url("a/b:c")
     assert not is_url("")
+
+
+BASE64_LIKE = st.text(alphabet="AB/+w9==\n %", max_size=24)
+
+
+@settings(deadline=None)
+@given(BASE64_LIKE | st.binary(max_size=40).map(lambda data: base64.b64encode(data).decode()))
+def test_reading_once_gives_what_the_forgiving_decode_gives(text: str) -> None:
+    """Also where padding stands at a piece's end, which is none of the payload's."""
+    outcomes = []
+    for read_once in (lambda payload: decode_plain(payload, piece=8), lambda _: None):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(data_url, "_decode_plain", read_once)
+            try:
+                outcomes.append(data_url.decode_base64(text, 1000))
+            except MediaError:
+                outcomes.append(None)
+    assert outcomes[0] == outcomes[1]
+
+
+def decode_plain(payload: str, piece: int) -> bytes | None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data_url, "_PIECE", piece)
+        return DECODE_PLAIN(payload)
+
+
+DECODE_PLAIN = data_url._decode_plain
+
+
+def test_plain_payloads_are_read_once() -> None:
+    data = bytes(range(256)) * 3
+    assert DECODE_PLAIN(base64.b64encode(data).decode()) == data
+    assert DECODE_PLAIN("YWJj\nYWJj") is None
+    assert decode_plain("YWI=YWJj", piece=4) is None

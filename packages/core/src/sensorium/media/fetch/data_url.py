@@ -19,6 +19,8 @@ _ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 _TOKEN = r"[A-Za-z0-9!#$%&'*+.^_`|~-]+"
 _MEDIA_TYPE = re.compile(rf"{_TOKEN}/{_TOKEN}")
 _BASE64_MARK = re.compile(r"; *base64 *$", re.IGNORECASE)
+#: Characters that are decoded at once; a multiple of 4.
+_PIECE = 2**18
 _REMOVED_FROM_URLS = {ord("\t"): None, ord("\n"): None, ord("\r"): None}
 
 
@@ -56,6 +58,8 @@ def decode_base64(payload: str, max_bytes: int) -> bytes:
         MediaError: it is no base64.
         LimitError: more than ``max_bytes``, found before anything is decoded.
     """
+    if 3 * len(payload) // 4 <= max_bytes and (plain := _decode_plain(payload)) is not None:
+        return plain
     if "%" not in payload:  # before anything is copied; padding is at most two characters
         num_characters = len(payload) - sum(map(payload.count, _WHITE_SPACE.decode()))
         _check_size(3 * (num_characters - 2) // 4, max_bytes)
@@ -70,6 +74,28 @@ def decode_base64(payload: str, max_bytes: int) -> bytes:
         )
     _check_size(3 * len(data) // 4, max_bytes)
     return binascii.a2b_base64(data + b"=" * (-len(data) % 4))
+
+
+def _decode_plain(payload: str) -> bytes | None:
+    """Base64 with all of its padding and nothing else in it, as most often; None: it isn't that.
+
+    It is read once, where the forgiving decode goes over it nine times, and piece by piece: the
+    interpreter's lock is held for a piece, and other threads wait no longer.
+    """
+    if len(payload) % 4:
+        return None
+    pieces = []
+    try:
+        for start in range(0, len(payload), _PIECE):
+            given = payload[start : start + _PIECE]
+            pieces.append(binascii.a2b_base64(given, strict_mode=True))
+    except ValueError:
+        return None
+    # Padding of two at most may end the last piece, and no other.
+    if any(len(piece) != 3 * _PIECE // 4 for piece in pieces[:-1]):
+        return None
+    data = b"".join(pieces)
+    return data if len(data) == 3 * len(payload) // 4 - payload[-2:].count("=") else None
 
 
 def max_decoded_bytes(url: str) -> int:
