@@ -46,7 +46,7 @@ Later = Callable[[], None]
 MOST_PER_S = 60
 CROWDS = (1, 16, 64, 256)
 #: Chats that are open at once while media threads are measured.
-MEDIA_CROWD = 64
+MEDIA_CROWD = 32
 #: Options of the engine, in the server and without it.
 OPTIONS = {"max_model_len": 2048, "max_num_seqs": 256}
 DUMMY = {"load_format": "dummy", "dtype": "bfloat16", "max_num_batched_tokens": 8192}
