@@ -11,7 +11,6 @@ from family_helpers import random_image
 from torch import Tensor
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from sensorium_media_image import patches
 from sensorium_media_image.patches import PatchShape, normalised_patches
 from sensorium_media_image.towers.normalise import Normalisation
 
@@ -60,10 +59,7 @@ def test_transformers_gives_the_same(size: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("num_frames", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("shape", [SHAPE, PatchShape(4, 3, 3), PatchShape(16, 1, 1)])
-def test_frames_and_other_shapes(
-    num_frames: int, shape: PatchShape, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(patches, "ROWS_AT_ONCE", 2)
+def test_frames_and_other_shapes(num_frames: int, shape: PatchShape) -> None:
     pixels = random_frames(num_frames, 3 * shape.side, 2 * shape.side)
     ours = cut(pixels, shape=shape)
     assert ours.dtype == torch.float32

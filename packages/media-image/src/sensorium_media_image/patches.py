@@ -12,8 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-#: Rows of blocks processed at once on the CPU: their intermediate values fit its cache.
-ROWS_AT_ONCE = 4
+from sensorium.ops import cut_blocks
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,36 +57,24 @@ def normalised_patches(
         elements of each by channel, frame, row, column.
     """
     counts = [shape.num_patches(item) for item in items]
-    patches = empty_floats((sum(counts), 3, shape.frames, shape.size**2), mean.device)
+    patches = empty_floats((sum(counts), 3 * shape.frames * shape.size**2), mean.device)
     for item, target in zip(items, torch.split(patches, counts), strict=True):
-        _write(item, shape, mean[:, None, None], std[:, None, None], target)
-    return patches.flatten(1)
+        _write(item, shape, mean, std, target)
+    return patches
 
 
 def _write(item: Tensor, shape: PatchShape, mean: Tensor, std: Tensor, target: Tensor) -> None:
-    height, width = item.shape[1:3]
-    num_rows = ROWS_AT_ONCE * shape.side if item.device.type == "cpu" else height
-    at = 0
-    for span in torch.split(item, shape.frames):
+    rows, columns = item.shape[1] // shape.side, item.shape[2] // shape.side
+    assert item.shape[1:3] == (rows * shape.side, columns * shape.side), "no whole blocks"
+    m, area = shape.merge, shape.size**2
+    spans = torch.split(item, shape.frames)
+    for span, part in zip(spans, torch.split(target, rows * columns * m * m), strict=True):
         if 1 < len(span) < shape.frames:
             missing = shape.frames - len(span)
             span = torch.cat((span, span[-1:].expand(missing, -1, -1, -1)))
-        for part in torch.split(span, num_rows, dim=1):
-            values = _cut(part, shape).float().sub_(mean).div_(std)
-            target[at : at + len(values)].copy_(values)  # a single frame into all of them
-            at += len(values)
-    assert at == len(target), f"{height}×{width} pixels are no whole blocks"
-
-
-def _cut(part: Tensor, shape: PatchShape) -> Tensor:
-    """(T', rows·side, columns·side, 3) → (patches, 3, T', P·P)."""
-    num_frames, height, width, channels = part.shape
-    rows, columns = height // shape.side, width // shape.side
-    split = part.reshape(
-        (num_frames, rows, shape.merge, shape.size, columns, shape.merge, shape.size, channels)
-    )
-    blocks_first = split.permute(1, 4, 2, 5, 7, 0, 3, 6)
-    return blocks_first.reshape(-1, channels, num_frames, shape.size**2)
+        cut = cut_blocks(span, shape.size, mean, std).view(-1, rows, m, columns, m, 3, area)
+        blocks = part.view(rows, columns, m, m, 3, shape.frames, area)
+        blocks.copy_(cut.permute(1, 3, 2, 4, 5, 0, 6))  # a single frame into all of them
 
 
 def empty_floats(size: tuple[int, ...], device: torch.device) -> Tensor:

@@ -54,8 +54,9 @@ def cut_blocks(x: Tensor, size: int, mean: Tensor, std: Tensor) -> Tensor:
         return out
     whole = x[:, : rows * size, : columns * size]
     split = whole.reshape(batch, rows, size, columns, size, channels).permute(0, 1, 3, 5, 2, 4)
-    values = split.reshape(batch, rows * columns, channels, size**2).float()
-    return ((values - mean[:, None]) / std[:, None]).flatten(2)
+    parted = split.reshape(batch, rows * columns, channels, size**2)
+    values = parted.to(torch.float32, copy=True)  # x may be floats, and is left as it is
+    return values.sub_(mean[:, None]).div_(std[:, None]).flatten(2)
 
 
 def cubic_sample(x: Tensor, rows: int, columns: int) -> Tensor:
