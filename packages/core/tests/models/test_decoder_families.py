@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +27,31 @@ def our_logits(folder: Path, name: str, dtype: torch.dtype, **fields: Any) -> to
     return logits_of(loaded(folder, dtype, max_model_len=length, **fields), TOKENS)
 
 
+@functools.cache
+def their_logits(name: str, kept: torch.dtype, computed: torch.dtype) -> torch.Tensor:
+    """(TOKENS, vocabulary) of ``make_text``'s weights in transformers, in float32.
+
+    Args:
+        kept: of the checkpoint.
+        computed: of the model.
+    """
+    with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
+        make_text(Path(folder), name, dtype=kept)
+        reference = load_reference(Path(folder), name, computed)
+        logits: torch.Tensor = reference(TOKENS[None]).logits[0].float()
+    return logits
+
+
+def truth_and_theirs(name: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """What weights in bfloat16 give in float32, and what they give in transformers' bfloat16."""
+    half, single = torch.bfloat16, torch.float32
+    return their_logits(name, half, single), their_logits(name, half, half)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_float32_logits_equal_transformers(name: str, tmp_path: Path, attention: Attention) -> None:
     folder = make_text(tmp_path, name)
-    with torch.inference_mode():
-        expected = load_reference(folder, name)(TOKENS[None]).logits[0]
+    expected = their_logits(name, torch.float32, torch.float32)
     result = our_logits(folder, name, torch.float32)
     attention.assert_ran("paged_attention")
     spread = float(expected.std())
@@ -43,9 +65,7 @@ def test_bfloat16_logits_lie_within_its_rounding(
 ) -> None:
     """As near to the float32 truth as transformers' own bfloat16: its error is the tolerance."""
     folder = make_text(tmp_path, name, dtype=torch.bfloat16)
-    with torch.inference_mode():
-        truth = load_reference(folder, name)(TOKENS[None]).logits[0]
-        theirs = load_reference(folder, name, torch.bfloat16)(TOKENS[None]).logits[0].float()
+    truth, theirs = truth_and_theirs(name)
     error = (our_logits(folder, name, torch.bfloat16) - truth).std() / truth.std()
     attention.assert_ran("paged_attention")
     their_error = (theirs - truth).std() / truth.std()
@@ -59,9 +79,7 @@ def test_bfloat16_logits_lie_within_its_rounding(
 def test_bfloat16_logits_on_cuda_lie_within_its_rounding(name: str, tmp_path: Path) -> None:
     """By the kernels where they are compiled for the head size, else by the reference."""
     folder = make_text(tmp_path, name, dtype=torch.bfloat16)
-    with torch.inference_mode():
-        truth = load_reference(folder, name)(TOKENS[None]).logits[0]
-        theirs = load_reference(folder, name, torch.bfloat16)(TOKENS[None]).logits[0].float()
+    truth, theirs = truth_and_theirs(name)
     length = CASES[name].max_model_len
     decoder = loaded(folder, torch.bfloat16, "cuda", max_model_len=length)
     result = logits_of(decoder, TOKENS.cuda()).cpu()
