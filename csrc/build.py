@@ -59,8 +59,11 @@ LEVELS: Mapping[str, tuple[str, ...]] = {
     ),
 }
 #: Compiled once a level.
-CPU_KERNELS = ("cpu/attention.cpp", "cpu/elementwise.cpp", "cpu/grids.cpp", "cpu/linear.cpp")
-CPU_PLAIN = ("cpu/dispatch.cpp", "cpu/program.cpp", "torch/cpu_library.cpp")
+CPU_KERNELS = (
+    *("cpu/attention.cpp", "cpu/elementwise.cpp", "cpu/grids.cpp", "cpu/linear.cpp"),
+    "cpu/spectra.cpp",
+)
+CPU_PLAIN = ("cpu/dispatch.cpp", "cpu/program.cpp", "cpu/spectra_plan.cpp", "torch/cpu_library.cpp")
 CUDA_SOURCES = (
     "cuda/attention.cu",
     "cuda/attention_decode.cu",

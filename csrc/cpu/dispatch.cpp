@@ -17,11 +17,13 @@
   void linear(const Linear&, int64_t, int64_t, float*);                                       \
   void cut_blocks(const CutBlocks&, int64_t, int64_t, float*);                                \
   void cubic_sample(const CubicSample&, int64_t, int64_t, float*);                            \
+  int64_t spectra_scratch(const Spectra&);                                                    \
+  void spectra(const Spectra&, const SpectraPlan&, int64_t, int64_t, float*);                 \
   }
 #define SENSORIUM_TABLE(level)                                                             \
   {#level, 16, level::attention_piece, level::attention_merge, level::rope_store, level::rope, \
    level::rms_norm, level::silu_mul, level::linear_scratch, level::linear,                 \
-   level::cut_blocks, level::cubic_sample}
+   level::cut_blocks, level::cubic_sample, level::spectra_scratch, level::spectra}
 
 SENSORIUM_DECLARE(plain)
 #ifdef SENSORIUM_HAS_AVX2

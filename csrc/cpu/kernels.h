@@ -3,6 +3,8 @@
 #pragma once
 
 #include <cstdint>
+#include <utility>
+#include <vector>
 
 #include "attention.h"
 #include "elementwise.h"
@@ -45,6 +47,35 @@ struct CubicSample {
   float* out;  // (rows, columns, channels)
 };
 
+// Power spectra of overlapping windows, weighed by a bank of filters:
+//   power[r][k] = |Σ_n samples[r · hop + n] · window[n] · e^(-2πi kn / size)|²
+//   out[r][f] = log10(max(least, Σ_k power[r][k] · bank[k][f])),  k from 0 to size / 2
+// The transform is computed in float64, the sum and its logarithm in float32.
+struct Spectra {
+  const float* samples;
+  const double* window;  // (size)
+  const float* bank;     // (size / 2 + 1, filters), contiguous
+  float* out;            // (rows, filters), contiguous
+  int64_t rows, hop;
+  int32_t size, filters;
+  float least;
+};
+
+// What all windows of a call have in common. `turns` are the cosine and sine of each step of the
+// transform of size / 2 complex numbers, in the order of their use; `real_turns` those that make a
+// real transform of it. `weights` are a quarter of the bank's between the first and the last that
+// isn't 0, filter by filter, and `seen` says which frequencies those are.
+struct SpectraPlan {
+  std::vector<int> radices;
+  std::vector<double> turns, real_turns;
+  std::vector<std::pair<int, int>> seen;
+  std::vector<float> weights;
+};
+
+// The radices of size / 2; none where size is odd, or half of it is 1 or has a prime factor above 5.
+std::vector<int> radices_of(int size);
+SpectraPlan plan_spectra(const Spectra& spectra, std::vector<int> radices);
+
 // How one call of attention is cut into pieces: (sequence, key head, block of queries, split of the
 // keys), in this order, the last the fastest. With more than one split the pieces leave partial
 // sums in `partials`, and `merge` makes the result of them.
@@ -79,6 +110,9 @@ struct CpuKernels {
   void (*cut_blocks)(const CutBlocks&, int64_t first_row, int64_t last_row, float* scratch);
   // A row of the result each; scratch for the floats of one line.
   void (*cubic_sample)(const CubicSample&, int64_t first_row, int64_t last_row, float* scratch);
+  int64_t (*spectra_scratch)(const Spectra&);  // floats that a thread needs
+  void (*spectra)(const Spectra&, const SpectraPlan&, int64_t first_row, int64_t last_row,
+                  float* scratch);
 };
 
 // The best that this processor runs, or what was forced.

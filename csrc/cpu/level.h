@@ -17,5 +17,8 @@ int64_t linear_scratch(const Linear&);
 void linear(const Linear&, int64_t first_output, int64_t last_output, float* scratch);
 void cut_blocks(const CutBlocks&, int64_t first_row, int64_t last_row, float* scratch);
 void cubic_sample(const CubicSample&, int64_t first_row, int64_t last_row, float* scratch);
+int64_t spectra_scratch(const Spectra&);
+void spectra(const Spectra&, const SpectraPlan&, int64_t first_row, int64_t last_row,
+             float* scratch);
 
 }  // namespace sensorium::SENSORIUM_ISA

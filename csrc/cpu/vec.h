@@ -164,6 +164,26 @@ inline Vec exp(Vec x) {
   return x < -87.0f ? Vec{} : p * scale;
 }
 
+// log10 x for normal x > 0, within 2 units in the last place of the larger of its two terms.
+// x = 2^n · m with √½ ≤ m < √2; ln m by a polynomial (Cephes' logf).
+inline Vec log10(Vec x) {
+  const VecInt root = VecInt{} + 0x3f3504f3;  // √½
+  const VecInt bits = bits_of<VecInt>(x) - root;
+  const VecInt n = bits >> 23;
+  const Vec m = bits_of<Vec>(bits - (n << 23) + root) - 1.0f;
+  Vec p = splat(7.0376836292e-2f);
+  p = p * m - 1.1514610310e-1f;
+  p = p * m + 1.1676998740e-1f;
+  p = p * m - 1.2420140846e-1f;
+  p = p * m + 1.4249322787e-1f;
+  p = p * m - 1.6668057665e-1f;
+  p = p * m + 2.0000714765e-1f;
+  p = p * m - 2.4999993993e-1f;
+  p = p * m + 3.3333331174e-1f;
+  const Vec natural = p * m * m * m - 0.5f * m * m + m;
+  return __builtin_convertvector(n, Vec) * 0.30102999566f + natural * 0.43429448190f;
+}
+
 // tanh x = 1 - 2 / (e^2x + 1): an absolute error of about one unit in the last place of 1.
 inline Vec tanh(Vec x) {
   const Vec twice = 2.0f * x;

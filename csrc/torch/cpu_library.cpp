@@ -246,6 +246,47 @@ Tensor linear_cpu(Tensor x, Tensor weight, std::optional<Tensor> bias) {
   return out;
 }
 
+Tensor log_spectra_cpu(Tensor samples, Tensor window, Tensor bank, int64_t hop, double least) {
+  const Contract c("log_spectra");
+  c.dims(samples, "samples", 1);
+  c.type(samples, "samples", ScalarType::Float);
+  c.contiguous(samples, "samples");
+  c.dims(window, "window", 1);
+  c.beside(window, "window", samples);
+  c.type(window, "window", ScalarType::Double);
+  c.contiguous(window, "window");
+  c.dims(bank, "bank", 2);
+  c.like(bank, "bank", samples);
+  c.contiguous(bank, "bank");
+  c.require(hop > 0, "hop", "is ", hop, "; it must be 1 at least");
+  Spectra s{};
+  s.least = static_cast<float>(least);
+  c.require(s.least >= std::numeric_limits<float>::min(), "least", "is ", least,
+            "; it must be a normal number above 0");
+  s.size = c.narrow_size(window, "window", 0);
+  c.require(s.size > 0 && samples.size(0) >= s.size, "samples", "has size ", samples.size(0),
+            "; the window has size ", s.size);
+  s.filters = c.narrow_size(bank, "bank", 1);
+  s.rows = (samples.size(0) - s.size) / hop + 1;
+  s.hop = hop;
+  s.samples = static_cast<const float*>(samples.const_data_ptr());
+  s.window = static_cast<const double*>(window.const_data_ptr());
+  s.bank = static_cast<const float*>(bank.const_data_ptr());
+  const std::vector<int> radices = radices_of(s.size);
+  c.require(!radices.empty(), "window", "has size ", s.size,
+            "; allowed are twice the products of 2, 3 and 5");
+  c.size(bank, "bank", 0, s.size / 2 + 1);
+  const Tensor out = torch::stable::new_empty(samples, {s.rows, s.filters});
+  s.out = static_cast<float*>(out.mutable_data_ptr());
+  const SpectraPlan plan = plan_spectra(s, radices);
+  const CpuKernels& kernels = cpu_kernels();
+  rows(s.rows, grain_of(8 * s.size), [&](int64_t first, int64_t last) {
+    const auto scratch = floats(kernels.spectra_scratch(s));
+    kernels.spectra(s, plan, first, last, scratch.get());
+  });
+  return out;
+}
+
 }  // namespace
 }  // namespace sensorium
 
@@ -264,6 +305,7 @@ STABLE_TORCH_LIBRARY_IMPL(sensorium, CPU, m) {
   m.impl("add_rms_norm", TORCH_BOX(&sensorium::add_rms_norm_cpu));
   m.impl("silu_mul", TORCH_BOX(&sensorium::silu_mul_cpu));
   m.impl("linear", TORCH_BOX(&sensorium::linear_cpu));
+  m.impl("log_spectra", TORCH_BOX(&sensorium::log_spectra_cpu));
 }
 
 #define SENSORIUM_EXPORT extern "C" __attribute__((visibility("default")))

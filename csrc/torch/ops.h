@@ -16,4 +16,5 @@
   define("add_rms_norm(Tensor x, Tensor(a!) residual, Tensor weight, float eps, "                \
          "bool wide=False, float offset=0.0) -> Tensor")                                         \
   define("silu_mul(Tensor x) -> Tensor")                                                         \
-  define("linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
+  define("linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor")                              \
+  define("log_spectra(Tensor samples, Tensor window, Tensor bank, int hop, float least) -> Tensor")

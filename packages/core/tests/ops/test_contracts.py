@@ -72,6 +72,13 @@ def sound(op: str, device: str, dtype: torch.dtype) -> dict[str, Any]:
         "add_rms_norm": {"x": real(TOKENS, WIDTH), "residual": real(TOKENS, WIDTH), **norm},
         "silu_mul": {"x": real(TOKENS, 2 * WIDTH)},
         "linear": {"x": real(TOKENS, WIDTH), "weight": real(5, WIDTH), "bias": real(5)},
+        "log_spectra": {
+            "samples": real(20).float(),
+            "window": real(8).double(),
+            "bank": real(5, 3).float(),
+            "hop": 4,
+            "least": 1e-10,
+        },
     }[op]
 
 
@@ -160,6 +167,8 @@ SIZES: dict[tuple[str, str], dict[int, str]] = {
     ("linear", "x"): {1: "weight has size 16"},
     ("linear", "weight"): {0: "bias has size 5", 1: "weight has size 17"},
     ("linear", "bias"): {0: "bias has size 6"},
+    ("log_spectra", "window"): {0: "window has size 9; allowed are"},
+    ("log_spectra", "bank"): {0: "bank has size 6"},
 }
 #: Rows must lie one behind another.
 CONTIGUOUS = [
@@ -172,12 +181,14 @@ CONTIGUOUS = [
     ("rope", "cos"),
     ("rope", "sin"),
     ("add_rms_norm", "residual"),
+    ("log_spectra", "bank"),
 ]
 #: Which argument is found to be elsewhere where the one that all are compared with is.
 BESIDE = {"paged_attention": "kv", "varlen_attention": "k", "store_kv": "v", "rope_store_kv": "v"}
 BESIDE |= {"rope": "cos", "rms_norm": "weight", "add_rms_norm": "weight"}
 FIRST = {"paged_attention": "q", "varlen_attention": "q", "store_kv": "k", "rope_store_kv": "k"}
 FIRST |= dict.fromkeys(("rope", "rms_norm", "add_rms_norm", "silu_mul", "linear"), "x")
+FIRST |= {"log_spectra": "samples"}
 TOO_MUCH = 2**31
 NUMBERS = [
     Wrong("paged_attention", "max_query_len", "value", value(-1), "max_query_len is -1"),
@@ -197,6 +208,10 @@ NUMBERS = [
     Wrong("varlen_attention", "scale", "value", value(0.0), "scale is 0", "cuda"),
     Wrong("rms_norm", "offset", "value", value(1.0), "offset is 1; it must be 0"),
     Wrong("add_rms_norm", "offset", "value", value(1.0), "offset is 1; it must be 0"),
+    Wrong("log_spectra", "hop", "value", value(0), "hop is 0; it must be 1 at least"),
+    Wrong("log_spectra", "least", "value", value(0.0), "least is 0; it must be a normal number"),
+    Wrong("log_spectra", "samples", "size", lambda x: x[:7], "samples has size 7; the window has"),
+    Wrong("log_spectra", "window", "size", lambda x: x.new_ones(14), "window has size 14; allowed"),
 ]
 #: Numbers of which every value is allowed.
 ANY_VALUE = {"eps", "wide", "causal"}
@@ -242,7 +257,7 @@ def _is_tensor(given: Any) -> bool:
 
 
 def _other(dtype: torch.dtype) -> torch.dtype:
-    swaps = {torch.int32: torch.int64, torch.int64: torch.int32}
+    swaps = {torch.int32: torch.int64, torch.int64: torch.int32, torch.float64: torch.float32}
     return swaps.get(dtype, torch.float64)
 
 
@@ -296,7 +311,8 @@ def test_what_only_several_arguments_break_is_refused(device: str, dtype: torch.
         refused("varlen_attention", beside | {"max_len": length}, "max_len is")
 
 
-@pytest.mark.parametrize("op", FAKES)
+# log_spectra takes float32 alone.
+@pytest.mark.parametrize("op", [op for op in FAKES if op != "log_spectra"])
 def test_half_precision_of_the_other_kind_is_refused_on_the_cpu(op: str) -> None:
     require("cpu", torch.float32)
     given = sound(op, "cpu", torch.float16)

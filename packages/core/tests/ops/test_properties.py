@@ -130,6 +130,7 @@ def test_ops_are_what_torch_asks_of_them(op: str, device: str, dtype: torch.dtyp
         "add_rms_norm": (x, x.clone(), weight, 1e-6),
         "silu_mul": (x,),
         "linear": (x, new(5, 64), None),
+        "log_spectra": (new(40).float(), new(8).double(), new(5, 3).float().abs(), 4, 1e-10),
     }
     torch.library.opcheck(
         getattr(torch.ops.sensorium, op).default,

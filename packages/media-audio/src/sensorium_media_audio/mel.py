@@ -5,11 +5,8 @@
 
 The maximum is the whole clip's, so the spectrogram is made of whole clips and cut afterwards.
 
-The spectrum is computed in float64: in float32, what a loud tone leaves in the other filters is
-rounding noise as large as 1e-4. The power that the filters add up is float32. Two sizes of block
-keep the work in the processor's cache: windows and spectra go through buffers of
-``_BLOCK_FRAMES`` frames, and the products with the filters take ``_GROUP_FRAMES`` at once, because
-a small product spends its time on being set up.
+Spectra and filters are core's (``sensorium.ops.log_spectra``), which transforms in float64: in
+float32, what a loud tone leaves in the other filters is rounding noise as large as 1e-4.
 
 Sources: openai/whisper's ``log_mel_spectrogram`` for the steps; Slaney's Auditory Toolbox (1998)
 for the mel scale and its norm.
@@ -18,33 +15,19 @@ for the mel scale and its norm.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from sensorium.ops import log_spectra
 from sensorium_media_audio.mixdown import FloatArray
 
 RATE = 16_000
 WINDOW, HOP = 400, 160
 NUM_FREQUENCIES = WINDOW // 2 + 1
 MAX_HZ = 8_000.0
-#: Frames whose windows (410 kB) and spectra are in the cache together.
-_BLOCK_FRAMES = 128
-#: Frames whose power (820 kB) goes through the filters together; a multiple of the block's.
-_GROUP_FRAMES = 1024
-#: Filters in a band. A filter sees few frequencies, so each band is multiplied by its own only.
-_BAND_FILTERS = 16
 _DYNAMIC_RANGE = 8.0  # decades
-
-
-class _Band(NamedTuple):
-    """Neighbouring filters: which they are, the frequencies they see, and their weights."""
-
-    bins: slice
-    frequencies: slice
-    weights: Tensor
 
 
 def num_frames(num_samples: int) -> int:
@@ -63,50 +46,11 @@ def log_mel(samples: FloatArray, num_bins: int) -> Tensor:
         (frames, num_bins) float32, one frame for each hop begun.
     """
     frames = num_frames(len(samples))
-    padded = _padded(samples, frames * HOP)
-    bands = _bands(num_bins)
-    power = torch.empty(min(_GROUP_FRAMES, frames), NUM_FREQUENCIES)
-    mel = torch.empty(frames, num_bins)
-    maximum = -np.inf
-    spectra = _Spectra()
-    for start in range(0, frames, _GROUP_FRAMES):
-        stop = min(start + _GROUP_FRAMES, frames)
-        for first in range(start, stop, _BLOCK_FRAMES):
-            last = min(first + _BLOCK_FRAMES, stop)
-            spectra.power(padded, first, power[first - start : last - start])
-        part = mel[start:stop]
-        for band in bands:
-            seen = power[: stop - start, band.frequencies]
-            torch.mm(seen, band.weights, out=part[:, band.bins])
-        part.clamp_(min=1e-10).log10_().add_(4.0).div_(4.0)
-        maximum = max(maximum, float(part.max()))
-    return mel.clamp_(min=maximum - _DYNAMIC_RANGE / 4.0)
-
-
-class _Spectra:
-    """Samples → power, a block of frames at a time, in buffers that all blocks of a clip share."""
-
-    def __init__(self) -> None:
-        self._samples = torch.empty((_BLOCK_FRAMES - 1) * HOP + WINDOW, dtype=torch.float64)
-        self._windows = torch.empty(_BLOCK_FRAMES, WINDOW, dtype=torch.float64)
-        self._squares = torch.empty(_BLOCK_FRAMES, NUM_FREQUENCIES, 2)
-        self._hann = torch.hann_window(WINDOW, periodic=True, dtype=torch.float64)
-
-    def power(self, padded: Tensor, first: int, out: Tensor) -> None:
-        """|DFT|² of the frames from ``first`` on, into ``out`` (frames, frequencies) float32.
-
-        Args:
-            padded: what ``_padded`` returned.
-        """
-        frames = len(out)
-        num_samples = (frames - 1) * HOP + WINDOW
-        start = first * HOP
-        self._samples[:num_samples].copy_(padded[start : start + num_samples])
-        frames_of_samples = self._samples.unfold(0, WINDOW, HOP)[:frames]
-        windows = torch.mul(frames_of_samples, self._hann, out=self._windows[:frames])
-        spectrum = torch.view_as_real(torch.fft.rfft(windows))
-        squares = self._squares[:frames].copy_(spectrum).square_()
-        torch.add(squares[..., 0], squares[..., 1], out=out)
+    padded = _padded(samples, frames * HOP)[: (frames - 1) * HOP + WINDOW]
+    window, filters = _constants(num_bins)
+    mel = log_spectra(padded, window, filters, HOP, least=1e-10)
+    torch.add(1.0, mel, alpha=0.25, out=mel)
+    return mel.clamp_(min=float(mel.max()) - _DYNAMIC_RANGE / 4.0)
 
 
 def _padded(samples: FloatArray, length: int) -> Tensor:
@@ -122,15 +66,10 @@ def _padded(samples: FloatArray, length: int) -> Tensor:
 
 
 @lru_cache(maxsize=4)
-def _bands(num_bins: int) -> tuple[_Band, ...]:
-    filters = torch.from_numpy(mel_filters(num_bins)).float()
-    bands = []
-    for start in range(0, num_bins, _BAND_FILTERS):
-        bins = slice(start, min(start + _BAND_FILTERS, num_bins))
-        seen = filters[:, bins].any(dim=1).nonzero().ravel()
-        frequencies = slice(int(seen[0]), int(seen[-1]) + 1)
-        bands.append(_Band(bins, frequencies, filters[frequencies, bins].contiguous()))
-    return tuple(bands)
+def _constants(num_bins: int) -> tuple[Tensor, Tensor]:
+    """The window in float64, and the filters in float32."""
+    window = torch.hann_window(WINDOW, periodic=True, dtype=torch.float64)
+    return window, torch.from_numpy(mel_filters(num_bins)).float()
 
 
 def mel_filters(num_bins: int) -> np.ndarray:

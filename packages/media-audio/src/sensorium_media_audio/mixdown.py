@@ -77,7 +77,7 @@ class Mixdown:
         mono = block[:, 0] if channels == 1 else block.mean(axis=1, dtype=np.float32)
         if self._resampler is not None:
             mono = self._resampler.resample_chunk(np.ascontiguousarray(mono))
-        self._mono.append(np.array(mono, dtype=np.float32))
+        self._mono.append(mono)  # a view of the block, perhaps; ``finish`` copies
 
     def finish(self) -> FloatArray:
         """The clip: (samples,) float32 at the wanted rate, contiguous and writable.
@@ -90,7 +90,7 @@ class Mixdown:
         if self._resampler is not None:
             rest = self._resampler.resample_chunk(np.empty(0, dtype=np.float32), last=True)
             self._mono.append(rest)
-        samples = self._mono[0] if len(self._mono) == 1 else np.concatenate(self._mono)
+        samples = np.concatenate(self._mono, dtype=np.float32)
         # Resampling may leave nothing of a few samples at a high rate.
         return samples if len(samples) else np.zeros(1, dtype=np.float32)
 

@@ -17,6 +17,7 @@ from sensorium.ops.paged import PagedAttention
 from sensorium.ops.reference import ReferenceAttention
 from sensorium.ops.rope import Rope, apply_rope, apply_rope_
 from sensorium.ops.rope_scaling import attention_factor, inverse_frequencies
+from sensorium.ops.spectra import log_spectra
 from sensorium.ops.varlen import Segments, varlen_attention
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "cut_blocks",
     "inverse_frequencies",
     "linear",
+    "log_spectra",
     "rms_norm",
     "silu_mul",
     "varlen_attention",

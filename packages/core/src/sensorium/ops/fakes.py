@@ -25,6 +25,11 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return x.new_empty(x.shape[0], weight.shape[0])
 
 
+def _spectra(samples: Tensor, window: Tensor, bank: Tensor, hop: int, least: float) -> Tensor:
+    rows = 1 + (samples.shape[0] - window.shape[0]) // hop
+    return samples.new_empty(rows, bank.shape[1])
+
+
 #: Op → what it returns for tensors without data.
 FAKES: Mapping[str, Callable[..., Tensor | None]] = {
     "paged_attention": _like_first,
@@ -36,6 +41,7 @@ FAKES: Mapping[str, Callable[..., Tensor | None]] = {
     "add_rms_norm": _like_first,
     "silu_mul": _half_as_wide,
     "linear": _product,
+    "log_spectra": _spectra,
 }
 
 
