@@ -6,7 +6,7 @@ with questions and true answers; nothing here imports torch or the engine until 
 
 from pathlib import Path
 
-__all__ = ["card_path", "model_path"]
+__all__ = ["card_path", "model_path", "sound_card_path", "sound_model_path"]
 
 
 def model_path() -> Path:
@@ -17,3 +17,13 @@ def model_path() -> Path:
 def card_path() -> Path:
     """The model's card: what it is, what it is not, how it was trained and what it scores."""
     return Path(__file__).parent / "card.md"
+
+
+def sound_model_path() -> Path:
+    """The folder of tiny-audio, the model that listens."""
+    return Path(__file__).parent / "sound_model"
+
+
+def sound_card_path() -> Path:
+    """tiny-audio's card."""
+    return Path(__file__).parent / "sound_card.md"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import model_path
+from . import demo_sounds, model_path
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from .questions import Item
 
-HELP = "ask the small embedded model about pictures it has never seen"
+HELP = "ask small embedded models about pictures and sounds they have never met"
 
 ABOUT = """\
 tiny-vl: 7.3 million parameters, Qwen2.5-VL's architecture, trained on drawings alone.
@@ -34,7 +34,9 @@ confidence. It makes the engine run with no download; it is no measure of what t
 does with a large model."""
 
 #: Kinds of which a file of the caller's can be asked about, each by an option of its name.
-OWN_FILES = {"image": "a picture", "video": "a clip"}
+OWN_FILES = {"image": "a picture", "video": "a clip", "audio": "a sound"}
+#: Questions about sounds: as many of each type as the spoken ones that come along allow.
+MOST_SOUNDS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,19 +135,36 @@ def _chat(llm: LLM, asked: Sequence[tuple[Sequence[dict[str, Any]], str]]) -> li
 
 
 def _drawn(args: argparse.Namespace) -> int:
+    from sensorium.errors import PluginError
+    from sensorium.plugins.discovery import discover
+
+    registry, missing = discover(), []
+    for kind in OWN_FILES:
+        try:
+            registry.kind(kind)
+        except PluginError as error:
+            missing.append(str(error))
     print(ABOUT, end="\n\n")
     rounds = [_drawings(args)]
+    folder = args.sheet.parent / "demo-sounds"
+    if "audio" in registry.kinds:
+        print(demo_sounds.ABOUT, end="\n\n")
+        rounds.append(demo_sounds.heard(args.seed, min(args.count, MOST_SOUNDS), folder))
     shown = [one for part in rounds for one in part.shown]
     for one in shown:
         _show(one, preview=not args.no_preview)
     _write_sheet(args.sheet, shown)
     right = [one.right for one in shown if one.right is not None]
     print(f"{sum(right)} of {len(right)} right. The pictures are in {args.sheet}.")
+    if "audio" in registry.kinds:
+        print(f"The sounds are in {folder}.")
     loading_s, answering_s = (
         sum(getattr(part, name) for part in rounds) for name in ("loading_s", "answering_s")
     )
     print(f"Loading took {loading_s:.1f} s, answering {answering_s:.1f} s.")
     print("Other pictures: --seed 2. A picture of yours: --image FILE --ask 'What shape is this?'")
+    for sentence in missing:
+        print(f"There is more to see: {sentence}")
     return 0
 
 
@@ -207,6 +226,10 @@ def _own_file(kind: str, file: Path, question: str, *, preview: bool) -> int:
     """Answers one question about a file of the caller's."""
     from sensorium import LLM
 
+    if kind == "audio":
+        print(demo_sounds.ABOUT, end="\n\n")
+        _show(demo_sounds.own_sound(file, question), preview=preview)
+        return 0
     images: tuple[Image.Image, ...] = ()
     part: dict[str, Any] = {"type": kind, kind: file}
     if kind == "image":

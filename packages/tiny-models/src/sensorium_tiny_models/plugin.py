@@ -1,4 +1,4 @@
-"""What this distribution registers: `sensorium demo`, and the model by its name.
+"""What this distribution registers: `sensorium demo`, and the models by their names.
 
 The hooks import inside, for speed.
 """
@@ -28,7 +28,7 @@ def sensorium_commands() -> list[Command]:
 
 @hookimpl
 def sensorium_models() -> Mapping[str, Path]:
-    """tiny-vl."""
-    from sensorium_tiny_models import model_path
+    """tiny-vl and tiny-audio."""
+    from sensorium_tiny_models import model_path, sound_model_path
 
-    return {"tiny-vl": model_path()}
+    return {"tiny-vl": model_path(), "tiny-audio": sound_model_path()}
