@@ -251,8 +251,14 @@ def test_figures_are_told(server: Served, stop_sign: str) -> None:
     with server.client() as client:
         text = client.get("/metrics").text
     lines = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
-    for name in ("time_to_first_token_seconds", "e2e_request_latency_seconds"):
-        assert float(lines[f'sensorium:{name}_count{{model_name="tiny-vl"}}']) >= 1
+    for name in (
+        *("time_to_first_token", "e2e_request_latency", "request_time_per_output_token"),
+        *(f"request_{stage}_time" for stage in ("queue", "prefill", "decode", "inference")),
+    ):
+        assert float(lines[f'sensorium:{name}_seconds_count{{model_name="tiny-vl"}}']) >= 1, name
+    for name in ("prompt_tokens", "generation_tokens", "params_n", "params_max_tokens"):
+        assert float(lines[f'sensorium:request_{name}_sum{{model_name="tiny-vl"}}']) >= 2, name
+    assert any(line.startswith("sensorium:cache_config_info{") for line in lines)
     of_model, of_kind = '{model_name="tiny-vl"}', '{kind="image",model_name="tiny-vl"}'
     assert float(lines["sensorium:num_requests_running" + of_model]) == 0
     assert float(lines["sensorium:mm_cache_hits_total" + of_model]) >= 1

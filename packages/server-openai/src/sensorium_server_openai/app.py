@@ -72,7 +72,7 @@ def build_app(
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        lag = asyncio.create_task(watch_lag(metrics.loop_lag))
+        lag = asyncio.create_task(watch_lag(metrics.histograms["event_loop_lag_seconds"]))
         yield
         lag.cancel()
         await asyncio.to_thread(engine.close)

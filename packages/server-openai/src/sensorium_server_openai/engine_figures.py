@@ -11,6 +11,7 @@ from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
     HistogramMetricFamily,
+    InfoMetricFamily,
     Metric,
 )
 
@@ -39,6 +40,10 @@ def engine_families(stats: EngineStats, model_name: str) -> Iterator[Metric]:
     yield ended
     yield histogram_family("step_seconds", "One step of the engine.", {(model_name,): stats.step_s})
     yield from _media(stats, model_name)
+    sizes = {"block_size": stats.kv_page_tokens, "num_gpu_blocks": stats.num_kv_pages}
+    config = InfoMetricFamily(PREFIX + "cache_config", "The KV cache.", labels=["model_name"])
+    config.add_metric([model_name], {name: str(size) for name, size in sizes.items()})
+    yield config
 
 
 def _gauges(stats: EngineStats) -> Iterator[tuple[str, str, float]]:

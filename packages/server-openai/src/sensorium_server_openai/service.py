@@ -11,12 +11,14 @@ from typing import Any, TypeVar
 from fastapi import Request
 from starlette.responses import Response
 
+from sensorium import SamplingParams
 from sensorium_server_openai.answers.head import event
 from sensorium_server_openai.engine_port import Engine
 from sensorium_server_openai.errors import HTTPError, http_error
 from sensorium_server_openai.flow import ClientGone, until_gone
-from sensorium_server_openai.metrics import Metrics, Observation
+from sensorium_server_openai.metrics import Metrics
 from sensorium_server_openai.middleware.gate import GateState
+from sensorium_server_openai.observation import Observation
 from sensorium_server_openai.options import ServerOptions
 from sensorium_server_openai.protocol.base import Body, parse_body
 from sensorium_server_openai.tools.reading import AnswerReader
@@ -62,9 +64,9 @@ class Service:
                 404, f"{route} needs a model that was loaded to {task}; this one {loaded}s."
             )
 
-    def observe(self, call: Call) -> Observation:
+    def observe(self, call: Call, sampling: SamplingParams) -> Observation:
         """Begins to time a prompt."""
-        return Observation(self.metrics, call.trace)
+        return Observation(self.metrics, sampling, call.trace)
 
 
 @dataclass(frozen=True, slots=True)

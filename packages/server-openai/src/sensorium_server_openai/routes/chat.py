@@ -15,7 +15,7 @@ from sensorium_server_openai.answers.chat import ChatChunks, ChatShape, whole_ch
 from sensorium_server_openai.answers.head import Head, Usage, json_answer
 from sensorium_server_openai.answers.logprobs import num_logprobs
 from sensorium_server_openai.flow import EventStream, last
-from sensorium_server_openai.metrics import Observation
+from sensorium_server_openai.observation import Observation
 from sensorium_server_openai.protocol.chat import ChatRequest
 from sensorium_server_openai.protocol.structured import structured_outputs_of
 from sensorium_server_openai.routes.conversation import chat_prompt, priority_of
@@ -36,9 +36,10 @@ async def chat(service: Service, body: ChatRequest, call: Call) -> Response:
         own["skip_special_tokens"] = False
     prompt = chat_prompt(service.options, body, tools=tools.shown, salt=body.cache_salt)
     stream = bool(body.stream)
+    sampling = body.sampling(**own)
     outputs = service.engine.answer(
         prompt,
-        body.sampling(**own),
+        sampling,
         stream=stream,
         priority=priority_of(service.options, body.priority),
     )
@@ -57,7 +58,7 @@ async def chat(service: Service, body: ChatRequest, call: Call) -> Response:
     call.log["answer"] = head.answer_id
     if body.user is not None:
         call.log["user"] = body.user[:128]
-    watch = service.observe(call)
+    watch = service.observe(call, sampling)
     if not stream:
         output = await last(outputs)
         watch.whole(output)

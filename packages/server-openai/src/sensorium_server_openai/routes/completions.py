@@ -19,7 +19,7 @@ from sensorium_server_openai.answers.head import Head, Usage, json_answer
 from sensorium_server_openai.answers.logprobs import num_logprobs
 from sensorium_server_openai.engine_port import PlainPrompt
 from sensorium_server_openai.flow import EventStream, all_of, last, merged
-from sensorium_server_openai.metrics import Observation
+from sensorium_server_openai.observation import Observation
 from sensorium_server_openai.protocol.completions import CompletionRequest
 from sensorium_server_openai.protocol.structured import structured_outputs_of
 from sensorium_server_openai.routes.conversation import priority_of
@@ -64,7 +64,7 @@ async def completions(service: Service, body: CompletionRequest, call: Call) -> 
     call.log["answer"] = head.answer_id
     if body.user is not None:
         call.log["user"] = body.user[:128]
-    watches = [service.observe(call) for _ in runs]
+    watches = [service.observe(call, sampling) for _ in runs]
     texts = await _texts(service, prompts) if shape.echo else [""] * len(prompts)
     if not stream:
         outputs = await all_of([last(run) for run in runs])
