@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 import secrets
 import sys
+from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sensorium import LLM
+from sensorium import LLM, SamplingParams
 from sensorium_tiny_models import demo_sounds, sound_card_path, sound_model_path
 from sensorium_tiny_models.hearing import (
     HELD_OUT,
@@ -59,6 +60,23 @@ def test_spoken_sounds_of_the_package_are_written_down(llm: LLM) -> None:
     assert len(asked) == 5
     said = demo_sounds.answers(llm, [(sounds, item.question) for item, sounds in asked])
     assert said == [item.answer for item, _ in asked]
+
+
+def test_chats_are_answered_like_prompts(llm: LLM) -> None:
+    """By its template, from files in base64."""
+    item, sounds = next(
+        (item, sounds) for item, sounds in demo_sounds.draw_items(1, 10)
+        if item.question_type == "which"
+    )  # fmt: skip
+    parts: list[dict[str, Any]] = [
+        {"type": "input_audio", "input_audio": {"data": b64encode(sound).decode(), "format": "ogg"}}
+        for sound in sounds
+        if isinstance(sound, bytes)
+    ]
+    parts.append({"type": "text", "text": item.question})
+    greedy = SamplingParams(temperature=0, max_tokens=48)
+    (output,) = llm.chat([{"role": "user", "content": parts}], greedy, use_tqdm=False)
+    assert output.outputs[0].text.strip() == item.answer
 
 
 def test_the_card_names_every_type_and_is_above_ninety() -> None:
