@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from sensorium.ops import cubic_sample, cut_blocks, extension
+from sensorium.ops import cubic_sample, cut_blocks, extension, grids
 
 SIDE = st.integers(1, 70)
 CHANNELS = st.sampled_from([1, 2, 3, 4])
@@ -45,6 +45,7 @@ def _best(monkeypatch: pytest.MonkeyPatch) -> None:
 def switch(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if backend == "compiled":
         require("cpu", torch.float32)
+        assert grids._functions(), "the library is older than csrc/cpu/grids.cpp: build it anew"
     else:
         monkeypatch.setenv("SENSORIUM_ATTENTION", "reference")
 
