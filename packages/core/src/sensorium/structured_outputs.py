@@ -74,7 +74,7 @@ class StructuredOutputs:
         if len(given) != 1:
             found = " and ".join(given) or "none"
             raise RequestError(
-                f"structured_outputs takes exactly one of {', '.join(FORMS)}; {found} was given."
+                f"structured_outputs takes exactly one of {', '.join(FORMS)}; it was given {found}."
             )
         options = [name for name in _JSON_OPTIONS if getattr(self, name) not in (None, False)]
         if options and given[0] not in ("json", "json_object"):

@@ -55,9 +55,9 @@ def test_it_can_be_hashed_and_sent() -> None:
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        ({}, "exactly one of json, regex.*none was given"),
-        ({"json_object": False}, "none was given"),
-        ({"regex": "a", "choice": ["a"]}, "regex and choice was given"),
+        ({}, "exactly one of json, regex.*was given none"),
+        ({"json_object": False}, "was given none"),
+        ({"regex": "a", "choice": ["a"]}, "was given regex and choice"),
         ({"regex": "a", "disable_any_whitespace": True}, "disable_any_whitespace goes with json"),
         ({"choice": ["a"], "whitespace_pattern": " "}, "whitespace_pattern goes with json"),
         (

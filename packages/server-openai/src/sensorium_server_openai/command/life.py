@@ -58,7 +58,7 @@ def serve(settings: Settings, *, say: Say) -> int:
         gate = GateState()
         app = build_app(engine, settings.server, gate=gate, tracing=tracing)
         server = DrainingServer(uvicorn_config(app, settings.server, settings.run), gate)
-        _take(listening)
+        take(listening)
         if settings.run.get("banner", True):
             say("\n".join(banner(engine, settings, address(listening, settings.run))))
         server.run(sockets=[listening])
@@ -111,7 +111,7 @@ def listen(host: str, port: int) -> socket.socket:
     return listening
 
 
-def _take(listening: socket.socket) -> None:
+def take(listening: socket.socket) -> None:
     """Makes the address this server's alone, now that the model is loaded: two that were starting
     at once may both have come so far.
 
