@@ -13,6 +13,8 @@ from sensorium.cli import main
 from sensorium_server_openai.command.life import serve
 from sensorium_server_openai.command.settings import Settings
 from sensorium_server_openai.options import ServerOptions
+from sensorium_tiny_models.clips import draw_clip_item
+from sensorium_tiny_models.questions import HELD_OUT, item_rng
 
 
 def test_the_terminal_says_in_process_what_the_server_says(
@@ -28,6 +30,18 @@ def test_the_terminal_says_in_process_what_the_server_says(
     assert here.out.strip()
     assert here.out == there.out
     assert here.err.split("(")[1].split(" answer")[0] == there.err.split("(")[1].split(" answer")[0]
+
+
+def test_a_clip_in_the_terminal(
+    server: Served, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    item = draw_clip_item(item_rng(HELD_OUT, 2, 0), HELD_OUT, "moving", (8, (112, 112)))
+    file = tmp_path / "clip.gif"
+    first, *others = item.clip
+    first.save(file, save_all=True, append_images=others, duration=500)
+    ask = ["--video", str(file), "--ask", item.question, "--temperature", "0"]
+    assert main(["chat", "--url", server.url, *ask]) == 0
+    assert capsys.readouterr().out.strip() == item.answer
 
 
 def test_a_local_folder_of_that_name_goes_before(

@@ -14,6 +14,8 @@ from served import Served, served
 from sensorium import AsyncEngine
 from sensorium_server_openai.engine_port import EnginePort
 from sensorium_tiny_models import model_path
+from sensorium_tiny_models.clips import draw_clip_item
+from sensorium_tiny_models.questions import HELD_OUT, item_rng
 
 CHAT = "/v1/chat/completions"
 RED = (255, 0, 0)
@@ -96,3 +98,22 @@ def test_usage_says_how_many_tokens_stand_for_media(trusting: Served) -> None:
     assert two["prompt_tokens"] - one["prompt_tokens"] >= per_picture
     text = trusting.post(CHAT, ask()).json()["usage"]["prompt_tokens_details"]
     assert text.keys() == {"cached_tokens"}
+
+
+def test_a_clip_is_answered_by_its_url_and_then_by_its_uuid_alone(trusting: Served) -> None:
+    item = draw_clip_item(item_rng(HELD_OUT, 1, 0), HELD_OUT, "direction", (8, (112, 112)))
+    buffer = io.BytesIO()
+    first, *others = item.clip
+    first.save(buffer, "WEBP", save_all=True, append_images=others, duration=500, lossless=True)
+    url = "data:video/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+    for shown in ({"url": url}, None):
+        parts = [
+            {"type": "video_url", "video_url": shown, "uuid": "a clip"},
+            {"type": "text", "text": item.question},
+        ]
+        body = {"messages": [{"role": "user", "content": parts}], "temperature": 0}
+        answer = trusting.post(CHAT, body)
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["choices"][0]["message"]["content"] == item.answer
+        used = answer.json()["usage"]["prompt_tokens_details"]
+        assert used["multimodal_tokens"] == {"video": 4 * 16}

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Fine-tunes tiny-vl on clips beside pictures, from the shipped weights, on a machine with a CUDA GPU.
+# Trains tiny-vl on clips beside pictures, on a machine with a CUDA GPU; from the weights in the
+# model's folder, unless --init names others.
 #
 #   bash gpu_clips.sh OUTPUT MINUTES [options of train.py]
 #

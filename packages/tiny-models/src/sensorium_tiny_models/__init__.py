@@ -1,7 +1,8 @@
-"""tiny-vl, a small trained vision-language model, and the drawings that it was trained on.
+"""tiny-vl and tiny-audio, small trained models, and the drawings and tones that they learnt from.
 
 `model_path()` is a checkpoint folder like any downloaded one. `questions.draw_item` draws pictures
-with questions and true answers; nothing here imports torch or the engine until `demo` runs.
+and `clips.draw_clip_item` clips, with questions and true answers; nothing here imports torch or the
+engine until `demo` runs.
 """
 
 from pathlib import Path

@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
     from .questions import Item
 
-HELP = "ask small embedded models about pictures and sounds they have never met"
+HELP = "ask small embedded models about pictures, clips and sounds they have never met"
 
 ABOUT = """\
 tiny-vl: 7.3 million parameters, Qwen2.5-VL's architecture, trained on drawings alone.
 It is: a model that names shapes and colors, counts to six, tells where things lie, reads
-short words and numbers, and compares two pictures. These use fonts and color-shape pairs
-that its training never showed.
-It is not: a model for photographs or for conversation. There it answers nonsense, with
+short words and numbers, compares two pictures, and says what moves, changes or comes first
+in a short clip. These use fonts and color-shape pairs that its training never showed.
+It is not: a model for photographs, films or conversation. There it answers nonsense, with
 confidence. It makes the engine run with no download; it is no measure of what the engine
 does with a large model."""
 
@@ -66,9 +66,12 @@ class Round:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `sensorium demo`."""
-    parser.add_argument("--seed", type=int, default=1, help="which pictures are drawn (default: 1)")
+    parser.add_argument("--seed", type=int, default=1, help="what is drawn (default: 1)")
     parser.add_argument(
-        "--count", type=_positive, default=18, help="how many questions are asked (default: 18)"
+        "--count",
+        type=_positive,
+        default=9,
+        help="how many questions are asked about each kind of media (default: 9)",
     )
     parser.add_argument(
         "--sheet", type=Path, default=Path("demo-pictures.png"), metavar="FILE",
@@ -145,7 +148,7 @@ def _drawn(args: argparse.Namespace) -> int:
         except PluginError as error:
             missing.append(str(error))
     print(ABOUT, end="\n\n")
-    rounds = [_drawings(args)]
+    rounds = [_drawings(args, clips="video" in registry.kinds)]
     folder = args.sheet.parent / "demo-sounds"
     if "audio" in registry.kinds:
         print(demo_sounds.ABOUT, end="\n\n")
@@ -168,17 +171,25 @@ def _drawn(args: argparse.Namespace) -> int:
     return 0
 
 
-def _drawings(args: argparse.Namespace) -> Round:
-    """tiny-vl's part."""
+def draw_items(seed: int, count: int, *, clips: bool) -> list[Item]:
+    """What is asked: ``count`` held-out questions about pictures, and as many about clips."""
+    from .clips import CLIP_TYPES
+    from .questions import HELD_OUT, QUESTION_TYPES, item_rng
+    from .score import draw_one
+
+    types = [QUESTION_TYPES[i % len(QUESTION_TYPES)] for i in range(count)]
+    if clips:
+        types += [CLIP_TYPES[i % len(CLIP_TYPES)] for i in range(count)]
+    return [draw_one(item_rng("demo", seed, i), HELD_OUT, name) for i, name in enumerate(types)]
+
+
+def _drawings(args: argparse.Namespace, *, clips: bool) -> Round:
+    """tiny-vl's part: pictures, and clips where they can be read."""
     from sensorium import LLM
 
-    from .questions import HELD_OUT, QUESTION_TYPES, draw_item, item_rng
     from .score import is_right
 
-    items = [
-        draw_item(item_rng("demo", args.seed, i), HELD_OUT, QUESTION_TYPES[i % len(QUESTION_TYPES)])
-        for i in range(args.count)
-    ]
+    items = draw_items(args.seed, args.count, clips=clips)
     begun = time.perf_counter()
     with LLM(model=str(model_path())) as llm:
         loaded = time.perf_counter()

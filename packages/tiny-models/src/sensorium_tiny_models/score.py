@@ -17,6 +17,9 @@ from PIL import Image
 from .clips import CLIP_TYPES, draw_clip_item
 from .questions import QUESTION_TYPES, TRAIN, Item, draw_item, item_rng
 
+#: Every type of question: about pictures, then about clips.
+ALL_TYPES = (*QUESTION_TYPES, *CLIP_TYPES)
+
 # Answers a batch of items, in order.
 Answerer = Callable[[Sequence[Item]], list[str]]
 
@@ -96,7 +99,7 @@ def measure(
     split: str,
     seed: int,
     count: int,
-    question_types: Sequence[str] = QUESTION_TYPES,
+    question_types: Sequence[str] = ALL_TYPES,
 ) -> dict[str, Scores]:
     """Ask `count` items a type, plainly and with both controls."""
     rows = {}
