@@ -67,6 +67,12 @@ def test_a_contact_sheet_holds_every_cell() -> None:
     assert len(one_row.getcolors(1 << 24) or []) > 10
 
 
+def test_captions_have_every_character_of_the_answers() -> None:
+    """A glyph that a font lacks is a box, the same for each."""
+    one, other = (contact_sheet([Cell((), "", text)]) for text in ("says:", "says\ue000"))
+    assert one.tobytes() != other.tobytes()
+
+
 def test_a_filmstrip_shows_every_frame_in_order() -> None:
     inks = [(40 * i, 255 - 40 * i, 90) for i in range(6)]
     film = filmstrip([Image.new("RGB", (100, 50), ink) for ink in inks], 240, 180)

@@ -6,9 +6,7 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from PIL import Image, ImageDraw
-
-from . import fonts
+from PIL import Image, ImageDraw, ImageFont
 
 _CELL_WIDTH, _PICTURE_HEIGHT, _LINE, _LINES = 250, 190, 15, 7
 _CAPTION_CHARACTERS = 36
@@ -54,7 +52,7 @@ def _draw_cell(sheet: Image.Image, left: int, top: int, cell: Cell) -> None:
         sheet.paste(small, (x, top + 5))
         x += width + 4
     draw = ImageDraw.Draw(sheet)
-    font = fonts.load("dejavusans", 12)
+    font = ImageFont.load_default(12)  # the fonts of the drawings lack colons and much else
     y = top + _PICTURE_HEIGHT
     lines = [(line, _PLAIN) for line in textwrap.wrap(cell.question, _CAPTION_CHARACTERS)]
     ink = _PLAIN if cell.right is None else _RIGHT if cell.right else _WRONG
