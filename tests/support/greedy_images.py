@@ -19,10 +19,8 @@ from attention_backends import DECODER, TOWER, Attention
 from family_helpers import random_image
 from greedy import Comparison
 from PIL import Image
-from served import served
 
 from sensorium import LLM, AsyncEngine, RequestOutput, SamplingParams
-from sensorium_server_openai.engine_port import EnginePort
 
 GREEDY = SamplingParams(temperature=0.0, repetition_penalty=1.0, max_tokens=12, ignore_eos=True)
 #: Of prompts that the prefix cache holds: what differs there shows in the tokens behind them.
@@ -97,6 +95,10 @@ def answer_by_the_server(
     folder: Path, questions: Sequence[Prompt], **options: Any
 ) -> list[RequestOutput]:
     """Answers to chats, each one question with images by data URL, sent at once."""
+    # Machines with a GPU need no HTTP client for the rest.
+    from served import served
+
+    from sensorium_server_openai.engine_port import EnginePort
 
     def part(pixels: Any) -> dict[str, Any]:
         buffer = io.BytesIO()
