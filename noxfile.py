@@ -209,7 +209,10 @@ def _pytest(session: nox.Session, marks: str, *options: str) -> None:
         # processes every test file.
         "PYTHONDONTWRITEBYTECODE": "",
     }
-    processes = ["-n", str(count), "--dist", "loadfile"] if count > 1 else []
+    # In the order of collection, which begins with whole engines: by default the files with the
+    # most tests come first, and those with few and long ones are left to one process at the end.
+    spread = ["-n", str(count), "--dist", "loadfile", "--no-loadscope-reorder"]
+    processes = spread if count > 1 else []
     command = [PYTHON, "-m", "pytest", "-m", marks, *processes, *options, *session.posargs]
     session.run(*command, env=variables)
 
