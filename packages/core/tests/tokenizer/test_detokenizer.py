@@ -100,6 +100,12 @@ def test_byte_tokens_that_make_no_character(llama: Any, data: st.DataObject, siz
     assert all(c in characters for c in llama.oracle.decode(words).lstrip()), "no word is lost"
 
 
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_a_byte_that_spoils_the_space_before_it_adds_one_character(llama: Any, size: int) -> None:
+    ids = [llama.ours.token_to_id(token) for token in ("<unk>", "<0x20>", "<0x80>")]
+    assert "".join(pushed(llama.ours, ids, size)) == "<unk> \ufffd"
+
+
 def test_a_completion_keeps_its_first_space(llama: Any) -> None:
     prompt = llama.ours.encode("the fox", add_special_tokens=True)
     space, fox = llama.ours.token_to_id("▁"), llama.ours.encode("fox")

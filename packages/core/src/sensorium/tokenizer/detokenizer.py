@@ -151,8 +151,9 @@ class Detokenizer:
         if new:
             # Tokens without text stay in the window, since they are no context for the next token.
             shown = self._tokenizer.decode(self._window[self._num_shown : num_tokens])
-            if shown.startswith(_REPLACEMENT) and num_tokens < _LONGEST_WINDOW:
-                # Nor is a token that ends a character.
+            is_context = shown and not shown.startswith(_REPLACEMENT)
+            if not is_context and num_tokens < _LONGEST_WINDOW:
+                # Nor is a token that ends a character, or a space, which has no text at the start.
                 self._shown_texts = [text]
             else:
                 self._window = self._window[self._num_shown :]
