@@ -61,6 +61,23 @@ def test_the_tensors_add_up_to_the_published_size(name: str) -> None:
     assert set(manifest.sources) >= {"names", "shapes", "config", "preprocessor_config"}
 
 
+def written(values: Mapping[str, Any]) -> int:
+    """Bytes of a JSON file as transformers writes it."""
+    return len(json.dumps(values, indent=2, sort_keys=True).encode()) + 1
+
+
+def test_onevision_s_files_are_as_long_as_published() -> None:
+    """As the hub lists them: 178 bytes, 126 bytes, 1.73 kB and 78 kB."""
+    manifest = load_manifest("llava_onevision_7b")
+    assert written(manifest.processor_config) == 178
+    origin = {"_from_model_config": True, "transformers_version": "4.45.0.dev0"}
+    assert written({**manifest.generation_config, **origin}) == 126
+    assert round(written(manifest.preprocessor_config) / 1e3, 2) == 1.73
+    parts = dict.fromkeys(manifest.shapes(), "model-00001-of-00004.safetensors")
+    index = {"metadata": {"total_size": manifest.total_bytes}, "weight_map": parts}
+    assert round(written(index) / 1e3, 1) == 78.0
+
+
 def test_the_number_of_tensors() -> None:
     assert len(load_manifest("qwen2_vl_2b").shapes()) == 729
     assert len(load_manifest("minicpm_v_2_6").shapes()) == 789
