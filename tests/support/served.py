@@ -5,20 +5,24 @@ The engine is the caller's; several servers may share one.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import socket
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import httpx2
 
 from sensorium_server_openai import ServerOptions, build_app
 from sensorium_server_openai.command.life import DrainingServer, uvicorn_config
-from sensorium_server_openai.engine_port import Engine
+from sensorium_server_openai.command.serve import add_arguments
+from sensorium_server_openai.command.settings import gather
+from sensorium_server_openai.engine_port import Engine, EnginePort
 from sensorium_server_openai.middleware.gate import GateState
 from sensorium_server_openai.tracing import Tracing
 
@@ -128,6 +132,23 @@ def served(
         server.end()
         thread.join(_PATIENCE_S)
         assert not thread.is_alive(), "the server doesn't end"
+
+
+@contextmanager
+def served_as(model: Path, *arguments: str) -> Iterator[Served]:
+    """What ``sensorium serve MODEL`` with these arguments serves; the engine is a thread here."""
+    from sensorium import AsyncEngine  # with torch, which most tests of the server do without
+
+    parser = argparse.ArgumentParser("sensorium serve")
+    add_arguments(parser)
+    settings = gather(parser.parse_args([str(model), *arguments]), {})
+    options = {entry.name: getattr(settings.server, entry.name) for entry in fields(ServerOptions)}
+    names = options.pop("served_model_names")
+    with (
+        AsyncEngine(settings.model, **settings.engine) as engine,
+        served(EnginePort.of(engine, settings.model), names, settings.run, **options) as server,
+    ):
+        yield server
 
 
 def _run(run: Callable[[], Coroutine[Any, Any, None]], server: DrainingServer) -> None:

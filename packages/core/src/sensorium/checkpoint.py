@@ -24,6 +24,7 @@ WEIGHT_PATTERNS = ("*.safetensors",)
 #: hold as well.
 IGNORED_PATTERNS = ("[!0-9]*/*", "*/*.safetensors", "consolidated*.safetensors")
 
+GENERATION_FILE = "generation_config.json"
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -42,6 +43,8 @@ class Checkpoint:
         generation: ``generation_config.json``; {} if there is none or it isn't wanted.
         processor: ``processor_config.json`` with ``preprocessor_config.json`` laid over it;
             {} if there is neither.
+        generation_of: the folder of another ``generation_config.json`` that was asked for; None:
+            it is the checkpoint's own.
         other_configs: name → another checkpoint's ``config.json``, as its family asked for it.
     """
 
@@ -50,6 +53,7 @@ class Checkpoint:
     config: Mapping[str, Any]
     generation: Mapping[str, Any]
     processor: Mapping[str, Any]
+    generation_of: str | None = None
     other_configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
@@ -83,7 +87,8 @@ def open_checkpoint(config: EngineConfig, folder: Path | None = None) -> Checkpo
         folder: where the model lies, if that is known already.
 
     Raises:
-        ConfigError: no such model, no or broken ``config.json``, or quantized weights.
+        ConfigError: no such model, no or broken ``config.json``, quantized weights, or no
+            ``generation_config.json`` where the option names a folder.
     """
     wants_weights = config.load_format != "dummy"
     folder = folder or resolve_folder(
@@ -106,17 +111,32 @@ def open_checkpoint(config: EngineConfig, folder: Path | None = None) -> Checkpo
             f"{config.model} is quantized ({method}: quantization_config in config.json); "
             "only float32, float16 and bfloat16 weights are supported."
         )
-    read_generation = config.generation_config == "auto"
-    generation = read_json(folder / "generation_config.json") if read_generation else None
+    wanted = config.generation_config
     processor = read_json(folder / "processor_config.json") or {}
     preprocessor = read_json(folder / "preprocessor_config.json") or {}
     return Checkpoint(
         name=config.model,
         folder=folder,
         config=merged,
-        generation=generation or {},
+        generation=_read_generation(wanted, folder),
         processor={**processor, **preprocessor},
+        generation_of=None if wanted in ("auto", "sensorium") else wanted,
     )
+
+
+def _read_generation(wanted: str, folder: Path) -> dict[str, Any]:
+    """``generation_config.json`` of the checkpoint's folder, of another one, or none at all."""
+    if wanted == "sensorium":
+        return {}
+    if wanted == "auto":
+        return read_json(folder / GENERATION_FILE) or {}
+    found = read_json(Path(wanted) / GENERATION_FILE)
+    if found is None:
+        raise ConfigError(
+            f"generation_config is {wanted!r}; allowed are auto, sensorium (neutral values) and a "
+            f"folder that holds {GENERATION_FILE}."
+        )
+    return found
 
 
 def read_other_config(name: str, download_dir: str | None) -> dict[str, Any]:

@@ -82,8 +82,8 @@ class EngineConfig:
         interleave_mm_strings: chat text may carry placeholders by hand.
         chat_template: the name of one of the family's, a path, or a template;
             chat_template_content_format: "auto", "openai" or "string".
-        generation_config: "auto" reads the checkpoint's ``generation_config.json``,
-            "sensorium" doesn't.
+        generation_config: "auto" reads the checkpoint's ``generation_config.json``, "sensorium"
+            reads none; else the folder whose ``generation_config.json`` is read.
         task: "generate" or "embed"; runner: "generate" or "pooling", the same by its other name.
             "auto": the model's own task.
         tensor_parallel_size: only 1 is built. plugin_options †: distribution → options of its
@@ -196,7 +196,6 @@ class EngineConfig:
                 f"task is {self.task!r} and runner is {self.runner!r}, which contradict each other."
             )
         _one_of("load_format", self.load_format, LOAD_FORMATS)
-        _one_of("generation_config", self.generation_config, ("auto", "sensorium"))
         _one_of(
             "chat_template_content_format",
             self.chat_template_content_format,

@@ -61,6 +61,18 @@ def test_the_generation_config_can_be_left_out(folder: Path) -> None:
     assert opened(folder, generation_config="sensorium").generation == {}
 
 
+def test_the_generation_config_of_another_folder(folder: Path, tmp_path: Path) -> None:
+    (folder / "generation_config.json").write_text('{"eos_token_id": 2}')
+    other = tmp_path / "other"
+    other.mkdir()
+    for wanted in (str(other), "vllm"):
+        with pytest.raises(ConfigError, match=f"generation_config is '{wanted}'; allowed are auto"):
+            opened(folder, generation_config=wanted)
+    (other / "generation_config.json").write_text('{"eos_token_id": 3}')
+    checkpoint = opened(folder, generation_config=str(other))
+    assert (checkpoint.generation, checkpoint.generation_of) == ({"eos_token_id": 3}, str(other))
+
+
 def test_overrides_merge_into_nested_mappings(folder: Path) -> None:
     config = opened(folder, hf_overrides={"rope": {"b": 3}, "hidden_size": 16}).config
     assert config == CONFIG | {"rope": {"a": 1, "b": 3}, "hidden_size": 16}

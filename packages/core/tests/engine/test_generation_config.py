@@ -125,6 +125,16 @@ def test_a_default_that_cannot_hold_is_told_with_file_and_key(key: str, value: A
     assert 'generation_config="sensorium"' in str(caught.value)
 
 
+def test_another_folders_file_is_named_as_its_own(warnings: Warnings) -> None:
+    for given in ({"top_p": 2}, {"eos_token_id": "x"}):
+        with pytest.raises(ConfigError, match=r"^generation_config.json of /elsewhere has "):
+            read_generation_config("m", given, {}, tokenizer(), VOCAB, "/elsewhere")
+    read_generation_config("m", {"eos_token_id": 8}, {"eos_token_id": 9}, tokenizer(), VOCAB, "/e")
+    of_file, of_config = warnings()
+    assert of_file.startswith("generation_config.json of /e names")
+    assert of_config.startswith("config.json of m names")
+
+
 def test_a_tokenizer_larger_than_the_model_is_told_once(warnings: Warnings) -> None:
     warn_of_large_ids("m", tokenizer(), VOCAB + 1)
     assert warnings() == []

@@ -42,6 +42,7 @@ from sensorium.frontend.frontend import Frontend
 from sensorium.media.fetch.local import LocalRoot
 from sensorium.media.fetch.policy import FetchPolicy
 from sensorium.media.memory import MemoryBudget, default_budget_bytes
+from sensorium.media.options import ProcessorOptions
 from sensorium.media.pipeline import MediaPipeline
 from sensorium.plugins.discovery import discover
 from sensorium.plugins.guard import GuardedKind
@@ -81,6 +82,8 @@ def assemble(config: EngineConfig) -> Assembly:
         registry = find_plugins(config)
         model = open_model(config, registry)
         limits = item_limits(config, model)
+        # What the pipeline would refuse once the weights are loaded is refused before.
+        ProcessorOptions(model.adapters, config.mm_processor_kwargs)
         generation = read_generation(model)
         task = config.task_of(model.family.task)
         if task == "embed":
@@ -260,7 +263,12 @@ def read_generation(model: Model) -> GenerationConfig:
     vocab_size = model.context.decoder.vocab_size
     warn_of_large_ids(checkpoint.name, tokenizer, vocab_size)
     return read_generation_config(
-        checkpoint.name, checkpoint.generation, checkpoint.config, tokenizer, vocab_size
+        checkpoint.name,
+        checkpoint.generation,
+        checkpoint.config,
+        tokenizer,
+        vocab_size,
+        checkpoint.generation_of,
     )
 
 

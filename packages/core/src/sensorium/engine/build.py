@@ -92,6 +92,7 @@ def _eos_ids(model: Model) -> frozenset[int]:
         checkpoint.config,
         model.tokenizer,
         model.context.decoder.vocab_size,
+        checkpoint.generation_of,
     )
 
 

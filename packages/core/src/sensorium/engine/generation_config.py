@@ -49,6 +49,7 @@ def read_generation_config(
     config: Mapping[str, Any],
     tokenizer: Tokenizer,
     vocab_size: int,
+    generation_of: str | None = None,
 ) -> GenerationConfig:
     """Reads the files.
 
@@ -57,13 +58,16 @@ def read_generation_config(
         generation: ``generation_config.json``, {} to use none of it.
         config: ``config.json``.
         vocab_size: of the model.
+        generation_of: the folder of ``generation``, for messages; None: it is the checkpoint's.
 
     Raises:
         ConfigError: a value that can't hold, with its file and key.
     """
-    found = _defaults(name, generation)
+    found = _defaults(generation_of or name, generation)
     return GenerationConfig(
-        eos_ids=find_eos_ids(name, generation, config, tokenizer, vocab_size, warns=True),
+        eos_ids=find_eos_ids(
+            name, generation, config, tokenizer, vocab_size, generation_of, warns=True
+        ),
         max_new_tokens=found.pop("max_tokens", None),
         defaults=found,
     )
@@ -94,6 +98,7 @@ def find_eos_ids(
     config: Mapping[str, Any],
     tokenizer: Tokenizer,
     vocab_size: int,
+    generation_of: str | None = None,
     *,
     warns: bool = False,
 ) -> frozenset[int]:
@@ -105,14 +110,16 @@ def find_eos_ids(
     Args:
         warns: say which ids are left out.
     """
-    for file, ids in _places(name, generation, config, tokenizer):
+    own = _GENERATION, generation_of or name, generation.get("eos_token_id")
+    for file, owner, value in (own, *_other_places(name, config, tokenizer)):
+        ids = _listed(file, owner, value)
         kept = frozenset(i for i in ids if 0 <= i < vocab_size)
         if warns and (dropped := sorted(set(ids) - kept)):
             logger.warning(
                 "%s of %s names the end-of-text ids %s, which the model's vocabulary of %d lacks; "
                 "they are left out",
                 file,
-                name,
+                owner,
                 ", ".join(map(str, dropped)),
                 vocab_size,
             )
@@ -121,15 +128,13 @@ def find_eos_ids(
     return frozenset()
 
 
-def _places(
-    name: str, generation: Mapping[str, Any], config: Mapping[str, Any], tokenizer: Tokenizer
-) -> Iterator[tuple[str, list[int]]]:
-    """The places of end-of-text ids, in order of precedence."""
-    yield _GENERATION, _listed(_GENERATION, name, generation.get("eos_token_id"))
+def _other_places(
+    name: str, config: Mapping[str, Any], tokenizer: Tokenizer
+) -> Iterator[tuple[str, str, Any]]:
+    """(file, whose it is, its end-of-text ids) in order of precedence."""
     for part in (config, config.get("text_config") or {}):
-        yield _CONFIG, _listed(_CONFIG, name, part.get("eos_token_id"))
-    if tokenizer.eos_token_id is not None:
-        yield "the tokenizer", [tokenizer.eos_token_id]
+        yield _CONFIG, name, part.get("eos_token_id")
+    yield "the tokenizer", name, tokenizer.eos_token_id
 
 
 def _listed(file: str, name: str, value: Any) -> list[int]:

@@ -102,8 +102,10 @@ def _entry(token_id: int, logprob: Logprob, as_ids: bool) -> dict[str, Any]:
 
 
 def _best(entries: Mapping[int, Logprob], num_top: int) -> list[tuple[int, Logprob]]:
-    ranked = [pair for pair in entries.items() if (pair[1].rank or 0) <= num_top]
-    return sorted(ranked, key=lambda pair: pair[1].rank or 0)[:num_top]
+    """The ``num_top`` best, the first of them first; -1 asks for all there are."""
+    wanted = len(entries) if num_top == -1 else num_top
+    ranked = [pair for pair in entries.items() if (pair[1].rank or 0) <= wanted]
+    return sorted(ranked, key=lambda pair: pair[1].rank or 0)[:wanted]
 
 
 def _text(token_id: int, logprob: Logprob | None, *, as_ids: bool) -> str:

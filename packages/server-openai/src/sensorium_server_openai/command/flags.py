@@ -237,7 +237,7 @@ FLAGS: Mapping[str, tuple[Flag, ...]] = {
         Flag("download-dir", "where the hub's files are kept", str, metavar="FOLDER"),
         Flag("hf-overrides", "laid over config.json (JSON)", json_object),
         Flag("generation-config", "auto: defaults of sampling from the checkpoint; sensorium: "
-             "neutral ones", str),
+             "neutral ones; or the folder of another generation_config.json (default: auto)", str),
         Flag("runner", "generate, pooling or auto", str),
         Flag("task", "generate, embed or auto", str),
         Flag("trust-remote-code", "accepted; no remote code is ever run, and none is needed"),
