@@ -43,7 +43,7 @@ from pathlib import Path
 import torch
 from engines import Engine, Request
 from engines.ours import Sensorium
-from serving import MEASURES, UNNAMED, Sizes, Work, named_model, wanted_of
+from serving import CLIPS_HELP, MEASURES, UNNAMED, Sizes, Work, clip_files, named_model, wanted_of
 from traces.marks import MEDIA, PHASES, RUN, STEP, Marks
 from traces.trace import Kernel, Trace, clipped, covered_us, innermost, name_at, replays
 
@@ -308,6 +308,7 @@ def main() -> None:
     parser.add_argument("--only", default=UNNAMED, help="letters, with commas")
     parser.add_argument("--share", type=float, default=1.0, help="of requests, pages and steps")
     parser.add_argument("--options", default="{}", help="JSON: more options of the engine")
+    parser.add_argument("--clips", nargs="?", const="", help=CLIPS_HELP)
     parser.add_argument("--json", type=Path, help="keeps every figure")
     parser.add_argument("--traces", type=Path, help="a folder that keeps the traces, numbered")
     given = parser.parse_args()
@@ -321,7 +322,8 @@ def main() -> None:
     engine = Sensorium(model.folder, options)
     watched = Watched(engine, given.traces)
     # Threads, not processes: this one has a GPU, and others that a fork would lose.
-    work = Work(watched, model, scaled(model.sizes, given.share), ThreadPoolExecutor)
+    sizes = scaled(model.sizes, given.share)
+    work = Work(watched, model, sizes, ThreadPoolExecutor, clips=clip_files(given.clips, sizes))
     about = {"model": given.model, "torch": torch.__version__, "share": given.share}
     about["device"] = torch.cuda.get_device_name() if on_gpu else "CPU"
     print(", ".join(f"{name} {value}" for name, value in about.items()), flush=True)

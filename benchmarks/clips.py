@@ -17,17 +17,15 @@ import argparse
 import io
 import json
 import statistics
-import subprocess
-import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import cv2
-import imageio_ffmpeg
 import numpy as np
 import torch
+from clip_files import encoded
 
 from sensorium_media_image.resize import Pixels, resize
 from sensorium_media_image.smart_resize import smart_resize
@@ -75,16 +73,8 @@ QUICK = (Job("4 of 2 s, key frames every 30", 2, 30, 4),)
 
 
 def encode(job: Job) -> bytes:
-    """The job's clip: H.264 with B-frames in an MP4 file."""
-    source = f"testsrc2=size={WIDTH}x{HEIGHT}:rate={RATE}:duration={job.seconds}"
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "clip.mp4")
-        command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-f", "lavfi", "-i", source]
-        command += ["-c:v", "libx264", "-preset", "veryfast", "-bf", "3", "-pix_fmt", "yuv420p"]
-        command += ["-g", str(job.key_every), "-keyint_min", str(job.key_every)]
-        command += ["-sc_threshold", "0", str(file)]
-        subprocess.run(command, check=True)
-        return file.read_bytes()
+    """The job's clip."""
+    return encoded(HEIGHT, WIDTH, RATE, job.seconds, job.key_every)
 
 
 def resized(frame: Pixels) -> torch.Tensor:

@@ -14,6 +14,11 @@
        question, the same request
     j  64 requests of such a clip, each its own, and 64 tokens → 128 tokens
 
+The clips of i and j are arrays of these frames. With ``--clips [FOLDER]`` they are files, a minute
+of H.264 at 30 frames a second: the folder's MP4 files, which ``clip_files.py`` writes, or one that
+is drawn before the clock starts. Of their 1,800 frames the same number count, 120, so the rows
+stand beside those of arrays; what comes on top is reading them. No two requests have the same file.
+
 Greedy, end-of-text ignored. Every repeat draws new tokens and pictures, so that no cache holds them
 unless the measure is about the cache; one unrecorded pass goes before. ``--model`` is one of
 ``checkpoints/shapes.py`` or a folder; without it, a machine without a GPU gets a tiny model and a
@@ -39,6 +44,9 @@ from typing import Any
 import numpy as np
 import torch
 from checkpoints.shapes import SHAPES, shape, spellings
+from clip_files import HEIGHT as FRAME_HEIGHT
+from clip_files import WIDTH as FRAME_WIDTH
+from clip_files import ClipFiles
 from engines import Engine, Request
 from pages import page
 from PIL import Image
@@ -46,7 +54,8 @@ from PIL import Image
 ENGINES = {"ours": "engines.ours:Sensorium", "theirs": "engines.theirs:Transformers"}
 Figures = dict[str, float]
 SOUND_RATE = 16_000
-FRAME_HEIGHT, FRAME_WIDTH = 360, 640
+#: Frames of a clip that count in a second.
+FRAMES_A_SECOND = 2
 #: Tokens of context that a clip of one minute fits into.
 CLIP_CONTEXT = 32_768
 
@@ -92,7 +101,7 @@ def named_model(name: str) -> Model:
 
 
 class Requests:
-    """Draws requests; ``pool`` makes what draws pages."""
+    """Draws requests; ``pool`` makes what draws pages, ``clips`` are files instead of arrays."""
 
     def __init__(
         self,
@@ -100,10 +109,12 @@ class Requests:
         sizes: Sizes,
         pool: Callable[[], Executor] = ProcessPoolExecutor,
         seed: int = 0,
+        clips: ClipFiles | None = None,
     ) -> None:
         self.model = model
         self.sizes = sizes
         self._pool = pool
+        self._clips = clips
         self._rng = np.random.default_rng(seed)
         self._frames: np.ndarray | None = None
 
@@ -127,8 +138,10 @@ class Requests:
         length = SOUND_RATE * self.sizes.sound_s
         return self._rng.standard_normal(length, dtype=np.float32) / 8, SOUND_RATE
 
-    def clip(self) -> np.ndarray:
-        """Frames that no cache has seen: the same noise, in other colours each time."""
+    def clip(self) -> np.ndarray | bytes:
+        """A file, or frames, that no cache has seen: the same noise in other colours each time."""
+        if self._clips is not None:
+            return self._clips.new()
         if self._frames is None:
             shape = (self.sizes.frames, FRAME_HEIGHT, FRAME_WIDTH, 3)
             self._frames = self._rng.integers(0, 256, shape, dtype=np.uint8)
@@ -245,6 +258,7 @@ MEASURES: dict[str, tuple[Callable[[Work], Figures], str]] = {
     "j": (clips, "video"),
 }
 UNNAMED = "a,b,c,d,e,f,g"
+CLIPS_HELP = "of i and j: files, those of a folder or drawn now; without it arrays"
 
 
 def wanted_of(given: str, model: Model) -> tuple[list[str], dict[str, Any]]:
@@ -262,6 +276,11 @@ def wanted_of(given: str, model: Model) -> tuple[list[str], dict[str, Any]]:
     return taken, {"max_model_len": CLIP_CONTEXT} if needs_room else {}
 
 
+def clip_files(given: str | None, sizes: Sizes) -> ClipFiles | None:
+    """What ``--clips`` names; None: clips are arrays."""
+    return None if given is None else ClipFiles.named(given, sizes.frames / FRAMES_A_SECOND)
+
+
 def main() -> None:
     """Measures and prints."""
     on_gpu = torch.cuda.is_initialized() or torch.cuda.device_count() > 0
@@ -271,6 +290,7 @@ def main() -> None:
     parser.add_argument("--only", default=UNNAMED, help="letters, with commas")
     parser.add_argument("--requests", type=int, help="of a, b and h")
     parser.add_argument("--options", default="{}", help="JSON: more options of the engine")
+    parser.add_argument("--clips", nargs="?", const="", help=CLIPS_HELP)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", type=Path, help="keeps every figure")
     given = parser.parse_args()
@@ -278,14 +298,15 @@ def main() -> None:
     wanted, needed = wanted_of(given.only, model)
     options = needed | json.loads(given.options)
     sizes = replace(model.sizes, requests=given.requests or model.sizes.requests)
+    clips = clip_files(given.clips, sizes)
     module, _, name = ENGINES.get(given.engine, given.engine).partition(":")
     start = time.perf_counter()
     engine = getattr(importlib.import_module(module), name)(model.folder, options)
     print(f"{given.engine} on {given.model}, torch {torch.__version__}: ", end="")
     print(f"ready in {time.perf_counter() - start:.1f} s", flush=True)
     print("| measure | | median | least | greatest |\n| --- | --- | ---: | ---: | ---: |")
-    work = Work(engine, model, sizes)
-    warm_up = Work(engine, model, replace(sizes, clips=min(4, sizes.clips)), seed=1)
+    work = Work(engine, model, sizes, clips=clips)
+    warm_up = Work(engine, model, replace(sizes, clips=min(4, sizes.clips)), seed=1, clips=clips)
     rows = []
     for letter in wanted:
         measure, _ = MEASURES[letter]
@@ -298,6 +319,7 @@ def main() -> None:
             print(f"| {letter} | {what} | {row} |", flush=True)
     if given.json:
         about = {"engine": given.engine, "model": given.model, "torch": torch.__version__}
+        about["clips"] = "arrays" if clips is None else "files"
         given.json.write_text(json.dumps(about | {"rows": rows}, indent=1) + "\n")
 
 
