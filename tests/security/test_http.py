@@ -9,6 +9,7 @@ import pickle
 import socket
 import struct
 import threading
+import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,14 +18,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from fastapi import FastAPI
-from hostile_server import HostileServer, answer
+from hostile_server import HostileServer, LoopbackConnector, Names, Request, answer
 from http_threats import CHAT, asking, assert_refused, data_url, picture, png
 from scripted_engine import ScriptedEngine, until
 from served import Served, served
 
 from sensorium import AsyncEngine
+from sensorium.media.fetch import http as fetching
 from sensorium_server_openai import ServerOptions, build_app
 from sensorium_server_openai.engine_port import EnginePort
 from sensorium_server_openai.middleware import auth
@@ -106,6 +109,33 @@ def test_row_03_a_redirect_leads_nowhere_inside(
         assert_refused(server, asking(picture(f"{here}/to?{target}")))
     assert [path for path in asked if not path.startswith("/to?")] == []
     assert_refused(server, asking(picture(f"{here}/loop")))
+
+
+def test_row_04_a_name_is_not_resolved_a_second_time(
+    vl_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = Names(media_example=[["93.184.216.34"], ["10.0.0.1"]])
+    with (
+        HostileServer() as origin,
+        AsyncEngine(str(vl_folder), dtype="float32", max_model_len=1024) as engine,
+        served(EnginePort.of(engine, str(vl_folder))) as server,
+    ):
+        connector = LoopbackConnector(origin.port)
+        real = fetching.HttpClient
+        monkeypatch.setattr(
+            fetching,
+            "HttpClient",
+            lambda policy, **_: real(policy, resolver=names, connector=connector),
+        )
+        for path in ("/x", "/y"):
+            origin.scripts[path] = answer(png(color=(len(path), 9, 9)))
+        asked = asking(picture("http://media.example/x"))
+        assert server.post(CHAT, asked).status_code == 200
+        assert (names.calls, connector.connected) == (["media.example"], ["93.184.216.34"])
+        # A second connection asks anew, is told of an inner address, and isn't opened.
+        message = assert_refused(server, asking(picture("http://media.example/y")))
+    assert "media.example isn't on the public Internet" in message
+    assert connector.connected == ["93.184.216.34"]
 
 
 def test_row_05_a_local_path_stays_in_its_folder(opened: tuple[Served, Path]) -> None:
@@ -229,6 +259,15 @@ def test_row_11_embeddings_that_inflate(http: Served) -> None:
     assert_refused(http, asking(embeds(array)))
     entry = b'{"a":{"dtype":"F32","shape":[8388608,1024],"data_offsets":[0,34359738368]}}'
     assert_refused(http, asking(embeds(struct.pack("<Q", len(entry)) + entry)))
+    plain, packed = io.BytesIO(), io.BytesIO()
+    torch.save(torch.zeros(4, 64), plain)
+    with zipfile.ZipFile(plain) as old, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+    assert_refused(http, asking(embeds(packed.getvalue())), word="compressed")
+    assert http.post(CHAT, asking(embeds(plain.getvalue()))).status_code == 200
+    safe = safetensors.torch.save({"rows": torch.zeros(4, 64)})
+    assert http.post(CHAT, asking(embeds(safe))).status_code == 200
 
 
 # --- 12 and 17: pictures --------------------------------------------------------------
@@ -250,7 +289,7 @@ def declared(width: int, height: int) -> bytes:
 def test_row_12_bombs_and_extreme_shapes(http: Served) -> None:
     assert_refused(http, asking(picture(data_url(declared(60_000, 60_000)))), word="60000")
     assert_refused(http, asking(picture(data_url(declared(0, 10)))))
-    assert_refused(http, asking(picture(data_url(png((1, 1000))))))
+    assert_refused(http, asking(picture(data_url(png((1, 1000))))), word="200")
     assert http.post(CHAT, asking(picture(data_url(png((1, 1)))))).status_code == 200
 
 
@@ -284,12 +323,15 @@ def test_row_17_malformed_media_are_the_callers_fault(http: Served, url: str) ->
         {"type": "image_embeds", "image_embeds": {"image_embeds": 3}},
         {"type": "image_embeds", "image_embeds": "@@@"},
         {"type": "smell_url", "smell_url": {"url": "x"}},
+        {"type": "video_url", "video_url": {"url": data_url(b"no clip", "video/mp4")}},
+        {"type": "video_url", "video_url": {"url": data_url(png()[:60], "video/jpeg")}},
+        {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}},
         {"text": "no type"},
         {"type": None},
         {"type": "text"},
         {"type": "text", "text": None},
     ],
-    ids=range(12),
+    ids=range(15),
 )
 def test_row_17_malformed_parts_are_the_callers_fault(http: Served, part: dict[str, Any]) -> None:
     assert_refused(http, asking(part))
@@ -420,6 +462,25 @@ async def test_row_22_a_client_that_goes_away_leaves_nothing(http: Served) -> No
         connection.close()
     await until(lambda: http.gate.running == 0)
     # The fixture holds the engine's books against what is left, when all tests have ended.
+
+
+async def test_row_22_a_client_that_goes_away_ends_its_fetch(opened: tuple[Served, Path]) -> None:
+    """The origin answers nothing; it sees the connection close when the client's has."""
+    server = opened[0]
+    asked, left = threading.Event(), threading.Event()
+
+    def wait(_: Request, connection: socket.socket) -> None:
+        asked.set()
+        if not connection.recv(1):
+            left.set()
+
+    with HostileServer() as origin:
+        origin.scripts["/x"] = wait
+        client = server.send("POST", CHAT, asking(picture(origin.url("/x"))))
+        await until(asked.is_set)
+        client.close()
+        await until(left.is_set)
+        await until(lambda: server.gate.running == 0)
 
 
 def test_row_23_bad_requests_end_alone(http: Served) -> None:

@@ -73,9 +73,9 @@ def strict() -> Iterator[Served]:
         ),
         *("--limit-mm-per-prompt", '{"image": 1}'),
         *("--mm-processor-kwargs", '{"max_pixels": 12544}'),
-        *("--mm-processor-cache-gb", "0", "--enable-prefix-caching", "false"),
+        *("--mm-processor-cache-gb", "0", "--no-enable-prefix-caching"),
         *("--max-num-batched-tokens", "16", "--allow-private-media-hosts"),
-        *("--allowed-media-domains", "*.example.org", "--media-url-allow-redirects", "false"),
+        *("--allowed-media-domains", "*.example.org", "--no-media-url-allow-redirects"),
     ) as server:
         yield server
 
@@ -201,7 +201,7 @@ def test_hosts_and_redirects_that_the_operator_allows(strict: Served) -> None:
         assert asked == []
         assert "allowed_media_domains" in message
         allowing = ("--allowed-media-domains", "127.0.0.1", "--allow-private-media-hosts")
-        with serving(*allowing, "--media-url-allow-redirects", "false") as server:
+        with serving(*allowing, "--no-media-url-allow-redirects") as server:
             origin.scripts["/x"] = answer(png())
             origin.scripts["/to"] = redirect("/x")
             assert server.post(CHAT, ask(origin.url("/x"))).status_code == 200

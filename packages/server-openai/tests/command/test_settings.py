@@ -34,7 +34,7 @@ def test_every_flag_goes_where_it_belongs() -> None:
         *("m", "--max-model-len", "4k", "--limit-mm-per-prompt", '{"scent": 2}'),
         *("--served-model-name", "a", "b", "--api-key", "x", "--api-key", "y,z"),
         *("--max-request-body-mb", "0.5", "--enforce-eager", "--port", "0"),
-        *("--enable-prefix-caching", "false", "--scheduling-policy", "priority"),
+        *("--no-enable-prefix-caching", "--scheduling-policy", "priority"),
     )
     assert found.engine == {
         "max_model_len": 4000,
@@ -60,6 +60,21 @@ def test_private_hosts_all_or_some() -> None:
     assert settings("m", environment={variable: "true"}).engine == {
         "allow_private_media_hosts": True
     }
+
+
+@pytest.mark.parametrize(
+    ("argument", "expected"),
+    [
+        ("--enable-prefix-caching", {"enable_prefix_caching": True}),
+        ("--no-enable-prefix-caching", {"enable_prefix_caching": False}),
+        ("--enable-prefix-caching=False", {"enable_prefix_caching": False}),
+        ("--enable_chunked_prefill=true", {"enable_chunked_prefill": True}),
+        ("--max_model_len=4096", {"max_model_len": 4096}),
+        ("--tokenizer=a_b=c", {"tokenizer": "a_b=c"}),
+    ],
+)
+def test_spellings_of_launch_scripts(argument: str, expected: dict[str, object]) -> None:
+    assert settings("m", argument).engine == expected
 
 
 def test_every_flag_of_the_engine_is_an_option_of_it() -> None:
@@ -128,6 +143,9 @@ def test_a_flag_of_others_is_answered_with_ours(name: str) -> None:
         (["-tp", "2"], "--tensor-parallel-size"),
         (["-p", "80"], "no -"),
         (["another"], "'another' belongs to no flag"),
+        (["--enable-prefix-caching", "false"], "--no-SWITCH"),
+        (["--enable-prefix-caching=maybe"], "true or false"),
+        (["--limit-mm-per-prompt.scent", "2"], "--limit-mm-per-prompt '{\"scent\": VALUE}'"),
     ],
 )
 def test_what_cannot_hold_is_refused_by_name(arguments: list[str], word: str) -> None:

@@ -17,6 +17,7 @@ from served import served
 from sensorium_server_openai import Limits
 
 PATH = "/v1/chat/completions"
+REQUESTS = "sensorium:http_requests_total{"
 ASK: dict[str, Any] = {"messages": [{"role": "user", "content": "Hi"}]}
 
 
@@ -202,6 +203,22 @@ def test_an_unknown_route_and_method_have_the_shape_of_errors() -> None:
     assert (missing.status_code, wrong.status_code) == (404, 405)
     assert missing.json()["error"]["code"] == 404
     assert "none" not in figures, "a stranger can't make labels"
+
+
+def test_statuses_are_counted_by_route() -> None:
+    with served(ScriptedEngine(), api_keys=("k",)) as server:
+        key = {"Authorization": "Bearer k"}
+        for body, headers in ((ASK, key), ({}, key), ({}, key), (ASK, {})):
+            server.post(PATH, body, headers=headers)
+        with server.client() as client:
+            figures = client.get("/metrics", headers=key).text
+    counted = [line for line in figures.splitlines() if line.startswith(REQUESTS)]
+    of_chats = [line.removeprefix(REQUESTS) for line in counted if PATH in line]
+    assert of_chats == [
+        f'method="POST",route="{PATH}",status="200"}} 1.0',
+        f'method="POST",route="{PATH}",status="400"}} 2.0',
+    ]
+    assert any('status="401"} 1.0' in line for line in counted), "turned away before its route"
 
 
 def test_pages_of_an_allowed_origin_may_call_and_others_may_not() -> None:

@@ -98,6 +98,20 @@ def test_sampling_reaches_the_engine(path: str) -> None:
     assert SAMPLING.keys() <= known.model_fields.keys()
 
 
+@pytest.mark.parametrize(
+    ("path", "ask", "first"),
+    [(PATH, ASK, "chatcmpl-"), ("/v1/completions", {"prompt": "Hi"}, "cmpl-")],
+)
+def test_a_request_names_its_answer(
+    plain: Served, path: str, ask: dict[str, Any], first: str
+) -> None:
+    named = plain.post(path, {**ask, "request_id": "mine-7"}).json()["id"]
+    assert named == first + "mine-7"
+    others = {plain.post(path, ask).json()["id"] for _ in range(2)}
+    assert len(others) == 2
+    assert all(other.startswith(first) for other in others)
+
+
 class Prioritised(ScriptedEngine):
     """Keeps requests' priorities."""
 

@@ -57,7 +57,7 @@ class Flag:
     @property
     def shown_value(self) -> str:
         """What ``--help`` writes in place of its value."""
-        by_type: dict[Read, str] = {_truth: "true|false", json_object: "JSON", _mib: "MB"}
+        by_type: dict[Read, str] = {json_object: "JSON", _mib: "MB"}
         by_type |= dict.fromkeys(_NUMBERS, "N")
         assert self.read is not None
         return self.metavar or by_type.get(self.read, self.name.split("-")[-1].upper())
@@ -213,7 +213,7 @@ FLAGS: Mapping[str, tuple[Flag, ...]] = {
         _run("ssl-certfile", "TLS: certificate (PEM)", str, metavar="FILE"),
         _run("ssl-ca-certs", "TLS: authorities that clients' certificates must have", str,
              metavar="FILE"),
-        _run("ssl-cert-reqs", "TLS: 0 no client certificate, 1 optional, 2 required",
+        _run("ssl-cert-reqs", "TLS: 0 no client certificate, 1 optional, 2 required (default: 0)",
              _certificates),
     ),
     "Who may call": (
@@ -222,12 +222,13 @@ FLAGS: Mapping[str, tuple[Flag, ...]] = {
                 "api_keys", repeats=True, metavar="KEY"),
         _server("cors", "origins whose pages may call, or *", str, "cors_origins", repeats=True,
                 metavar="ORIGIN"),
-        _server("web", "a page at / to try the model in a browser"),
+        _server("web", "a page at / to try the model in a browser (default: yes)"),
         _server("trust-request-mm-kwargs", "requests may bring mm_processor_kwargs and "
                 "media_io_kwargs", None, "trust_mm_kwargs"),
         _server("trust-request-chat-template", "requests may bring a chat template", None,
                 "trust_chat_template"),
-        Flag("scheduling-policy", "fcfs, or priority: requests may bring one", str, "run"),
+        Flag("scheduling-policy", "fcfs, or priority: requests may bring one (default: fcfs)",
+             str, "run"),
     ),
     "Model": (
         _server("served-model-name", "what clients call the model; several are allowed "
@@ -244,7 +245,8 @@ FLAGS: Mapping[str, tuple[Flag, ...]] = {
         Flag("dtype", "auto, float16, bfloat16 or float32", str),
         Flag("load-format", "auto, safetensors or dummy", str),
         Flag("max-model-len", "context in tokens, also as 8k or 8K", length),
-        Flag("max-logprobs", "log-probabilities of one token at most", integer),
+        Flag("max-logprobs", "log-probabilities at one place at most; -1: of the whole vocabulary "
+             "(default: 20)", integer),
         Flag("seed", "of sampling without a seed of its own", integer),
     ),
     "Chats": (
@@ -276,7 +278,7 @@ FLAGS: Mapping[str, tuple[Flag, ...]] = {
              "from these hosts and networks alone", str, repeats=True, may_be_bare=True,
              metavar="HOST"),
         Flag("media-url-use-proxies", "fetch through the proxies that the environment names"),
-        Flag("media-url-allow-redirects", "follow redirects of media", _truth),
+        Flag("media-url-allow-redirects", "follow redirects of media (default: yes)"),
     ),
     "Memory and scheduling": (
         Flag("device", "auto, cpu, cuda or cuda:N", str),
@@ -289,10 +291,10 @@ FLAGS: Mapping[str, tuple[Flag, ...]] = {
         Flag("max-num-batched-tokens", "tokens computed in one step", integer),
         Flag("max-queued-requests", "requests that may wait beside those that run "
              "(default: 1024)", integer),
-        Flag("enable-prefix-caching", "keep prompts' pages", _truth),
-        Flag("enable-chunked-prefill", "prefill in chunks", _truth),
+        Flag("enable-prefix-caching", "keep prompts' pages"),
+        Flag("enable-chunked-prefill", "prefill in chunks"),
         Flag("structured-outputs-forcing", "tokens that a grammar leaves no choice of are taken "
-             "at once", _truth),
+             "at once"),
         Flag("disabled-plugins", "distributions whose plugins are left out", str, repeats=True),
         Flag("plugin-options", "distribution → options of its plugin (JSON)", json_object),
         Flag("plugin-choices", "claim → the distribution that serves it where two do (JSON)",
@@ -325,7 +327,7 @@ FLAGS: Mapping[str, tuple[Flag, ...]] = {
     "Life and log": (
         _run("shutdown-timeout", "seconds that running requests get after SIGTERM (default: 30)",
              _seconds),
-        _server("log-format", "text or json", str),
+        _server("log-format", "text or json (default: text)", str),
         _run("otlp-traces-endpoint", "URL of an OpenTelemetry collector that gets each request's "
              "spans, such as http://localhost:4318/v1/traces (needs the extra otel)", str,
              metavar="URL"),
@@ -353,8 +355,6 @@ OTHERS: Mapping[str, str] = {
     "uvicorn-log-level": "set SENSORIUM_LOG_LEVEL",
     "allowed-origins": "pass --cors",
     "max-num-partial-prefills": "pass --max-num-batched-tokens",
-    "no-enable-prefix-caching": "pass --enable-prefix-caching false",
-    "no-enable-chunked-prefill": "pass --enable-chunked-prefill false",
     "mm-processor-cache-type": "the cache lies in the server's memory",
     "chat-template-kwargs": "send chat_template_kwargs with the request",
     "h11-max-incomplete-event-size": "pass --max-header-bytes",
@@ -372,6 +372,32 @@ OTHERS: Mapping[str, str] = {
     "dp": "start several servers behind a proxy",
     "q": "checkpoints are served in --dtype",
     "compilation-config": "pass --enforce-eager to capture nothing",
+    "enable-mm-embeds": "embeddings are always taken, and checked before they are used",
+    "skip-mm-profiling": "memory for items is kept for what --limit-mm-per-prompt allows",
+    "language-model-only": "pass --limit-mm-per-prompt with 0 for each kind",
+    "override-generation-config": "pass --generation-config with a folder of your own",
+    "tokenizer-revision": "pass --tokenizer with the folder of that revision",
+    "hf-token": "set HF_TOKEN",
+    "model-impl": "there is one implementation of a model",
+    "stream-interval": "tokens are sent as they come",
+    "async-scheduling": "a step is always planned while another runs",
+    "distributed-executor-backend": "one accelerator serves a model",
+    "enable-expert-parallel": "one accelerator serves a model",
+    "decode-context-parallel-size": "one accelerator serves a model",
+    "kv-transfer-config": "a KV cache is one server's",
+    "lora-modules": "adapters aren't served",
+    "logits-processors": "requests have logit_bias, bad_words and structured_outputs",
+    "enable-log-requests": "requests' contents are never logged",
+    "disable-uvicorn-access-log": "set SENSORIUM_LOG_LEVEL",
+    "disable-fastapi-docs": "there are no such pages; /openapi.json describes the routes",
+    "allow-credentials": "pass --cors; keys are no credentials of a browser's",
+    "allowed-methods": "pass --cors, which allows those that the routes have",
+    "allowed-headers": "pass --cors, which allows those that the routes read",
+    "middleware": "put a proxy in front, and pass --root-path",
+    "uds": "pass --host and --port",
+    "return-tokens-as-token-ids": "send return_tokens_as_token_ids with the request",
+    "enable-force-include-usage": "send stream_options with the request",
+    "enable-tokenizer-info-endpoint": "the tokenizer is asked at /tokenize and /detokenize",
 }
 
 ALL: Mapping[str, Flag] = {flag.name: flag for flags in FLAGS.values() for flag in flags}

@@ -60,10 +60,9 @@ def _default_of(flag: Flag) -> str:
     if flag.goes_to != "engine" or "default" in flag.help:
         return ""
     found = _ENGINE_DEFAULTS.get(flag.target)
-    if flag.read is None or found is None or found == "" or not isinstance(found, _PLAIN):
+    if found is None or found is False or found == "" or not isinstance(found, _PLAIN):
         return ""
-    shown = str(found).lower() if isinstance(found, bool) else f"{found}"
-    return f" (default: {shown})"
+    return f" (default: {'yes' if found is True else found})"
 
 
 class _Once(argparse.Action):
@@ -107,15 +106,34 @@ def _answer_unknown_flags(parser: argparse.ArgumentParser) -> None:
     """An unknown flag is answered with the nearest that we have, which argparse doesn't do."""
     parse = parser.parse_known_args
 
-    def parse_all(*args: Any, **options: Any) -> Any:
-        namespace, rest = parse(*args, **options)
+    def parse_all(args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        given = sys.argv[1:] if args is None else args
+        namespace, rest = parse([_as_declared(argument) for argument in given], namespace)
         for argument in rest:
             if argument.startswith("-"):
                 raise unknown_flag(argument.lstrip("-").partition("=")[0])
-            raise ConfigError(f"{argument!r} belongs to no flag, and there is one MODEL.")
+            raise ConfigError(
+                f"{argument!r} belongs to no flag, and there is one MODEL. Switches have no value; "
+                "--no-SWITCH turns one off."
+            )
         return namespace, rest
 
-    parser.parse_known_args = parse_all  # type: ignore[method-assign]
+    parser.parse_known_args = parse_all  # type: ignore[method-assign, assignment]
+
+
+def _as_declared(argument: str) -> str:
+    """A flag as it is declared: ``--max_model_len=1`` has dashes, ``--web=false`` is ``--no-web``.
+
+    Both are written in launch scripts.
+    """
+    if not argument.startswith("--"):
+        return argument
+    name, equals, value = argument[2:].partition("=")
+    name = name.replace("_", "-")
+    flag = ALL.get(name)
+    if equals and flag is not None and flag.read is None:
+        return f"--{name}" if flag.from_text(value) else f"--no-{name}"
+    return f"--{name}{equals}{value}"
 
 
 def run(arguments: argparse.Namespace) -> int:

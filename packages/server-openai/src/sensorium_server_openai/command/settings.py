@@ -13,7 +13,7 @@ import yaml
 
 from sensorium import ConfigError
 from sensorium.config import EngineConfig
-from sensorium_server_openai.command.flags import ALL, OTHERS, VARIABLES, Flag
+from sensorium_server_openai.command.flags import ALL, OTHERS, VARIABLES, Flag, json_object
 from sensorium_server_openai.options import Limits, ServerOptions
 
 _API_KEY = "SENSORIUM_API_KEY"
@@ -126,6 +126,11 @@ def unknown_flag(name: str, where: str = "") -> ConfigError:
     """The error of a flag that isn't here; one of vLLM's is answered with ours."""
     if name in OTHERS:
         return ConfigError(f"{where}There is no --{name} here: {OTHERS[name]}.")
+    head, dot, key = name.partition(".")
+    if dot and head in ALL and ALL[head].read is json_object:
+        return ConfigError(
+            f"{where}There is no --{name} here: pass --{head} '{{\"{key}\": VALUE}}'."
+        )
     near = difflib.get_close_matches(name, ALL, n=1)
     hint = f" The nearest is --{near[0]}." if near else " See `sensorium serve --help`."
     return ConfigError(f"{where}There is no --{name}.{hint}")
