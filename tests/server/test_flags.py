@@ -209,6 +209,25 @@ def test_hosts_and_redirects_that_the_operator_allows(strict: Served) -> None:
             assert "redirect" in message
 
 
+def test_variables_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The origin answers nothing, so that waiting for the time limit is waiting for it alone."""
+    monkeypatch.setenv("SENSORIUM_IMAGE_FETCH_TIMEOUT", "0.25")
+    monkeypatch.setenv("SENSORIUM_MEDIA_URL_ALLOW_REDIRECTS", "0")
+    with HostileServer() as origin, serving("--allow-private-media-hosts") as server:
+        origin.scripts["/silent"] = lambda _, connection: connection.recv(1) and None
+        origin.scripts["/to"] = redirect("/x")
+
+        def ask(path: str) -> Any:
+            shown = {"type": "image_url", "image_url": {"url": origin.url(path)}}
+            return server.post(CHAT, {**about(shown), "max_tokens": 1})
+
+        late, led = ask("/silent"), ask("/to")
+    assert late.status_code == 424
+    assert "0.25 s" in late.json()["error"]["message"]
+    assert led.status_code == 400
+    assert "redirect" in led.json()["error"]["message"]
+
+
 # --- the engine -----------------------------------------------------------------------
 
 

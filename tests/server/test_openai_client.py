@@ -248,11 +248,13 @@ def test_figures_are_told(server: Served, stop_sign: str) -> None:
     for _ in range(2):  # the second finds what the first has prepared
         ask = {"messages": about("Hi", picture(stop_sign)), "max_tokens": 3, "ignore_eos": True}
         assert server.post("/v1/chat/completions", ask).status_code == 200
+    server.events("/v1/chat/completions", {**ask, "stream": True})
     with server.client() as client:
         text = client.get("/metrics").text
     lines = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
     for name in (
         *("time_to_first_token", "e2e_request_latency", "request_time_per_output_token"),
+        *("inter_token_latency", "event_loop_lag"),
         *(f"request_{stage}_time" for stage in ("queue", "prefill", "decode", "inference")),
     ):
         assert float(lines[f'sensorium:{name}_seconds_count{{model_name="tiny-vl"}}']) >= 1, name

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 
 from sensorium import ConfigError
 from sensorium.config import EngineConfig
-from sensorium_server_openai.command.flags import ALL, FLAGS, OTHERS
+from sensorium_server_openai.command.flags import ALL, FLAGS, OTHERS, json_object
 from sensorium_server_openai.command.serve import add_arguments
 from sensorium_server_openai.command.settings import Settings, gather
 
@@ -49,6 +49,31 @@ def test_every_flag_goes_where_it_belongs() -> None:
     assert found.run == {"port": 0}
     assert "x" not in repr(found.server.api_keys.__class__)
     assert "y,z" not in repr(found.server)
+
+
+#: Of the flags that take only some words.
+WORDS = {"log-format": "json", "ssl-cert-reqs": "2"}
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if name != "scheduling-policy"])
+def test_a_flag_sets_its_own_field_and_no_other(name: str) -> None:
+    flag = ALL[name]
+    needed = ["m", "--tool-call-parser", "hermes"]
+    plain = settings(*needed)
+    if flag.read is None:
+        value = not getattr(plain.server, flag.target, False)
+        arguments = [f"--{name}" if value else f"--no-{name}"]
+    else:
+        text = WORDS.get(name, '{"a": {"b": 1}}' if flag.read is json_object else "3")
+        value, arguments = flag.from_text(text), [f"--{name}", text]
+    found = settings(*needed, *arguments)
+    changed = {flag.target: (value,) if flag.repeats else value}
+    if flag.goes_to == "limits":
+        changed = {"limits": replace(plain.server.limits, **changed)}
+    assert found.engine == (changed if flag.goes_to == "engine" else {})
+    assert found.run == (changed if flag.goes_to == "run" else {})
+    of_server = flag.goes_to in ("server", "limits")
+    assert found.server == (replace(plain.server, **changed) if of_server else plain.server)
 
 
 def test_private_hosts_all_or_some() -> None:
