@@ -142,14 +142,16 @@ def _number(name: str, value: Any) -> float | None:
 
 
 def _count(name: str, value: Any) -> int | None:
+    """A count, as an integer or as a float: qwen-vl-utils works its own out from rates."""
     if value is None:
         return None
     try:
         count = None if isinstance(value, bool) else operator.index(value)
     except TypeError:
-        count = None
+        is_float = isinstance(value, (float, np.floating)) and math.isfinite(value)
+        count = round(float(value)) if is_float else None
     if count is None or count < 1:
-        raise MediaError(f"the metadata's {name} is {value!r}; it must be an integer above 0.")
+        raise MediaError(f"the metadata's {name} is {value!r}; it must be a number of at least 1.")
     return count
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -134,6 +135,9 @@ class VideoMetadata:
         ),
         (VideoMetadata(50, 10.0, frames_indices=[0, 10, 20, 30, 40]), 1.0, 5.0, ()),
         ({"duration": 10.0}, 0.5, 10.0, ()),
+        # What qwen-vl-utils says of a list of frames: the total is worked out from two rates.
+        ({"fps": 2.0, "total_num_frames": 5.0, "frames_indices": [0, 1, 2, 3, 4]}, 2.0, 2.5, ()),
+        ({"fps": 30, "total_num_frames": 75.4}, 2.0, 2.5, ()),
         ({"fps": 30, "frames_indices": [3, 18, 33, 48, 63]}, 2.0, 2.5, (0.1, 0.6, 1.1, 1.6, 2.1)),
         ({}, 0.0, 0.0, ()),
     ],
@@ -160,7 +164,9 @@ def test_frames_to_choose_from() -> None:
         ({"title": "x"}, "have 'title'; allowed are fps, total_num_frames"),
         ({"fps": 0}, "fps is 0; it must be a number above 0"),
         ({"fps": "30"}, "fps is '30'"),
-        ({"total_num_frames": 2.5}, "total_num_frames is 2.5; it must be an integer"),
+        ({"total_num_frames": 0.3}, "total_num_frames is 0.3; it must be a number of at least 1"),
+        ({"total_num_frames": math.inf}, "total_num_frames is inf; it must be a number of"),
+        ({"total_num_frames": True}, "total_num_frames is True; it must be a number of"),
         ({"frames_indices": [1, 2]}, "2 frames_indices for 5 frames"),
         ({"frames_indices": [4, 3, 2, 1, 0]}, "must ascend"),
         ({"frames_indices": [0, 1, 2, 3, 0.5]}, "must be integers"),
