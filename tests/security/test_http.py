@@ -337,7 +337,7 @@ def test_row_17_malformed_parts_are_the_callers_fault(http: Served, part: dict[s
     assert_refused(http, asking(part))
 
 
-# --- 18 and 19: text and templates ----------------------------------------------------
+# --- 18: text -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -356,31 +356,6 @@ def test_row_18_special_tokens_in_text_are_text(http: Served, trick: str) -> Non
 
     assert specials(tokens(trick)) == specials(tokens("hello"))
     assert http.post(CHAT, asking(picture(data_url(png())), text=trick)).status_code == 200
-
-
-def test_row_19_a_template_of_a_request_needs_the_operator(http: Served) -> None:
-    loop = "{% for i in range(10 ** 9) %}{% endfor %}"
-    assert_refused(http, asking(chat_template=loop), word="--trust-request-chat-template")
-    assert_refused(http, asking(chat_template_kwargs={"messages": []}), word="messages")
-
-
-@pytest.mark.parametrize(
-    "loop",
-    [
-        "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
-        "{{ ('x' * 9999999) * 9999999 }}",
-        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
-    ],
-)
-def test_row_19_a_template_of_a_request_that_is_trusted_ends(vl_folder: Path, loop: str) -> None:
-    with (
-        AsyncEngine(str(vl_folder), dtype="float32", max_model_len=1024) as engine,
-        served(EnginePort.of(engine, str(vl_folder)), trust_chat_template=True) as server,
-    ):
-        response = server.post(CHAT, asking(chat_template=loop))
-        assert response.status_code == 400, response.text
-        assert "template" in response.json()["error"]["message"]
-        assert server.post(CHAT, asking()).status_code == 200
 
 
 # --- 20 and 21: keys, sizes -----------------------------------------------------------

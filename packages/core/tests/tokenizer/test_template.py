@@ -299,6 +299,21 @@ def test_an_explicit_template_is_a_name_then_a_path_then_inline(
         load_template("breif", tmp_path, qwen.ours, None, named)
 
 
+def test_a_strangers_template_is_no_path(
+    qwen: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("brief.jinja").write_text("a file")
+    named = {"brief": "by name"}
+    for explicit, rendered in {"brief.jinja": "by name", "{{ 2 }}": "2"}.items():
+        found = load_template(explicit, tmp_path, qwen.ours, None, named, may_be_path=False)
+        assert found is not None
+        assert found.render(TALK, add_generation_prompt=False) == rendered
+    for path in ("./brief.jinja", str(tmp_path / "brief.jinja"), "b" * 5000):
+        with pytest.raises(ConfigError, match="is no Jinja template, no template of the"):
+            load_template(path, tmp_path, qwen.ours, None, named, may_be_path=False)
+
+
 def test_bos_is_added_as_transformers_does(qwen: Any, tmp_path: Path) -> None:
     tokenizer = tokenizer_in(tmp_path, qwen.ours, {"tokenizer": "x"})
     of_tokenizer = load_template(None, tmp_path, tokenizer, None)

@@ -39,6 +39,8 @@ _TYPES = {
 _ADDRESS = re.compile(r"\b0x[0-9a-fA-F]{6,}\b")
 _PATH = re.compile(r"(?<![\w.])/(?:[\w.+-]+/)+[\w.+-]*")
 _RETRY_S = 1.0
+#: Characters of a message that are kept of its beginning, and of its end, which says what to do.
+_HEAD, _TAIL = 700, 250
 
 
 @dataclass
@@ -62,9 +64,9 @@ class HTTPError(Exception):
         """The answer's JSON."""
         return {
             "error": {
-                "message": _ADDRESS.sub("…", self.message),
+                "message": _ADDRESS.sub("…", _clipped(self.message)),
                 "type": _TYPES.get(self.status, "APIError"),
-                "param": self.param,
+                "param": None if self.param is None else _clipped(self.param),
                 "code": self.status,
             }
         }
@@ -77,6 +79,13 @@ class HTTPError(Exception):
             headers=dict(self.headers),
             media_type="application/json",
         )
+
+
+def _clipped(message: str) -> str:
+    """A message without most of what a request wrote into it at length."""
+    if len(message) <= _HEAD + _TAIL:
+        return message
+    return f"{message[:_HEAD]} … {message[-_TAIL:]}"
 
 
 def bad_request(message: str, param: str | None = None) -> HTTPError:
@@ -106,7 +115,7 @@ def http_error(error: BaseException, request_id: str) -> HTTPError:
         return HTTPError(504, "The request took longer than this server allows.")
     if isinstance(error, errors.PluginError):
         # What a broken plugin said of itself may name files.
-        logger.warning("request %s: %s", request_id, error)
+        logger.warning("request %s: %s", request_id, _clipped(str(error)))
         return bad_request(_PATH.sub("…", str(error)))
     if isinstance(error, errors.OverloadedError):
         return overloaded(str(error), retry_s=error.retry_after_s)

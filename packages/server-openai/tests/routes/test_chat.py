@@ -80,6 +80,18 @@ def test_an_error_before_the_stream_is_a_status() -> None:
     }
 
 
+def test_an_answer_does_not_say_all_again_that_a_request_wrote() -> None:
+    engine = ScriptedEngine(fails=(0, RequestError(f"There is no {'x' * 10_000}; allowed is y.")))
+    with served(engine) as server:
+        for body in (ASK, {**ASK, "stream": True}, {**ASK, "f" * 10_000: 1}):
+            error = server.post(PATH, body).json()["error"]
+            assert error["message"].startswith("There is no ")
+            assert len(error["message"]) < 1000
+            assert len(error["param"] or "") < 1000
+        told = server.post(PATH, ASK).json()["error"]["message"]
+    assert told.endswith("x; allowed is y.")
+
+
 def test_an_error_inside_a_stream_is_an_event() -> None:
     with served(ScriptedEngine(fails=(1, EngineError("It failed.")))) as server:
         *_, error, done = server.events(PATH, {**ASK, "stream": True})

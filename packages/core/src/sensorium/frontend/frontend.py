@@ -111,14 +111,19 @@ class Frontend:
         continue_final_message: bool = False,
         tools: Sequence[Mapping[str, Any]] | None = None,
         chat_template: str | None = None,
+        template_may_be_path: bool = True,
         content_format: str | None = None,
         template_kwargs: Mapping[str, Any] | None = None,
         processor_kwargs: Mapping[str, Any] | None = None,
         io_kwargs: Mapping[str, Any] | None = None,
         salt: str = "",
     ) -> PreparedPrompt:
-        """Prepares a conversation; the options are those of ``LLM.chat``, and ``io_kwargs``, laid
-        over the engine's ``media_io_kwargs``.
+        """Prepares a conversation; the options are those of ``LLM.chat``, and two more.
+
+        Args:
+            template_may_be_path: whether ``chat_template`` may name a file; it may not where a
+                stranger gives it.
+            io_kwargs: laid over the engine's ``media_io_kwargs``.
 
         Raises:
             RequestError: as ``prepare``; or there is no chat template, or it fails.
@@ -127,7 +132,7 @@ class Frontend:
         def render() -> tuple[RenderedChat, TokenizedPrompt]:
             template = None
             if chat_template is not None:
-                template = self._own_template(chat_template)
+                template = self._own_template(chat_template, template_may_be_path)
             rendered = self._chat.render(
                 messages,
                 add_generation_prompt=add_generation_prompt,
@@ -146,11 +151,13 @@ class Frontend:
             rendered.text, tokenized, rendered.items, salt, processor_kwargs or {}, io_kwargs
         )
 
-    def _own_template(self, chat_template: str) -> ChatTemplate | None:
+    def _own_template(self, chat_template: str, may_be_path: bool) -> ChatTemplate | None:
         """The template of one request; a bad one is the caller's fault, not the engine's."""
         try:
             named = self._family.chat_templates
-            return load_template(chat_template, self._folder, self._tokenizer, None, named)
+            return load_template(
+                chat_template, self._folder, self._tokenizer, None, named, may_be_path=may_be_path
+            )
         except ConfigError as error:
             raise RequestError(str(error)) from error
 

@@ -20,6 +20,8 @@ def load_template(
     tokenizer: Tokenizer,
     fallback: str | None,
     named: Mapping[str, str] | None = None,
+    *,
+    may_be_path: bool = True,
 ) -> ChatTemplate | None:
     """Finds the engine's template.
 
@@ -28,13 +30,15 @@ def load_template(
 
     Args:
         named: name → template, those of the family that ``explicit`` may name.
+        may_be_path: whether ``explicit`` may name a file. It may not where a stranger gives it,
+            since what a template holds is what the prompt says.
 
     Raises:
         ConfigError: ``explicit`` is no name, no file and no template, or a syntax error.
     """
     of_processor = any((checkpoint_folder / name).is_file() for name in _PROCESSOR_FILES)
     if explicit is not None:
-        found = {"default": _read_explicit(explicit, named or {})}
+        found = {"default": _read_explicit(explicit, named or {}, may_be_path)}
     else:
         found = (_processor_templates(checkpoint_folder) if of_processor else {}) or dict(
             tokenizer.chat_templates
@@ -56,7 +60,7 @@ def _processor_templates(folder: Path) -> dict[str, str]:
     return template_files(folder)
 
 
-def _read_explicit(explicit: str, named: Mapping[str, str]) -> str:
+def _read_explicit(explicit: str, named: Mapping[str, str], may_be_path: bool) -> str:
     """A registered name counts before a path, and a path before a template that is written out."""
     name = explicit.removesuffix(".jinja")
     if name in named:
@@ -64,9 +68,8 @@ def _read_explicit(explicit: str, named: Mapping[str, str]) -> str:
     if "\n" in explicit or "{" in explicit:
         return explicit
     file = Path(explicit)
-    if not file.is_file():
-        names = f", no template of the model's family ({', '.join(sorted(named))})" * bool(named)
-        raise ConfigError(
-            f"chat_template is {explicit!r}, which is neither a file nor a Jinja template{names}."
-        )
-    return file.read_text(encoding="utf-8")
+    if may_be_path and file.is_file():
+        return file.read_text(encoding="utf-8")
+    what = "neither a file nor a Jinja template" if may_be_path else "no Jinja template"
+    names = f", no template of the model's family ({', '.join(sorted(named))})" * bool(named)
+    raise ConfigError(f"chat_template is {explicit!r}, which is {what}{names}.")

@@ -1,0 +1,65 @@
+"""Chat templates that a stranger sends, over HTTP; each test is named after its row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from http_threats import CHAT, asking, assert_refused
+from served import Served, served
+
+from sensorium import AsyncEngine
+from sensorium_server_openai.engine_port import EnginePort
+
+
+@pytest.fixture(scope="module")
+def trusting(vl_folder: Path) -> Iterator[Served]:
+    """A server whose requests may bring templates."""
+    with (
+        AsyncEngine(str(vl_folder), dtype="float32", max_model_len=1024) as engine,
+        served(EnginePort.of(engine, str(vl_folder)), trust_chat_template=True) as server,
+    ):
+        yield server
+
+
+def test_row_19_a_template_of_a_request_needs_the_operator(http: Served) -> None:
+    loop = "{% for i in range(10 ** 9) %}{% endfor %}"
+    assert_refused(http, asking(chat_template=loop), word="--trust-request-chat-template")
+    assert_refused(http, asking(chat_template_kwargs={"messages": []}), word="messages")
+
+
+@pytest.mark.parametrize(
+    "loop",
+    [
+        "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+        "{{ ('x' * 9999999) * 9999999 }}",
+        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+    ],
+)
+def test_row_19_a_template_of_a_request_that_is_trusted_ends(trusting: Served, loop: str) -> None:
+    response = trusting.post(CHAT, asking(chat_template=loop))
+    assert response.status_code == 400, response.text
+    assert "template" in response.json()["error"]["message"]
+    assert trusting.post(CHAT, asking()).status_code == 200
+
+
+@pytest.mark.parametrize("path", [CHAT, "/tokenize"])
+@pytest.mark.parametrize(
+    "written", ["{}", "./{}", "{{% include '{}' %}}", "{{% import '{}' as x %}}"]
+)
+def test_row_05_a_template_of_a_request_names_no_file(
+    trusting: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, written: str
+) -> None:
+    """What a template holds is what the prompt says: a file's text could be asked for."""
+    monkeypatch.chdir(tmp_path)
+    Path("secret.jinja").write_text("What nobody may read.")
+    for name in ("secret.jinja", str(tmp_path / "secret.jinja"), "s" * 5000):
+        template = written.format(name)
+        response = trusting.post(
+            path, {"messages": asking()["messages"], "chat_template": template}
+        )
+        assert response.status_code == 400, response.text
+        assert "template" in response.json()["error"]["message"]
+        assert "nobody" not in response.text
+        assert len(response.text) < 1500
