@@ -107,10 +107,11 @@ def resident_peak() -> int:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="reads /proc")
-def test_ten_minutes_of_1080p(tmp_path: Path) -> None:
+@pytest.mark.parametrize("num_threads", [1, 4])
+def test_ten_minutes_of_1080p(tmp_path: Path, num_threads: int) -> None:
     """768 frames would be 4.8 GB; resident memory grows by no more than was announced."""
     data = ten_minutes(tmp_path)
-    kind = VideoKind({})
+    kind = VideoKind({"decoder_threads": num_threads})
     probe = kind.probe([BytesSource(data)])
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     before = resident_peak()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -12,7 +14,7 @@ pytest.importorskip("imageio_ffmpeg")
 
 from video_files import NAMES, Bytes, Reference, clip, reference
 
-from sensorium.errors import UnsupportedError
+from sensorium.errors import MediaError, UnsupportedError
 from sensorium_media_video import av_reader, cv_reader
 from sensorium_media_video.av_reader import AvClip
 from sensorium_media_video.clip import Clip
@@ -105,23 +107,76 @@ def test_an_uneven_clip_has_times_and_an_even_one_none(opener: Opener) -> None:
         assert len(facts.times) == facts.num_frames
 
 
-def num_decoded(name: str, chosen: Sequence[int]) -> int:
-    found, _ = opened(av_reader.open_av, name)
+def num_decoded(name: str, chosen: Sequence[int], num_threads: int) -> int:
+    found, _ = opened(av_reader.open_av, name, decoder_threads=num_threads)
     assert isinstance(found, AvClip)
     list(found.frames(chosen))
     return found.num_decoded
 
 
 @pytest.mark.skipif(not av_reader.is_installed(), reason="PyAV isn't installed")
-def test_only_what_counts_is_decoded() -> None:
+@pytest.mark.parametrize("num_threads", [1, 2, 5])
+def test_only_what_counts_is_decoded(num_threads: int) -> None:
     """Key frames come every 12: no more than from each of them to its sample, in decoding order."""
-    assert num_decoded("h264", [0]) == 1
-    assert num_decoded("h264", [24]) == 1
-    assert num_decoded("h264", [0, 12, 24, 36]) == 4
-    assert num_decoded("h264", [49]) <= 2
-    assert num_decoded("h264", [5, 29]) <= 2 * (5 + 1 + 3)
-    assert num_decoded("mjpeg_avi", [7, 33]) == 2
-    assert num_decoded("h264", range(50)) == 50
+    assert num_decoded("h264", [0], num_threads) == 1
+    assert num_decoded("h264", [24], num_threads) == 1
+    assert num_decoded("h264", [0, 12, 24, 36], num_threads) == 4
+    assert num_decoded("h264", [49], num_threads) <= 2
+    assert num_decoded("h264", [5, 29], num_threads) <= 2 * (5 + 1 + 3)
+    assert num_decoded("mjpeg_avi", [7, 33], num_threads) == 2
+    assert num_decoded("h264", range(50), num_threads) == 50
+
+
+@pytest.mark.skipif(not av_reader.is_installed(), reason="PyAV isn't installed")
+@pytest.mark.parametrize("chosen", [(0, 12, 24, 36), tuple(range(50))])
+def test_a_clip_that_is_left_or_closed_leaves_no_thread(chosen: tuple[int, ...]) -> None:
+    """Few frames of many runs, and many: several decoders, and one."""
+    found, _ = opened(av_reader.open_av, "h264", decoder_threads=3)
+    assert isinstance(found, AvClip)
+    left = found.frames(chosen)
+    assert_same("h264", [next(left)], reference("h264").frames[:1])
+    del left
+    assert decoder_threads() == []
+    read = found.frames(chosen)
+    next(read)
+    found.close()
+    assert decoder_threads() == []
+    with pytest.raises(MediaError):
+        next(read)
+
+
+def decoder_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if "decoder" in thread.name]
+
+
+@pytest.mark.skipif(not av_reader.is_installed(), reason="PyAV isn't installed")
+@pytest.mark.parametrize("num_threads", [1, 3])
+def test_a_frame_that_is_missing_ends_a_clip_with_a_sentence(num_threads: int) -> None:
+    """The frames before it come; then those behind the damage can't be told."""
+    data = clip("h264")
+    found, _ = opened(av_reader.open_av, "h264", decoder_threads=num_threads)
+    assert isinstance(found, AvClip)
+    place = int(found.timeline.places[24])
+    blanked = _without_packet(data, place)
+    found, _, _ = av_reader.open_av(
+        blanked, read_format(blanked), VideoOptions(decoder_threads=num_threads)
+    )
+    frames = found.frames([0, 12, 24, 36])
+    assert_same("h264", [next(frames), next(frames)], reference("h264").frames[[0, 12]])
+    with pytest.raises(MediaError, match="damaged"):
+        next(frames)
+    assert decoder_threads() == []
+
+
+def _without_packet(data: bytes, place: int) -> bytes:
+    """The file with zeros in place of a packet's bytes."""
+    import av
+
+    with av.open(io.BytesIO(data)) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+        start, size = packets[place].pos, packets[place].size
+    assert start is not None
+    return data[:start] + bytes(size) + data[start + size :]
 
 
 @pytest.mark.skipif(not av_reader.is_installed(), reason="PyAV isn't installed")
