@@ -39,8 +39,9 @@ class VideoOptions:
             ``media_io_kwargs={"video": {"max_frame_pixels": 1920 * 1080}}``.
         reader: "pyav" or "opencv", which reads containers. None: PyAV where it is installed, else
             OpenCV. Example: ``media_io_kwargs={"video": {"reader": "opencv"}}``.
-        decoder_threads: threads that decode one clip. Clips are prepared beside each other, so more
-            help only where few come at once. Example:
+        decoder_threads: threads that decode one clip. PyAV's have a decoder each, and its memory,
+            where the frames that count lie behind several key frames. Clips are prepared beside
+            each other, so more help only where few come at once. Example:
             ``media_io_kwargs={"video": {"decoder_threads": 4}}``.
     """
 
