@@ -1,4 +1,5 @@
-"""Chat templates that a stranger sends, over HTTP; each test is named after its row."""
+"""Chat templates, variables and options that a stranger sends, over HTTP; each test is named after
+its row."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from http_threats import CHAT, asking, assert_refused
+from http_threats import CHAT, asking, assert_refused, data_url, picture, png
 from served import Served, served
 
 from sensorium import AsyncEngine
@@ -42,6 +43,42 @@ def test_row_19_a_template_of_a_request_that_is_trusted_ends(trusting: Served, l
     assert response.status_code == 400, response.text
     assert "template" in response.json()["error"]["message"]
     assert trusting.post(CHAT, asking()).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("self", "cls", "template", "values", "variables", "limits", "args", "kwargs", "name"),
+        *("context", "environment", "loop", "caller", "range", "bos_token", "documents"),
+        *("messages", "tools", "add_generation_prompt", "continue_final_message"),
+        *("", "a b", "{{ x }}", "__class__", "raise_exception"),
+    ],
+)
+def test_row_23_variables_of_a_template_have_any_name(http: Served, name: str) -> None:
+    """Those that are arguments of their own are refused; others are the template's business."""
+    own = name in ("messages", "tools", "add_generation_prompt", "continue_final_message")
+    for value in (1, None, [{"a": [None]}]):
+        response = http.post(CHAT, asking(chat_template_kwargs={name: value}))
+        assert response.status_code == (400 if own else 200), response.text
+
+
+def test_row_23_options_have_any_name(vl_folder: Path) -> None:
+    options = {"dtype": "float32", "max_model_len": 1024}
+    with (
+        AsyncEngine(str(vl_folder), **options) as engine,
+        served(EnginePort.of(engine, str(vl_folder)), trust_mm_kwargs=True) as server,
+    ):
+        shown = picture(data_url(png()))
+        for name in ("self", "options", "kwargs", "", "a b", "__class__"):
+            for given in (
+                {"mm_processor_kwargs": {name: 1}},
+                {"media_io_kwargs": {name: {}}},
+                {"media_io_kwargs": {"image": {name: 1}}},
+                {"structured_outputs": {name: 1}},
+            ):
+                response = server.post(CHAT, asking(shown, **given))
+                assert response.status_code == 400, (given, response.text)
+                assert repr(name) in response.json()["error"]["message"], response.text
 
 
 @pytest.mark.parametrize("path", [CHAT, "/tokenize"])

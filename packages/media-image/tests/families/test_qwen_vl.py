@@ -232,6 +232,8 @@ def test_both_spellings_of_the_bounds_are_taken(kwargs: dict[str, Any]) -> None:
         ({"max_pixels": True}, "max_pixels is True"),
         ({"min_pixels": 10, "max_pixels": 9}, "min_pixels is 10 and max_pixels 9"),
         ({"max_pixels": 100}, "min_pixels is 3136 and max_pixels 100"),
+        ({"min_pixels": 10**12, "max_pixels": 10**12}, "images are enlarged to 67108864 at most"),
+        ({"size": {"shortest_edge": 2**26 + 1, "longest_edge": 2**27}}, "are enlarged to"),
         ({"size": 336}, "size is 336; it must be a mapping with shortest_edge"),
         ({"size": {"height": 5}}, "it must be a mapping with shortest_edge"),
         ({"size": {"longest_edge": "big"}}, "longest_edge is 'big'"),

@@ -78,6 +78,7 @@ class ChatTemplate:
     def render(
         self,
         messages: Sequence[Mapping[str, Any]],
+        /,  # a variable may have any name
         *,
         add_generation_prompt: bool,
         continue_final_message: bool = False,
@@ -152,7 +153,7 @@ def _run(
 ) -> str:
     token = METER.set(Meter(limits, APART))
     try:
-        return template.render(messages=messages, **values)
+        return template.render({**values, "messages": messages})
     except _Refusal as refusal:
         raise RequestError(f"The chat template refuses this conversation: {refusal}") from None
     except TemplateLimitError as error:

@@ -23,6 +23,8 @@ _BUILT_STEPS: Mapping[str, tuple[Any, ...]] = {
 }
 #: The options that ``given_bounds`` reads.
 BOUND_NAMES = frozenset({"min_pixels", "max_pixels", "size"})
+#: As far as ``mm_processor_kwargs`` may have a small image enlarged: 8192 × 8192.
+LARGEST_MIN_PIXELS = 2**26
 #: How the bounds are called inside ``size``; transformers wrote both over the years.
 _SIZE_KEYS = {
     "shortest_edge": "min_pixels",
@@ -69,7 +71,8 @@ def resolved_bounds(kwargs: Mapping[str, Any], defaults: tuple[int, int]) -> dic
     """The bounds in ``mm_processor_kwargs``, or else the checkpoint's.
 
     Raises:
-        RequestError: a bound of the wrong type, given twice, or out of order.
+        RequestError: a bound of the wrong type, given twice, or out of order; or a least area
+            beyond ``LARGEST_MIN_PIXELS``, to which every image would be enlarged.
     """
     given = _given_bounds(kwargs)
     smallest = given.get("min_pixels", defaults[0])
@@ -78,6 +81,10 @@ def resolved_bounds(kwargs: Mapping[str, Any], defaults: tuple[int, int]) -> dic
         raise RequestError(
             f"min_pixels is {smallest} and max_pixels {largest}; "
             "the first may not be above the second."
+        )
+    if given.get("min_pixels", 0) > LARGEST_MIN_PIXELS:
+        raise RequestError(
+            f"min_pixels is {smallest}; images are enlarged to {LARGEST_MIN_PIXELS} at most."
         )
     return {"min_pixels": smallest, "max_pixels": largest}
 
