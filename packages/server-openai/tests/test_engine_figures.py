@@ -72,9 +72,9 @@ def test_a_figure_of_media_is_shown_by_kind(name: str) -> None:
 def _served() -> dict[str, set[str]]:
     """Name of each sample → its labels, once everything has happened."""
     metrics = Metrics("m")
-    metrics.http_requests.labels("GET", "/", "200").inc()
-    metrics.rejections.labels("concurrency").inc()
-    metrics.success.labels("stop").inc()
+    metrics.http_requests("GET", "/", "200").inc()
+    metrics.rejections("concurrency").inc()
+    metrics.success("stop").inc()
     text = metrics.text(replace(EngineStats(), **FULL)).decode()
     return {
         sample.name: set(sample.labels)
@@ -101,6 +101,11 @@ def _unknown(target: dict[str, str], served: dict[str, set[str]]) -> set[str]:
         asked |= {label.strip() for label in group.split(",")}
     labels = set.intersection(*(served.get(name, set()) for name in names)) if names else set()
     return (names - served.keys()) | (asked - labels)
+
+
+def test_every_figure_has_the_models_name() -> None:
+    """Dashboards choose by it."""
+    assert {name for name, labels in _served().items() if "model_name" not in labels} == set()
 
 
 def test_the_dashboard_asks_for_names_and_labels_that_there_are() -> None:

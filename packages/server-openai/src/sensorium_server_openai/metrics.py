@@ -6,7 +6,8 @@ own, so that two in one process don't mix.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from prometheus_client.core import CounterMetricFamily, Metric
@@ -51,6 +52,7 @@ class Metrics:
         model_name: the label ``model_name`` of all of them.
 
     Attributes:
+        http_requests, rejections, success: values of their labels → counter.
         histograms: name → the values so far.
         prompt_tokens, cached_tokens, generation_tokens: counts so far.
     """
@@ -58,23 +60,21 @@ class Metrics:
     def __init__(self, model_name: str) -> None:
         self.registry = CollectorRegistry()
         self._model = model_name
-        self.http_requests = Counter(
-            PREFIX + "http_requests",
-            "Requests by method, route and status.",
-            ("method", "route", "status"),
-            registry=self.registry,
+        self.http_requests = self._counter(
+            "http_requests", "Requests by method, route and status.", "method", "route", "status"
         )
-        self.rejections = self._labelled(
+        self.rejections = self._counter(
             "admission_rejections", "Requests turned away, by reason.", "reason"
         )
-        self.success = self._labelled(
+        self.success = self._counter(
             "request_success", "Answers that came to their end, by reason.", "finished_reason"
         )
         self.in_flight = Gauge(
             PREFIX + "http_requests_in_flight",
             "Requests that are being answered.",
+            ("model_name",),
             registry=self.registry,
-        )
+        ).labels(model_name)
         self.prompt_tokens = self.cached_tokens = self.generation_tokens = 0
         self.histograms = {
             name: HistogramRecorder(edges) for name, (_, edges) in _HISTOGRAMS.items()
@@ -107,8 +107,10 @@ class Metrics:
             snapshot = self.histograms[name].snapshot()
             yield histogram_family(name, text, {(self._model,): snapshot})
 
-    def _labelled(self, name: str, text: str, label: str) -> Counter:
-        return Counter(PREFIX + name, text, (label,), registry=self.registry)
+    def _counter(self, name: str, text: str, *labels: str) -> Callable[..., Counter]:
+        """A counter of this model: its other labels' values → what counts them."""
+        counter = Counter(PREFIX + name, text, ("model_name", *labels), registry=self.registry)
+        return partial(counter.labels, self._model)
 
 
 class _Together(Collector):

@@ -73,7 +73,7 @@ class Observation:
             self._add("request_params_max_tokens", self._sampling.max_tokens)
         for answer in output.outputs:
             if answer.finish_reason is not None:
-                self._metrics.success.labels(answer.finish_reason).inc()
+                self._metrics.success(answer.finish_reason).inc()
 
     def _add(self, name: str, value: float) -> None:
         self._metrics.histograms[name].add(value)

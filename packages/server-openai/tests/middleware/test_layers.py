@@ -64,8 +64,8 @@ async def test_more_than_allowed_at_once_are_told_to_come_again() -> None:
         await until(lambda: server.gate.running == 0)
     assert refused.status_code == 429
     assert int(refused.headers["retry-after"]) >= 1
-    assert 'admission_rejections_total{reason="concurrency"} 1.0' in figures
-    assert "http_requests_in_flight 2.0" in figures
+    assert 'admission_rejections_total{model_name="tiny-vl",reason="concurrency"} 1.0' in figures
+    assert 'http_requests_in_flight{model_name="tiny-vl"} 2.0' in figures
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -215,8 +215,8 @@ def test_statuses_are_counted_by_route() -> None:
     counted = [line for line in figures.splitlines() if line.startswith(REQUESTS)]
     of_chats = [line.removeprefix(REQUESTS) for line in counted if PATH in line]
     assert of_chats == [
-        f'method="POST",route="{PATH}",status="200"}} 1.0',
-        f'method="POST",route="{PATH}",status="400"}} 2.0',
+        f'method="POST",model_name="tiny-vl",route="{PATH}",status="200"}} 1.0',
+        f'method="POST",model_name="tiny-vl",route="{PATH}",status="400"}} 2.0',
     ]
     assert any('status="401"} 1.0' in line for line in counted), "turned away before its route"
 

@@ -93,7 +93,7 @@ class Boundary:
         if self._tracing is not None:
             facts = {"sensorium.request_id": name, "gen_ai.request.model": self._metrics.model_name}
             scope["state"]["trace"].end(method, path, status, **facts)
-        self._metrics.http_requests.labels(method, path, str(status or "gone")).inc()
+        self._metrics.http_requests(method, path, str(status or "gone")).inc()
         fields: dict[str, Any] = {
             "request_id": name,
             "method": method,

@@ -37,11 +37,11 @@ class Gate:
             await self._app(scope, receive, send)
             return
         if self._state.draining:
-            self._metrics.rejections.labels("draining").inc()
+            self._metrics.rejections("draining").inc()
             await send_error(ending(), send)
             return
         if self._state.running >= self._allowed:
-            self._metrics.rejections.labels("concurrency").inc()
+            self._metrics.rejections("concurrency").inc()
             await send_error(
                 overloaded(f"{self._allowed} requests are being answered, as many as allowed."),
                 send,
