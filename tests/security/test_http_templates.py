@@ -3,6 +3,7 @@ its row."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,6 +61,17 @@ def test_row_23_variables_of_a_template_have_any_name(http: Served, name: str) -
     for value in (1, None, [{"a": [None]}]):
         response = http.post(CHAT, asking(chat_template_kwargs={name: value}))
         assert response.status_code == (400 if own else 200), response.text
+
+
+def test_row_23_what_a_request_names_is_not_logged(
+    http: Served, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        for part in ({"type": "nobody_may_read_this"}, {"type": "image_url", "nobody_may": 1}):
+            message = assert_refused(http, asking(part))
+            assert "nobody_may" in message
+    assert "status=400" in caplog.text
+    assert "nobody_may" not in caplog.text
 
 
 def test_row_23_options_have_any_name(vl_folder: Path) -> None:

@@ -58,6 +58,12 @@ def test_the_checkpoints_file_bounds_answers(by_checkpoint: Served, neutral: Ser
     assert [length(neutral, **w) for w in wanted] == [64 - prompt, 7, 64 - prompt]
 
 
+def test_a_completion_has_openais_length(by_checkpoint: Served) -> None:
+    ask = {"prompt": "hi", "ignore_eos": True}
+    found = by_checkpoint.post("/v1/completions", ask).json()["usage"]["completion_tokens"]
+    assert found == 16
+
+
 def test_what_a_request_leaves_open_is_the_checkpoints(
     by_checkpoint: Served, neutral: Served
 ) -> None:

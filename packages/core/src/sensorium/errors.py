@@ -33,6 +33,10 @@ class PluginError(SensoriumError):
     """A plugin that is missing, broken or in conflict with another."""
 
 
+class MissingPluginError(PluginError):
+    """A kind or a part that a caller names and no installed plugin serves."""
+
+
 class RequestError(SensoriumError, ValueError):
     """The caller's fault; the engine and all other requests go on."""
 

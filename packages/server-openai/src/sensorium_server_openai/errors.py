@@ -113,6 +113,9 @@ def http_error(error: BaseException, request_id: str) -> HTTPError:
         return bad_request(str(error))
     if isinstance(error, TimeoutError):
         return HTTPError(504, "The request took longer than this server allows.")
+    if isinstance(error, errors.MissingPluginError):
+        # It says what the request says, which no log has.
+        return bad_request(_PATH.sub("…", str(error)))
     if isinstance(error, errors.PluginError):
         # What a broken plugin said of itself may name files.
         logger.warning("request %s: %s", request_id, _clipped(str(error)))

@@ -167,6 +167,7 @@ def test_a_flag_of_others_is_answered_with_ours(name: str) -> None:
         (["--ssl-cert-reqs", "3"], "0, 1 or 2"),
         (["-tp", "2"], "--tensor-parallel-size"),
         (["-p", "80"], "no -"),
+        (["--no-enable-lora"], "no --no-enable-lora here: adapters"),
         (["another"], "'another' belongs to no flag"),
         (["--enable-prefix-caching", "false"], "--no-SWITCH"),
         (["--enable-prefix-caching=maybe"], "true or false"),

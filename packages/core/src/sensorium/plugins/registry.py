@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from sensorium.errors import ConfigError, PluginError
+from sensorium.errors import ConfigError, MissingPluginError, PluginError
 from sensorium.plugins.adapter import MediaAdapter
 from sensorium.plugins.catalogue import Catalogue, Entry
 from sensorium.plugins.claims import (
@@ -63,7 +63,7 @@ class Registry:
         """
         claimant = self._claims.server(f"kind:{name}")
         if claimant is None:
-            raise PluginError(
+            raise MissingPluginError(
                 self._missing(
                     f"serves the kind {name!r}", self.kinds, self._catalogue.kinds.get(name)
                 )
@@ -81,7 +81,7 @@ class Registry:
             known = [name for name, _ in self._claims.served("part")]
             words = part_type.split("_")
             entries = [e for name, e in self._catalogue.kinds.items() if name in words]
-            raise PluginError(
+            raise MissingPluginError(
                 self._missing(
                     f"answers to the chat part type {part_type!r}",
                     known,

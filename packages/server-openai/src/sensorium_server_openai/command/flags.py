@@ -338,6 +338,9 @@ FLAGS: Mapping[str, tuple[Flag, ...]] = {
 #: Flags of vLLM's that aren't here → what to use.
 OTHERS: Mapping[str, str] = {
     "tokenizer-mode": "the checkpoint's tokenizer.json is read; pass --tokenizer FOLDER",
+    "model": "write it without a flag, behind serve",
+    "rope-scaling": "pass --hf-overrides",
+    "rope-theta": "pass --hf-overrides",
     "swap-space": "preempted requests are computed again; nothing is swapped",
     "cpu-offload-gb": "weights stay on the device; pass a smaller --dtype or model",
     "quantization": "checkpoints are served in --dtype",

@@ -124,8 +124,8 @@ def _check_variables(environment: Mapping[str, str]) -> None:
 
 def unknown_flag(name: str, where: str = "") -> ConfigError:
     """The error of a flag that isn't here; one of vLLM's is answered with ours."""
-    if name in OTHERS:
-        return ConfigError(f"{where}There is no --{name} here: {OTHERS[name]}.")
+    if ours := OTHERS.get(name) or OTHERS.get(name.removeprefix("no-")):
+        return ConfigError(f"{where}There is no --{name} here: {ours}.")
     head, dot, key = name.partition(".")
     if dot and head in ALL and ALL[head].read is json_object:
         return ConfigError(
