@@ -93,6 +93,16 @@ def test_row_23_options_have_any_name(vl_folder: Path) -> None:
                 assert repr(name) in response.json()["error"]["message"], response.text
 
 
+def test_row_19_a_template_of_a_request_is_not_logged(
+    trusting: Served, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        for template in ("{# nobody may #} none is printed", "{{ nobody_may() }}", "nobody may"):
+            trusting.post(CHAT, asking(chat_template=template))
+    assert caplog.text.count("route=/v1/chat/completions") == 3
+    assert "nobody" not in caplog.text
+
+
 @pytest.mark.parametrize("path", [CHAT, "/tokenize"])
 @pytest.mark.parametrize(
     "written", ["{}", "./{}", "{{% include '{}' %}}", "{{% import '{}' as x %}}"]

@@ -306,12 +306,12 @@ def test_a_strangers_template_is_no_path(
     Path("brief.jinja").write_text("a file")
     named = {"brief": "by name"}
     for explicit, rendered in {"brief.jinja": "by name", "{{ 2 }}": "2"}.items():
-        found = load_template(explicit, tmp_path, qwen.ours, None, named, may_be_path=False)
+        found = load_template(explicit, tmp_path, qwen.ours, None, named, trusted=False)
         assert found is not None
         assert found.render(TALK, add_generation_prompt=False) == rendered
     for path in ("./brief.jinja", str(tmp_path / "brief.jinja"), "b" * 5000):
         with pytest.raises(ConfigError, match="is no Jinja template, no template of the"):
-            load_template(path, tmp_path, qwen.ours, None, named, may_be_path=False)
+            load_template(path, tmp_path, qwen.ours, None, named, trusted=False)
 
 
 def test_bos_is_added_as_transformers_does(qwen: Any, tmp_path: Path) -> None:

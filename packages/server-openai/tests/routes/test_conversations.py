@@ -57,7 +57,7 @@ def test_every_option_reaches_the_engine(path: str) -> None:
         "add_generation_prompt": path != "/v1/embeddings",
         "continue_final_message": False,
         "chat_template": "{{ messages }}",
-        "template_may_be_path": False,
+        "template_is_trusted": False,
         "template_kwargs": {"mood": "kind", "documents": [{"title": "d"}]},
         "processor_kwargs": {"size": 1},
         "io_kwargs": {"scent": {"strength": 2}},

@@ -111,7 +111,7 @@ class Frontend:
         continue_final_message: bool = False,
         tools: Sequence[Mapping[str, Any]] | None = None,
         chat_template: str | None = None,
-        template_may_be_path: bool = True,
+        template_is_trusted: bool = True,
         content_format: str | None = None,
         template_kwargs: Mapping[str, Any] | None = None,
         processor_kwargs: Mapping[str, Any] | None = None,
@@ -121,8 +121,8 @@ class Frontend:
         """Prepares a conversation; the options are those of ``LLM.chat``, and two more.
 
         Args:
-            template_may_be_path: whether ``chat_template`` may name a file; it may not where a
-                stranger gives it.
+            template_is_trusted: whether ``chat_template`` may name a file, and be quoted in the
+                log; a stranger's may not.
             io_kwargs: laid over the engine's ``media_io_kwargs``.
 
         Raises:
@@ -132,7 +132,7 @@ class Frontend:
         def render() -> tuple[RenderedChat, TokenizedPrompt]:
             template = None
             if chat_template is not None:
-                template = self._own_template(chat_template, template_may_be_path)
+                template = self._own_template(chat_template, template_is_trusted)
             rendered = self._chat.render(
                 messages,
                 add_generation_prompt=add_generation_prompt,
@@ -151,12 +151,12 @@ class Frontend:
             rendered.text, tokenized, rendered.items, salt, processor_kwargs or {}, io_kwargs
         )
 
-    def _own_template(self, chat_template: str, may_be_path: bool) -> ChatTemplate | None:
+    def _own_template(self, chat_template: str, trusted: bool) -> ChatTemplate | None:
         """The template of one request; a bad one is the caller's fault, not the engine's."""
         try:
             named = self._family.chat_templates
             return load_template(
-                chat_template, self._folder, self._tokenizer, None, named, may_be_path=may_be_path
+                chat_template, self._folder, self._tokenizer, None, named, trusted=trusted
             )
         except ConfigError as error:
             raise RequestError(str(error)) from error

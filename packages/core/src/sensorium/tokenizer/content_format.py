@@ -39,19 +39,19 @@ class Contents:
     takes_strings: bool
 
 
-def probe_contents(render: Render, source: str) -> Contents:
+def probe_contents(render: Render, source: str | None) -> Contents:
     """Finds the format by rendering; where neither probe is printed, logs that once and takes
     strings.
 
     Args:
         render: a conversation → its text, or ``RequestError``.
-        source: the template, to log what is unclear once.
+        source: the template, to log what is unclear once; None: nothing is logged.
     """
     parts = [{"type": "text", "text": text} for text in (_FIRST, _SECOND)]
     takes_strings = any(_FIRST in text for text in _rendered(render, _FIRST))
     if any(_prints_parts(text) for text in _rendered(render, parts)):
         return Contents("openai", takes_strings)
-    if not takes_strings:
+    if not takes_strings and source is not None:
         _log_unclear(source)
     return Contents("string", takes_strings=True)
 

@@ -21,7 +21,7 @@ def load_template(
     fallback: str | None,
     named: Mapping[str, str] | None = None,
     *,
-    may_be_path: bool = True,
+    trusted: bool = True,
 ) -> ChatTemplate | None:
     """Finds the engine's template.
 
@@ -30,15 +30,15 @@ def load_template(
 
     Args:
         named: name → template, those of the family that ``explicit`` may name.
-        may_be_path: whether ``explicit`` may name a file. It may not where a stranger gives it,
-            since what a template holds is what the prompt says.
+        trusted: whether ``explicit`` may name a file, and be quoted in the log. A stranger's may
+            not: what a template's file holds is what the prompt says.
 
     Raises:
         ConfigError: ``explicit`` is no name, no file and no template, or a syntax error.
     """
     of_processor = any((checkpoint_folder / name).is_file() for name in _PROCESSOR_FILES)
     if explicit is not None:
-        found = {"default": _read_explicit(explicit, named or {}, may_be_path)}
+        found = {"default": _read_explicit(explicit, named or {}, trusted)}
     else:
         found = (_processor_templates(checkpoint_folder) if of_processor else {}) or dict(
             tokenizer.chat_templates
@@ -47,7 +47,11 @@ def load_template(
     if source is None:
         return None
     return ChatTemplate(
-        source, tokenizer.special_tokens, found.get("tool_use"), of_processor=of_processor
+        source,
+        tokenizer.special_tokens,
+        found.get("tool_use"),
+        of_processor=of_processor,
+        is_logged=trusted,
     )
 
 
@@ -60,7 +64,7 @@ def _processor_templates(folder: Path) -> dict[str, str]:
     return template_files(folder)
 
 
-def _read_explicit(explicit: str, named: Mapping[str, str], may_be_path: bool) -> str:
+def _read_explicit(explicit: str, named: Mapping[str, str], trusted: bool) -> str:
     """A registered name counts before a path, and a path before a template that is written out."""
     name = explicit.removesuffix(".jinja")
     if name in named:
@@ -68,8 +72,8 @@ def _read_explicit(explicit: str, named: Mapping[str, str], may_be_path: bool) -
     if "\n" in explicit or "{" in explicit:
         return explicit
     file = Path(explicit)
-    if may_be_path and file.is_file():
+    if trusted and file.is_file():
         return file.read_text(encoding="utf-8")
-    what = "neither a file nor a Jinja template" if may_be_path else "no Jinja template"
+    what = "neither a file nor a Jinja template" if trusted else "no Jinja template"
     names = f", no template of the model's family ({', '.join(sorted(named))})" * bool(named)
     raise ConfigError(f"chat_template is {explicit!r}, which is {what}{names}.")

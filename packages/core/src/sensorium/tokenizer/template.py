@@ -38,6 +38,7 @@ class ChatTemplate:
         of_processor: it belongs to a checkpoint with a processor, whose prompts begin with
             BOS whether the template writes it or not (transformers' rule: a processor adds
             it where it is missing, a tokenizer never does).
+        is_logged: what is unclear about it is logged, with its beginning.
 
     Raises:
         ConfigError: a syntax error, with its line, or a template that is too long.
@@ -51,6 +52,7 @@ class ChatTemplate:
         *,
         of_processor: bool = False,
         limits: TemplateLimits = DEFAULT_LIMITS,
+        is_logged: bool = True,
     ) -> None:
         self.source = source
         self._specials = dict(specials)
@@ -58,6 +60,7 @@ class ChatTemplate:
         self._tools_template = self._template if tools_source is None else _compile(tools_source)
         self._of_processor = of_processor
         self._limits = limits
+        self._is_logged = is_logged
 
     @property
     def content_format(self) -> ContentFormat:
@@ -72,7 +75,8 @@ class ChatTemplate:
     @cached_property
     def _contents(self) -> Contents:
         return probe_contents(
-            lambda messages: self.render(messages, add_generation_prompt=True), self.source
+            lambda messages: self.render(messages, add_generation_prompt=True),
+            self.source if self._is_logged else None,
         )
 
     def render(

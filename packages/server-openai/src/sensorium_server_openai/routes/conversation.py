@@ -55,7 +55,7 @@ def chat_prompt(
         "add_generation_prompt": (opens_answer and not goes_on) if opens is None else opens,
         "continue_final_message": goes_on,
         "chat_template": body.chat_template,
-        "template_may_be_path": False,
+        "template_is_trusted": False,
         "template_kwargs": variables,
         "processor_kwargs": body.mm_processor_kwargs,
         "io_kwargs": body.media_io_kwargs,
