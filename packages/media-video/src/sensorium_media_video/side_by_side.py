@@ -20,10 +20,11 @@ from sensorium_media_video.timeline import Run
 Found: TypeAlias = tuple[int, Frame]
 
 #: Frames that wait to be given out, for each decoder.
-FRAMES_AHEAD = 2
-#: Wanted frames in a run, on average, up to which decoders rarely wait for room: the decoders of N
-#: runs are N equal parts of a run apart, so (N - 1) / 2 runs of frames wait of those that are read.
-_FRAMES_PER_RUN = 2 * FRAMES_AHEAD
+FRAMES_AHEAD = 4
+#: Wanted frames in a run, on average, in parts of what may wait, up to which decoders share a clip.
+#: While one run is read, as many frames of later ones are decoded as may wait: at four times as
+#: many in a run a third is gained, which a decoder's own threads gain as well.
+_MOST_OF_ROOM = 4
 
 
 class RunDecoder(Protocol):
@@ -39,10 +40,9 @@ OpenDecoder: TypeAlias = Callable[[threading.Event], AbstractContextManager[RunD
 
 def num_decoders(runs: Sequence[Run], num_threads: int) -> int:
     """How many decoders should share the threads: one for each, where runs and few frames allow."""
+    count = min(num_threads, len(runs))
     num_wanted = sum(len(run.wanted) for run in runs)
-    if num_wanted > _FRAMES_PER_RUN * len(runs):
-        return 1
-    return min(num_threads, len(runs))
+    return count if num_wanted <= _MOST_OF_ROOM * FRAMES_AHEAD * count * len(runs) else 1
 
 
 class SideBySide:

@@ -128,16 +128,16 @@ def test_only_what_counts_is_decoded(num_threads: int) -> None:
 
 
 @pytest.mark.skipif(not av_reader.is_installed(), reason="PyAV isn't installed")
-@pytest.mark.parametrize("chosen", [(0, 12, 24, 36), tuple(range(50))])
-def test_a_clip_that_is_left_or_closed_leaves_no_thread(chosen: tuple[int, ...]) -> None:
-    """Few frames of many runs, and many: several decoders, and one."""
-    found, _ = opened(av_reader.open_av, "h264", decoder_threads=3)
-    assert isinstance(found, AvClip)
-    left = found.frames(chosen)
-    assert_same("h264", [next(left)], reference("h264").frames[:1])
+@pytest.mark.parametrize("name", ["h264", "h264_avi"])
+def test_a_clip_that_is_left_or_closed_leaves_no_thread(name: str) -> None:
+    """Several runs, and one: an AVI file doesn't tell where decoding can begin."""
+    found, _ = opened(av_reader.open_av, name, decoder_threads=3)
+    left = found.frames(range(50))
+    assert_same(name, [next(left)], reference(name).frames[:1])
+    assert decoder_threads() != []  # so many frames may not wait
     del left
     assert decoder_threads() == []
-    read = found.frames(chosen)
+    read = found.frames(range(50))
     next(read)
     found.close()
     assert decoder_threads() == []

@@ -26,9 +26,9 @@ PATIENCE_S = 60.0
 
 
 def runs_of(*counts: int) -> list[Run]:
-    """Runs of ten packets each, of which so many frames are wanted."""
+    """Runs of a hundred packets each, of which so many frames are wanted."""
     return [
-        Run(10 * number, 10 * number + 10, tuple(range(10 * number, 10 * number + count)))
+        Run(100 * number, 100 * number + 100, tuple(range(100 * number, 100 * number + count)))
         for number, count in enumerate(counts)
     ]
 
@@ -89,7 +89,7 @@ class BackToFront(Decoders):
         self.is_later_made = threading.Event()
 
     def make(self, index: int, stopped: threading.Event) -> Found:
-        if index < 10:
+        if index < 100:
             assert self.is_later_made.wait(PATIENCE_S), "the runs are decoded one after another"
         else:
             self.is_later_made.set()
@@ -108,7 +108,7 @@ class LastFirst(Decoders):
         if index == 0:
             for _ in range(self._num_before):
                 assert self._missing.acquire(timeout=PATIENCE_S)
-        elif index >= 10:
+        elif index >= 100:
             self._missing.release()
         return super().make(index, stopped)
 
@@ -125,7 +125,7 @@ def test_runs_are_decoded_at_once_and_given_out_in_order() -> None:
 def test_few_frames_wait_whatever_the_order(count: int) -> None:
     drawn = random.Random(count)
     for _ in range(20):
-        runs = runs_of(*(drawn.randrange(1, 10) for _ in range(drawn.randrange(1, 12))))
+        runs = runs_of(*(drawn.randrange(1, 30) for _ in range(drawn.randrange(1, 12))))
         decoders = Decoders()
         with closing(SideBySide(runs, decoders.open, count)) as found:
             assert list(decoders.taken(found)) == [index for run in runs for index in run.wanted]
@@ -137,18 +137,19 @@ def test_few_frames_wait_whatever_the_order(count: int) -> None:
 def test_a_full_room_does_not_keep_the_next_frame_out() -> None:
     """The second run fills the room and its decoder has one more in hand before the first run's
     first frame is made."""
-    num_decoders = 2
-    decoders = LastFirst(FRAMES_AHEAD * num_decoders + 1)
-    runs = runs_of(9, 9)
-    with closing(SideBySide(runs, decoders.open, num_decoders)) as found:
-        assert list(decoders.taken(found)) == [*range(9), *range(10, 19)]
+    count = 2
+    decoders = LastFirst(FRAMES_AHEAD * count + 1)
+    runs = runs_of(9, 90)
+    with closing(SideBySide(runs, decoders.open, count)) as found:
+        assert list(decoders.taken(found)) == [*range(9), *range(100, 190)]
+    assert decoders.most_held <= FRAMES_AHEAD * count + 1 + count
 
 
 class Failing(Decoders):
-    """The run at 10 can't be decoded."""
+    """The run at 100 can't be decoded."""
 
     def make(self, index: int, stopped: threading.Event) -> Found:
-        if index == 10:
+        if index == 100:
             raise OSError("damaged")
         return super().make(index, stopped)
 
@@ -184,7 +185,7 @@ class Endless(Decoders):
         self.is_decoding = threading.Event()
 
     def make(self, index: int, stopped: threading.Event) -> Found:
-        if index == 10:
+        if index == 100:
             self.is_decoding.set()
             assert stopped.wait(PATIENCE_S)
         return super().make(index, stopped)
@@ -233,9 +234,11 @@ def named_threads() -> list[threading.Thread]:
         ((3, 2, 2, 2, 2, 2, 2, 1), 2, 2),
         ((1, 1), 4, 2),
         ((1,), 4, 1),
-        ((13, 13, 12, 13, 13), 2, 1),
-        ((4, 4), 2, 2),
-        ((4, 5), 2, 1),
+        ((13, 13, 12, 13, 13), 2, 2),
+        ((32, 32), 2, 2),
+        ((32, 33), 2, 1),
+        ((65, 63), 8, 1),
+        ((64,) * 8, 4, 4),
     ],
 )
 def test_a_decoder_for_each_thread_where_frames_are_few(
