@@ -10,9 +10,10 @@ import pytest
 import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import models
+from tokenizers import decoders, models, pre_tokenizers
 
-from sensorium.tokenizer import Detokenizer, Tokenizer
+from sensorium.tokenizer import Tokenizer, make_detokenizer
+from sensorium.tokenizer.windows import WindowDetokenizer
 
 TEXTS = st.lists(
     st.one_of(
@@ -28,8 +29,14 @@ def pushed(
     size: int = 1,
     skip: bool = False,
     prompt: Sequence[int] = (),
+    make: Any = make_detokenizer,
 ) -> list[str]:
-    detokenizer = Detokenizer(tokenizer, skip_special_tokens=skip, prompt_token_ids=prompt)
+    detokenizer = make(
+        tokenizer,
+        skip_special_tokens=skip,
+        spaces_between_special_tokens=True,
+        prompt_token_ids=prompt,
+    )
     texts = [detokenizer.push(ids[i : i + size]) for i in range(0, len(ids), size)]
     return [*texts, detokenizer.flush()]
 
@@ -57,17 +64,36 @@ def added(oracle: Any, prompt: Sequence[int], ids: Sequence[int], skip: bool) ->
     return str(whole[len(before) :])
 
 
-@settings(deadline=None, max_examples=150)
-@given(data=st.data(), skip=st.booleans(), size=st.sampled_from([1, 2, 5, 100]))
+BOTH = st.sampled_from([make_detokenizer, WindowDetokenizer])
+
+
+@settings(deadline=None, max_examples=250)
+@given(data=st.data(), skip=st.booleans(), size=st.sampled_from([1, 2, 5, 100]), make=BOTH)
 def test_any_ids_of_a_byte_level_vocabulary(
-    qwen: Any, data: st.DataObject, skip: bool, size: int
+    qwen: Any, data: st.DataObject, skip: bool, size: int, make: Any
 ) -> None:
     """Bytes that make no character included, wherever the prompt ends."""
     known = st.integers(0, qwen.ours.vocab_size - 1)
     ids = data.draw(st.lists(known, max_size=40))
     end = data.draw(st.integers(0, len(ids)))
-    text = "".join(pushed(qwen.ours, ids[end:], size, skip, ids[:end]))
+    text = "".join(pushed(qwen.ours, ids[end:], size, skip, ids[:end], make))
     assert text == added(qwen.oracle, ids[:end], ids[end:], skip)
+
+
+def test_added_tokens_of_a_byte_level_vocabulary(tmp_path: Path) -> None:
+    """Their text is their entry, whether or not all of its characters stand for bytes."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {character: i for i, character in enumerate(alphabet)}
+    backend = tokenizers.Tokenizer(models.BPE(vocabulary, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_tokens(["<a b>", "日本", "<Ġé>", "Ã"])
+    backend.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = Tokenizer.load(tmp_path)
+    ids = list(range(tokenizer.vocab_size))
+    for first in ids:
+        for pair in ([first], [*ids[-4:], first], [first, *ids[-4:]]):
+            assert "".join(pushed(tokenizer, pair)) == backend.decode(pair)
 
 
 @settings(deadline=None, max_examples=150)
@@ -124,7 +150,7 @@ def test_tokens_that_follow_one_another_without_spaces(tmp_path: Path) -> None:
     for size in (1, 6):
         found = {}
         for spaces in (True, False):
-            detokenizer = Detokenizer(
+            detokenizer = make_detokenizer(
                 tokenizer, skip_special_tokens=False, spaces_between_special_tokens=spaces
             )
             pieces = [detokenizer.push(ids[i : i + size]) for i in range(0, len(ids), size)]
@@ -154,26 +180,27 @@ def test_bytes_that_never_become_a_character(qwen: Any) -> None:
     assert any(pieces[:-1]), "shown while they come, not only at the end"
 
 
-def test_the_cost_of_a_token_does_not_grow(qwen: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cost_of_a_token_does_not_grow(llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     num_decoded = []
-    decode = qwen.ours.decode
+    decode = llama.ours.decode
     monkeypatch.setattr(
-        qwen.ours, "decode", lambda ids: num_decoded.append(len(ids)) or decode(ids)
+        llama.ours, "decode", lambda ids: num_decoded.append(len(ids)) or decode(ids)
     )
-    pushed(qwen.ours, qwen.ours.encode("the quick brown fox é🎈 ") * 300)
+    pushed(llama.ours, llama.ours.encode("the quick brown fox é🎈 ") * 300)
     assert max(num_decoded) < 20, "the window is as long as a few tokens, however long the text"
 
 
-@settings(deadline=None, max_examples=200)
-@given(data=st.data(), skip=st.booleans())
+@settings(deadline=None, max_examples=300)
+@given(data=st.data(), skip=st.booleans(), make=BOTH)
 def test_many_at_once_are_the_same_as_one_by_one(
-    qwen: Any, data: st.DataObject, skip: bool
+    qwen: Any, data: st.DataObject, skip: bool, make: Any
 ) -> None:
     """Bytes that make no character included, however long they are waited for."""
     known = st.integers(0, qwen.ours.vocab_size + 5)
     ids = data.draw(st.lists(known, max_size=150))
     size = data.draw(st.sampled_from([2, 30, 64, 150]))
-    assert "".join(pushed(qwen.ours, ids, size, skip)) == "".join(pushed(qwen.ours, ids, 1, skip))
+    at_once = pushed(qwen.ours, ids, size, skip, make=make)
+    assert "".join(at_once) == "".join(pushed(qwen.ours, ids, 1, skip, make=make))
 
 
 @settings(deadline=None)

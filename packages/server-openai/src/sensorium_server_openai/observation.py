@@ -24,6 +24,7 @@ class Observation:
         self._metrics = metrics
         self._sampling = sampling
         self._trace = trace
+        self._between_tokens = metrics.histograms["inter_token_latency_seconds"]
         self._begun_s = time.monotonic()
         self._last_s: float | None = None
         self._num_generated = 0
@@ -31,12 +32,12 @@ class Observation:
     def streamed(self, output: RequestOutput) -> None:
         """What is new in an output of a stream."""
         now_s = time.monotonic()
-        num_new = sum(len(answer.token_ids) for answer in output.outputs)
+        num_new = sum([len(answer.token_ids) for answer in output.outputs])
         if num_new:
             if self._last_s is None:
                 self._add("time_to_first_token_seconds", now_s - self._begun_s)
             else:
-                self._add("inter_token_latency_seconds", (now_s - self._last_s) / num_new)
+                self._between_tokens.add((now_s - self._last_s) / num_new)
             self._last_s = now_s
             self._num_generated += num_new
             self._metrics.generation_tokens += num_new
@@ -48,7 +49,7 @@ class Observation:
         first_s = output.metrics.first_token_s
         if first_s is not None:
             self._add("time_to_first_token_seconds", max(0.0, first_s - self._begun_s))
-        self._num_generated = sum(len(answer.token_ids) for answer in output.outputs)
+        self._num_generated = sum([len(answer.token_ids) for answer in output.outputs])
         self._metrics.generation_tokens += self._num_generated
         self._ended(output)
 

@@ -9,7 +9,7 @@ from sensorium.output.prefix import Prefix
 from sensorium.output.stop_strings import StopStrings
 from sensorium.outputs import CompletionOutput, Logprob, RequestOutputKind
 from sensorium.sampling_params import SamplingParams
-from sensorium.tokenizer import Detokenizer, Tokenizer
+from sensorium.tokenizer import Detokenizer, Tokenizer, make_detokenizer
 from sensorium.types import RequestUpdate, TokenLogprobs
 
 T = TypeVar("T")
@@ -36,6 +36,7 @@ class Answer:
         self.finish_reason: str | None = None
         self._index = index
         self._sampling = sampling
+        self._is_delta = sampling.output_kind is RequestOutputKind.DELTA
         self._tokenizer = tokenizer
         self._detokenizer = _detokenizer(sampling, tokenizer, prompt_token_ids)
         self._stops = _stop_strings(sampling, tokenizer)
@@ -83,11 +84,12 @@ class Answer:
 
         Text that may still become a stop string is held back.
         """
-        if not self._stops:
-            self._new_texts.append(self._new_text(flush=self.finished))
-        new_text = "".join(self._new_texts)
-        self._new_texts.clear()
-        if self._sampling.output_kind is RequestOutputKind.DELTA:
+        if self._stops:
+            new_text = "".join(self._new_texts)
+            self._new_texts.clear()
+        else:
+            new_text = self._new_text(flush=self.finished)
+        if self._is_delta:
             self._text, start = new_text, self._num_reported
         else:
             self._text, start = self._text + new_text, None
@@ -175,7 +177,7 @@ def _detokenizer(
 ) -> Detokenizer | None:
     if not sampling.detokenize:
         return None
-    return Detokenizer(
+    return make_detokenizer(
         tokenizer,
         skip_special_tokens=sampling.skip_special_tokens,
         spaces_between_special_tokens=sampling.spaces_between_special_tokens,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from sensorium.output.answer import Answer, logprob_entry
@@ -46,8 +46,7 @@ class RequestState:
         self._num_unfinished = sampling.n
         self._last: dict[str, RequestUpdate] = {}
         self._metrics = metrics
-        self._metrics_now: RequestMetrics | None = None
-        self._metrics_of: tuple[RequestUpdate, ...] = ()  # the updates that they were made from
+        self._metrics_now: RequestMetrics | None = None  # None: something has changed
         self._first_token_s: float | None = None
         self._finished_s: float | None = None
         self._num_cached_tokens: int | None = None
@@ -87,6 +86,10 @@ class RequestState:
         answer = self._answers[child]
         was_finished = answer.finish_reason is not None
         ended_here = answer.apply(update)
+        if self._metrics_now is not None:
+            before = self._last.get(child)
+            if before is None or not _counts_alike(before, update):
+                self._metrics_now = None
         self._last[child] = update
         if update.prompt_logprobs:
             self._take_prompt_logprobs(update.prompt_logprobs)
@@ -104,7 +107,7 @@ class RequestState:
 
     def output(self) -> RequestOutput:
         """The request as it stands, or what is new since the last call (``RequestOutputKind``)."""
-        answers = list(self._answers.values())
+        answers: Collection[Answer] = self._answers.values()
         is_delta = self._output_kind is RequestOutputKind.DELTA
         if is_delta and len(answers) > 1:
             answers = [answer for answer in answers if answer.has_news]
@@ -113,7 +116,7 @@ class RequestState:
             prompt=self._prompt,
             prompt_token_ids=self._prompt_token_ids,
             prompt_logprobs=self._reported_prompt_logprobs(is_delta=is_delta),
-            outputs=tuple(answer.output() for answer in answers),
+            outputs=tuple([answer.output() for answer in answers]),
             finished=self.finished,
             num_cached_tokens=self._num_cached_tokens or 0,
             metrics=self._current_metrics(),
@@ -142,27 +145,20 @@ class RequestState:
         return self._first_token_s is not None or self.finished
 
     def _current_metrics(self) -> RequestMetrics:
-        last = tuple(self._last.values())
-        if (
-            self._metrics_now is None
-            or len(last) != len(self._metrics_of)
-            or not all(map(_counts_alike, self._metrics_of, last))
-        ):
-            self._metrics_now, self._metrics_of = self._made_metrics(last), last
+        if self._metrics_now is None:
+            last = self._last.values()
+            starts = [u.first_scheduled_s for u in last if u.first_scheduled_s is not None]
+            self._metrics_now = replace(
+                self._metrics,
+                first_scheduled_s=min(starts, default=None),
+                first_token_s=self._first_token_s,
+                finished_s=self._finished_s,
+                num_encoder_hits=sum(u.num_encoder_hits for u in last),
+                num_encoded_items=sum(u.num_encoded_items for u in last),
+                num_cached_tokens=self._num_cached_tokens or 0,
+                num_preemptions=sum(u.num_preemptions for u in last),
+            )
         return self._metrics_now
-
-    def _made_metrics(self, last: Sequence[RequestUpdate]) -> RequestMetrics:
-        starts = [u.first_scheduled_s for u in last if u.first_scheduled_s is not None]
-        return replace(
-            self._metrics,
-            first_scheduled_s=min(starts, default=None),
-            first_token_s=self._first_token_s,
-            finished_s=self._finished_s,
-            num_encoder_hits=sum(u.num_encoder_hits for u in last),
-            num_encoded_items=sum(u.num_encoded_items for u in last),
-            num_cached_tokens=self._num_cached_tokens or 0,
-            num_preemptions=sum(u.num_preemptions for u in last),
-        )
 
 
 def _counts_alike(before: RequestUpdate, update: RequestUpdate) -> bool:

@@ -16,6 +16,7 @@ import tokenizers
 from sensorium.errors import ConfigError, RequestError, UnsupportedError
 from sensorium.tokenizer.settings import TokenizerSettings, read_settings
 from sensorium.tokenizer.template import ChatTemplate
+from sensorium.tokenizer.token_bytes import TokenBytes
 
 #: Text put in front of a piece that must be encoded as a continuation, then cut off again.
 _LEADS = ("\n", "\n.", ".")
@@ -71,6 +72,10 @@ class Tokenizer:
         self._lead_ids = self.encode("a")[-1:]
         self._lead_text = self.decode(self._lead_ids)
         self._texts: dict[int, str] = {}
+        self._token_bytes: dict[bool, TokenBytes] = {}
+        if isinstance(backend.decoder, tokenizers.decoders.ByteLevel):
+            for skips, hidden in ((False, frozenset()), (True, self.special_ids)):
+                self._token_bytes[skips] = TokenBytes(self.id_to_token, hidden)
 
     @classmethod
     def load(cls, folder: Path) -> Tokenizer:
@@ -169,6 +174,10 @@ class Tokenizer:
             text = whole[len(self._lead_text) :] if begins else self.decode([token_id])
             self._texts[token_id] = text
         return text
+
+    def token_bytes(self, *, skip_special_tokens: bool) -> TokenBytes | None:
+        """The bytes of each token; None where these depend on the tokens around it."""
+        return self._token_bytes.get(skip_special_tokens)
 
     def token_to_id(self, token: str) -> int | None:
         """The id of one token of the vocabulary, None if it isn't in it."""

@@ -68,7 +68,7 @@ class Usage:
 
     def add_answers(self, output: RequestOutput) -> None:
         """Counts the tokens of an output's answers."""
-        self.completion_tokens += sum(len(answer.token_ids) for answer in output.outputs)
+        self.completion_tokens += sum([len(answer.token_ids) for answer in output.outputs])
 
     def fields(self) -> dict[str, Any]:
         """As OpenAI writes it."""
