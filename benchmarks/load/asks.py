@@ -17,7 +17,12 @@ from load.client import Ask
 QUESTION = "What do you see, and where is it?"
 SIDE = 448
 #: Files for media threads → as many of them as are asked for at most.
-MOST_FILES = {"JPEG 1920×1080": 600, "PNG page 1275×1650": 200, "JPEG 320×240": 4000}
+MOST_FILES = {
+    "JPEG 1920×1080": 600,
+    "PNG page 1275×1650": 200,
+    "WebP 1920×1080": 400,
+    "JPEG 320×240": 4000,
+}
 
 
 def picture_url(seed: int, side: int = SIDE) -> str:
@@ -31,13 +36,18 @@ def data_url(kind: str, file: bytes) -> str:
 
 
 def jpeg(seed: int, width: int, height: int) -> bytes:
+    """A drawn picture's file."""
+    return _drawn_file("JPEG", seed, width, height)
+
+
+def _drawn_file(form: str, seed: int, width: int, height: int) -> bytes:
     """Soft patches and some grain."""
     rng = np.random.default_rng(seed)
     patches = Image.fromarray(rng.integers(0, 256, (14, 14, 3), dtype=np.uint8))
     soft = np.asarray(patches.resize((width, height), Image.Resampling.BICUBIC), dtype=np.int16)
     grain = rng.integers(-12, 13, (height, width, 1), dtype=np.int16)
     buffer = io.BytesIO()
-    Image.fromarray((soft + grain).clip(0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=85)
+    Image.fromarray((soft + grain).clip(0, 255).astype(np.uint8)).save(buffer, form, quality=85)
     return buffer.getvalue()
 
 
@@ -47,7 +57,9 @@ def some_files(name: str) -> tuple[bytes, ...]:
     kind, _, size = name.rpartition(" ")
     width, height = (int(side) for side in size.split("×"))
     seeds = range(8)
-    return tuple(page(i) if "PNG" in kind else jpeg(i, width, height) for i in seeds)
+    if "PNG" in kind:
+        return tuple(page(i) for i in seeds)
+    return tuple(_drawn_file(kind, i, width, height) for i in seeds)
 
 
 def file_ask(name: str, serial: int) -> Ask:

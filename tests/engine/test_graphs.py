@@ -32,7 +32,7 @@ def prompts() -> list[list[int]]:
 
 def answers(folder: Path, params: Any, **options: Any) -> list[Any]:
     """Of an engine that has captured graphs unless it is told not to."""
-    options |= {"max_model_len": 512, "gpu_memory_utilization": 0.08, "engine_process": False}
+    options |= {"max_model_len": 512, "kv_cache_memory_bytes": 2**30, "engine_process": False}
     with LLM(folder, **options) as llm:
         runner = llm._engine._client._core.executor  # type: ignore[attr-defined]
         assert (runner._forward._recorded is None) == options.get("enforce_eager", False)
@@ -64,14 +64,14 @@ def test_every_owner_of_a_graphs_memory_changes_between_two_replays(folder: Path
     sampling = SamplingParams(temperature=0.0, max_tokens=20, ignore_eos=True, logprobs=0)
     options: dict[str, Any] = {"max_model_len": 512, "engine_process": False}
     first, second = prompts(), [[*prompt, 7] for prompt in reversed(prompts())]
-    with LLM(folder, gpu_memory_utilization=0.08, **options) as llm:
+    with LLM(folder, kv_cache_memory_bytes=2**30, **options) as llm:
         before = llm.generate(first, sampling, use_tqdm=False)
         assert llm.reset_prefix_cache()
         captured = llm.generate(second, sampling, use_tqdm=False)
         assert llm.reset_prefix_cache()
         again = llm.generate(first, sampling, use_tqdm=False)
     assert [a.outputs[0].token_ids for a in again] == [a.outputs[0].token_ids for a in before]
-    with LLM(folder, gpu_memory_utilization=0.08, enforce_eager=True, **options) as llm:
+    with LLM(folder, kv_cache_memory_bytes=2**30, enforce_eager=True, **options) as llm:
         eager = llm.generate(second, sampling, use_tqdm=False)
     for ours, theirs in zip(captured, eager, strict=True):
         # The first tokens: from there on a tie may fall the other way.
@@ -130,7 +130,7 @@ def replays(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, bool]]:
 
 def prompt_logprobs(folder: Path, batches: list[list[list[int]]], **options: Any) -> list[float]:
     """Of all tokens but each prompt's first; each batch is answered before the next one comes."""
-    options |= {"max_model_len": 1024, "gpu_memory_utilization": 0.08, "engine_process": False}
+    options |= {"max_model_len": 1024, "kv_cache_memory_bytes": 2**30, "engine_process": False}
     sampling = SamplingParams(temperature=0.0, max_tokens=3, ignore_eos=True, prompt_logprobs=0)
     found: list[float] = []
     with LLM(folder, enable_prefix_caching=False, **options) as llm:
@@ -180,7 +180,7 @@ def test_more_sequences_than_a_graph_holds(folder: Path, replays: list[tuple[int
 def test_a_context_shorter_than_the_rows_left_over(folder: Path) -> None:
     """They lie in the spare page, however many they are."""
     sampling = SamplingParams(temperature=0.0, max_tokens=4, ignore_eos=True)
-    options: dict[str, Any] = {"max_model_len": 48, "gpu_memory_utilization": 0.08}
+    options: dict[str, Any] = {"max_model_len": 48, "kv_cache_memory_bytes": 2**30}
     given = random_prompts(*[44] * 6)  # 264 tokens: 120 rows of 384 are left over
     found = []
     for eager in (False, True):

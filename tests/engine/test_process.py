@@ -39,7 +39,7 @@ from sensorium.engine.ipc.process_client import ProcessClient
 
 GREEDY = SamplingParams(temperature=0.0, repetition_penalty=1.0, max_tokens=8, ignore_eos=True)
 #: Where there is a GPU, several engines share it.
-SHARE: dict[str, Any] = {"gpu_memory_utilization": 0.08}
+SHARE: dict[str, Any] = {"kv_cache_memory_bytes": 2**30}
 OPTIONS: dict[str, Any] = {"dtype": "float32", **ROOM, **SHARE}
 
 
@@ -218,7 +218,7 @@ def test_the_parent_never_touches_the_device(text_model: Path) -> None:
         import torch
         from sensorium import LLM
         with LLM({str(text_model)!r}, engine_process=True, max_model_len=64,
-                 gpu_memory_utilization=0.08) as llm:
+                 kv_cache_memory_bytes=2**30) as llm:
             llm.generate("hello", use_tqdm=False)
         assert not torch.cuda.is_initialized()
     """
@@ -284,7 +284,7 @@ SCRIPT = """
     import os, sys
     from sensorium import LLM, SamplingParams
     llm = LLM({folder!r}, engine_process=True, dtype="float32", max_model_len=64,
-              gpu_memory_utilization=0.08)
+              kv_cache_memory_bytes=2**30)
     params = SamplingParams(temperature=0.0, max_tokens=4, ignore_eos=True)
     print(os.getpid(), llm._engine._client.pid, flush=True)
     print(len(llm.generate("hello", params, use_tqdm=False)[0].outputs[0].token_ids), flush=True)

@@ -269,7 +269,7 @@ def test_on_a_gpu(text_model: Path, engine_process: bool) -> None:
     params: list[SamplingParams] = []
     for seed, schema in enumerate(schemas):
         params += [asked(StructuredOutputs(json=schema), seed=seed), asked(None, max_tokens=9)]
-    options: dict[str, Any] = {"max_model_len": 1024, "gpu_memory_utilization": 0.08}
+    options: dict[str, Any] = {"max_model_len": 1024, "kv_cache_memory_bytes": 2**30}
     with LLM(
         text_model, dtype="float32", device="cuda", engine_process=engine_process, **options
     ) as llm:

@@ -263,7 +263,7 @@ def test_greedy_tokens_on_the_gpu(folder: Path, reference: Comparer, chunk: int)
     """The same comparison with the engine on CUDA and the reference on the CPU."""
     given = [as_prompt(prompt, reference.tags) for prompt in [*PROMPTS, *PROMPTS]]
     options: dict[str, Any] = {"dtype": "float32", "max_model_len": 384}
-    options |= {"gpu_memory_utilization": 0.08, "max_num_batched_tokens": chunk}
+    options |= {"kv_cache_memory_bytes": 2**30, "max_num_batched_tokens": chunk}
     with LLM(folder, device="cuda", **options) as llm:
         outputs = llm.generate(given, GREEDY, use_tqdm=False)
         llm.check_integrity()

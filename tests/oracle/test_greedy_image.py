@@ -223,7 +223,7 @@ def test_greedy_tokens_on_the_gpu(
     """The same comparison with the engine on CUDA and the reference on the CPU."""
     given = prompts(case)
     comparison = Comparison()
-    options = {"dtype": "float32", "max_model_len": 256, "gpu_memory_utilization": 0.08}
+    options = {"dtype": "float32", "max_model_len": 256, "kv_cache_memory_bytes": 2**30}
     with LLM(folder, device="cuda", max_num_batched_tokens=chunk, **options) as llm:
         outputs = llm.generate([*given, *given], GREEDY, use_tqdm=False)
         llm.check_integrity()
@@ -243,7 +243,7 @@ def test_bfloat16_tokens_on_the_gpu_are_the_references_best(
     folder = case.make(tmp_path, seed=7, dtype=torch.bfloat16, wide=True)
     exact, rounded = (Reference(case, folder, dtype) for dtype in (torch.float32, torch.bfloat16))
     given = prompts(case)
-    options: dict[str, Any] = {"max_num_batched_tokens": 64, "gpu_memory_utilization": 0.08}
+    options: dict[str, Any] = {"max_num_batched_tokens": 64, "kv_cache_memory_bytes": 2**30}
     options |= {"max_model_len": 256, "engine_process": False}  # the ops are counted here
     with LLM(folder, device="cuda", dtype="bfloat16", **options) as llm:
         outputs = llm.generate([*given, *given], GREEDY, use_tqdm=False)

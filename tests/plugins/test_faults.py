@@ -96,7 +96,7 @@ APART = [fault for fault in FAULTS if fault.startswith("forward")] + [
 OPTIONS: dict[str, Any] = {
     "dtype": "float32",
     "max_model_len": 128,
-    "gpu_memory_utilization": 0.08,
+    "kv_cache_memory_bytes": 2**30,
     "hf_overrides": {"architectures": ["FaultForCausalLM"]},
 }
 

@@ -133,7 +133,7 @@ def answer_on_the_gpu(
     folder: Path, prompts: Sequence[Prompt], **options: Any
 ) -> list[RequestOutput]:
     """Answers in float32 on CUDA."""
-    options = {"dtype": "float32", "gpu_memory_utilization": 0.08, **options}
+    options = {"dtype": "float32", "kv_cache_memory_bytes": 2**30, **options}
     with LLM(folder, device="cuda", **options) as llm:
         outputs = llm.generate(given(prompts), GREEDY, use_tqdm=False)
         llm.check_integrity()

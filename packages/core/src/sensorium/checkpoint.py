@@ -40,7 +40,7 @@ class Checkpoint:
         name: as the user gave it.
         folder: where it lies.
         config: ``config.json`` with ``hf_overrides`` laid over it.
-        generation: ``generation_config.json``; {} if there is none or it isn't wanted.
+        generation: what is wanted of ``generation_config.json``; {} if there is none.
         processor: ``processor_config.json`` with ``preprocessor_config.json`` laid over it;
             {} if there is neither.
         generation_of: the folder of another ``generation_config.json`` that was asked for; None:
@@ -125,11 +125,15 @@ def open_checkpoint(config: EngineConfig, folder: Path | None = None) -> Checkpo
 
 
 def _read_generation(wanted: str, folder: Path) -> dict[str, Any]:
-    """``generation_config.json`` of the checkpoint's folder, of another one, or none at all."""
-    if wanted == "sensorium":
-        return {}
-    if wanted == "auto":
-        return read_json(folder / GENERATION_FILE) or {}
+    """``generation_config.json`` of the checkpoint's folder or of another one.
+
+    Neutral values still leave the ids that end a text: without them, answers of many a chat model
+    never end.
+    """
+    if wanted in ("auto", "sensorium"):
+        own = read_json(folder / GENERATION_FILE) or {}
+        is_neutral = wanted == "sensorium"
+        return {name: own[name] for name in own if name == "eos_token_id" or not is_neutral}
     found = read_json(Path(wanted) / GENERATION_FILE)
     if found is None:
         raise ConfigError(

@@ -83,7 +83,8 @@ class EngineConfig:
         chat_template: the name of one of the family's, a path, or a template;
             chat_template_content_format: "auto", "openai" or "string".
         generation_config: "auto" reads the checkpoint's ``generation_config.json``, "sensorium"
-            reads none; else the folder whose ``generation_config.json`` is read.
+            takes nothing from it but the ids that end a text; else the folder whose
+            ``generation_config.json`` is read.
         task: "generate" or "embed"; runner: "generate" or "pooling", the same by its other name.
             "auto": the model's own task.
         tensor_parallel_size: only 1 is built. plugin_options †: distribution → options of its

@@ -56,8 +56,10 @@ def test_the_optional_files_may_be_missing(folder: Path) -> None:
     assert checkpoint.processor == {}
 
 
-def test_the_generation_config_can_be_left_out(folder: Path) -> None:
-    (folder / "generation_config.json").write_text('{"eos_token_id": 2}')
+def test_neutral_values_leave_what_ends_a_text(folder: Path) -> None:
+    (folder / "generation_config.json").write_text('{"eos_token_id": [2, 3], "top_p": 0.5}')
+    assert opened(folder, generation_config="sensorium").generation == {"eos_token_id": [2, 3]}
+    (folder / "generation_config.json").write_text('{"top_p": 0.5}')
     assert opened(folder, generation_config="sensorium").generation == {}
 
 

@@ -532,7 +532,7 @@ def test_encoders_that_no_kind_uses_are_not_built(llama: Model) -> None:
 
 @pytest.mark.gpu
 def test_the_same_on_cuda(model: Model) -> None:
-    options = {"device": "cuda", "kv_cache_memory_bytes": None, "gpu_memory_utilization": 0.08}
+    options = {"device": "cuda", "kv_cache_memory_bytes": None, "gpu_memory_utilization": 0.2}
     runner = model.runner(**options, max_num_seqs=8)
     assert runner.num_pages > 1000
     items = (item(b"a", 6), item(b"b", 6, kind="deep scent"))
@@ -551,7 +551,7 @@ def test_the_same_on_cuda(model: Model) -> None:
     before = torch.cuda.memory_allocated()
     runner.close()
     assert torch.cuda.memory_allocated() < before / 10
-    again = model.runner(device="cuda", kv_cache_memory_bytes=None, gpu_memory_utilization=0.08)
+    again = model.runner(device="cuda", kv_cache_memory_bytes=None, gpu_memory_utilization=0.2)
     again.close()
 
 

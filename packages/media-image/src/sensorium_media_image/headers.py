@@ -19,6 +19,9 @@ from sensorium.errors import MediaError
 
 FORMATS = ("JPEG", "PNG", "WebP", "GIF", "BMP")
 
+#: Chunks of a WebP file that are looked at for metadata; files have a handful.
+_MOST_CHUNKS = 64
+
 # Frame headers are SOF0 … SOF15 without DHT (C4), JPG (C8) and DAC (CC).
 _SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 # Markers that stand alone, without a segment: TEM and RST0 … RST7.
@@ -48,6 +51,13 @@ def read_header(data: bytes) -> Header:
                 raise MediaError(f"the {name} file's header is damaged or cut off.") from None
             return Header(name, width, height)
     raise MediaError(f"the data are no image in an allowed format ({', '.join(FORMATS)}).")
+
+
+def may_be_turned(data: bytes, header: Header) -> bool:
+    """Whether the file may state an orientation; False only if it surely doesn't."""
+    if header.format == "WebP":
+        return _webp_has_exif(data)
+    return header.format in ("JPEG", "PNG")
 
 
 def _jpeg_size(data: bytes) -> tuple[int, int]:
@@ -90,6 +100,18 @@ def _webp_size(data: bytes) -> tuple[int, int]:
         width = int.from_bytes(data[24:27], "little") + 1
         return width, int.from_bytes(data[27:30], "little") + 1
     raise ValueError("no known chunk")
+
+
+def _webp_has_exif(data: bytes) -> bool:
+    at = 12
+    for _ in range(_MOST_CHUNKS):
+        if at + 8 > len(data):
+            return False
+        if data[at : at + 4] == b"EXIF":
+            return True
+        size = int.from_bytes(data[at + 4 : at + 8], "little")
+        at += 8 + size + size % 2
+    return True
 
 
 def _gif_size(data: bytes) -> tuple[int, int]:

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from sensorium.errors import MediaError
-from sensorium_media_image.headers import FORMATS, Header, read_header
+from sensorium_media_image.headers import FORMATS, Header, may_be_turned, read_header
 
 Encode = Callable[..., bytes]
 SIZES = [(1, 1), (3, 700), (257, 129), (640, 2)]
@@ -98,3 +98,18 @@ def test_every_cut_of_a_header_is_refused_or_read_alike(
             outcomes.add(str(error))
     expected = {whole, f"the {name} file's header is damaged or cut off."}
     assert outcomes - expected <= {o for o in outcomes if "no image in an allowed format" in str(o)}
+
+
+def test_a_webp_file_states_an_orientation_only_with_exif(encode: Encode) -> None:
+    picture = Image.new("RGBA", (40, 30))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for options in ({}, {"lossless": True}, {"icc_profile": b"odd"}):
+        plain = encode(picture, "WebP", **options)
+        turned = encode(picture, "WebP", exif=exif, **options)
+        assert not may_be_turned(plain, read_header(plain))
+        assert may_be_turned(turned, read_header(turned))
+        for end in range(len(plain)):
+            assert may_be_turned(plain[:end], Header("WebP", 40, 30)) is False
+    stuffed = plain[:12] + b"junk\0\0\0\0" * 100
+    assert may_be_turned(stuffed, Header("WebP", 40, 30)), "nobody looks at so many chunks"

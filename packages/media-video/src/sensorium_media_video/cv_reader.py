@@ -1,7 +1,8 @@
 """Containers read by OpenCV: the second implementation, for whoever has it and no PyAV.
 
 OpenCV tells no packets, and the number of frames that it states may be wrong. So all frames are
-decoded once to count them, and up to the last wanted one again. It can't be told which codecs it
+decoded once to count them, and up to the last wanted one again. The counts of the latest files are
+kept, since a file that is probed is loaded next. It can't be told which codecs it
 may open, nor how large a frame may become: with files from strangers PyAV is safer. OpenCV's wheels
 decode no AV1.
 """
@@ -9,7 +10,9 @@ decode no AV1.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+import threading
+from collections import OrderedDict
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
@@ -17,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sensorium.errors import LimitError, UnsupportedError
+from sensorium.media.digest import Digest
 from sensorium_media_video.clip import Clip, Frame
 from sensorium_media_video.facts import ClipFacts
 from sensorium_media_video.formats import CODEC_WORDS, Format, damaged
@@ -31,6 +35,7 @@ if TYPE_CHECKING:
 _TIME_BASE = Fraction(1, 1_000_000)
 #: What the decoder's buffers, OpenCV's picture and its copy take.
 _BYTES_PER_PIXEL = 40
+_MOST_KEPT_TIMES = 10_000
 #: How files call the codecs that are decoded; "\\0" and letters' case don't count.
 _FOURCCS = frozenset(
     "h264 avc1 avc3 x264 davc hevc hev1 hvc1 h265 av01 vp80 vp08 vp90 vp09 fmp4 mp4v xvid divx "
@@ -58,6 +63,45 @@ def open_cv(data: bytes, format: Format, options: VideoOptions) -> tuple[Clip, C
         MediaError: the file is damaged, or has no frames.
         LimitError: more than the budgets allow.
     """
+    key = (Digest("sensorium video counted by OpenCV").add(data).digest(), options)
+    facts = _COUNTED.get(key)
+    if facts is None:
+        facts = _counted(data, format, options)
+        _COUNTED.put(key, facts)
+    clip = CvClip(data, format, options, facts)
+    return clip, facts, _BYTES_PER_PIXEL * facts.height * facts.width
+
+
+class _Latest:
+    """The facts of the files that were counted last; used from any thread.
+
+    Args:
+        room: files at most. Those with many times of their own are not kept.
+    """
+
+    def __init__(self, room: int) -> None:
+        self._room = room
+        self._lock = threading.Lock()
+        self._facts: OrderedDict[Hashable, ClipFacts] = OrderedDict()
+
+    def get(self, key: Hashable) -> ClipFacts | None:
+        with self._lock:
+            return self._facts.get(key)
+
+    def put(self, key: Hashable, facts: ClipFacts) -> None:
+        if len(facts.times) > _MOST_KEPT_TIMES:
+            return
+        with self._lock:
+            self._facts[key] = facts
+            if len(self._facts) > self._room:
+                self._facts.popitem(last=False)
+
+
+_COUNTED = _Latest(32)
+
+
+def _counted(data: bytes, format: Format, options: VideoOptions) -> ClipFacts:
+    """What decoding all frames tells. Errors are those of ``open_cv``."""
     cv2 = _library()
     packets = Packets()
     with _opened(cv2, data, format, options) as capture:
@@ -87,7 +131,7 @@ def open_cv(data: bytes, format: Format, options: VideoOptions) -> tuple[Clip, C
         raise damaged(format)
     timeline = make_timeline(packets, _TIME_BASE, fps, trusted=format.name != "AVI")
     check_duration(timeline.duration, options)
-    facts = ClipFacts(
+    return ClipFacts(
         timeline.num_frames,
         height,
         width,
@@ -95,8 +139,6 @@ def open_cv(data: bytes, format: Format, options: VideoOptions) -> tuple[Clip, C
         duration=timeline.duration,
         times=timeline.seconds,
     )
-    clip = CvClip(data, format, options, facts)
-    return clip, facts, _BYTES_PER_PIXEL * height * width
 
 
 class CvClip(Clip):

@@ -6,6 +6,7 @@ import io
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -197,3 +198,25 @@ def test_a_reader_that_is_not_installed_is_named(
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(UnsupportedError, match=f"{name}, which isn't installed: pip install"):
         open_encoded(data, VideoOptions(reader=reader))
+
+
+def test_opencv_counts_a_file_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Probing and loading are two calls; counting decodes every frame."""
+    if not cv_reader.is_installed():
+        pytest.skip("opencv isn't installed")
+    counted: list[ClipFacts] = []
+    count = cv_reader._counted
+
+    def watched(*given: Any) -> ClipFacts:
+        counted.append(count(*given))
+        return counted[-1]
+
+    monkeypatch.setattr(cv_reader, "_counted", watched)
+    monkeypatch.setattr(cv_reader, "_COUNTED", cv_reader._Latest(2))
+    for name in ("h264_refresh", "h264_avi") * 2:
+        data = clip(name)
+        facts = cv_reader.open_cv(data, read_format(data), VideoOptions())[1]
+        assert facts in counted
+    assert len(counted) == 2
+    cv_reader.open_cv(data, read_format(data), VideoOptions(max_frames=3_000))
+    assert len(counted) == 3, "limits may differ"

@@ -6,12 +6,13 @@ Boundary (name, log, errors) → CORS → API keys → gate → bodies → route
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.middleware.cors import CORSMiddleware
+from fastapi.routing import APIRoute
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
@@ -92,9 +93,10 @@ def build_app(
     if options.web:
         app.include_router(web(service))
     for path, (model, handler) in _POSTS.items():
-        app.add_api_route(
+        app.router.add_api_route(
             path,
             make_route(service, model, handler),
+            route_class_override=_PlainRoute,
             methods=["POST"],
             response_model=None,
             openapi_extra=_described(model),
@@ -103,6 +105,19 @@ def build_app(
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     _add_layers(app, service, tracing)
     return app
+
+
+class _PlainRoute(APIRoute):
+    """Calls its endpoint with the request, which is all that it takes.
+
+    FastAPI's own handler looks for parameters first, and reads the query for them: a tenth of what
+    a small request costs.
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """The endpoint itself."""
+        endpoint: Callable[[Request], Coroutine[Any, Any, Response]] = self.endpoint
+        return endpoint
 
 
 def _add_layers(app: FastAPI, service: Service, tracing: Tracing | None) -> None:

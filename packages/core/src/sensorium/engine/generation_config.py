@@ -84,7 +84,7 @@ def _defaults(name: str, generation: Mapping[str, Any]) -> dict[str, Any]:
         except RequestError as error:
             raise ConfigError(
                 f"{_GENERATION} of {name} has {key}: {value!r}. {error} Mend the file, or pass "
-                'generation_config="sensorium" to read none of it.'
+                'generation_config="sensorium" for neutral values.'
             ) from error
         found[field] = value
     if generation.get("do_sample") is False:

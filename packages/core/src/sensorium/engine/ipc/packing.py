@@ -178,14 +178,14 @@ def write(features: Mapping[str, Features], header: PackedHeader, buffer: Tensor
     """Copies all tensors to where ``layout(features)`` puts them, and zeros between them.
 
     Args:
+        header: what ``layout`` made of these features.
         buffer: (header.num_bytes,) uint8, on the CPU, aligned to ``ALIGNMENT``; it may be memory
             that another process maps.
 
     Raises:
         EngineError: a buffer that the header doesn't fit.
     """
-    assert header == layout(features), "a header of other features"
-    views = unpack(header, buffer)
+    views = _views(header, buffer)
     for encoder, tensors in features.items():
         for name, tensor in tensors.items():
             _copy_bits(tensor, views[encoder][name])
@@ -205,6 +205,10 @@ def unpack(header: PackedHeader, buffer: Tensor) -> dict[str, dict[str, Tensor]]
             bounds or off the alignment, a dtype, shape or name that can't be.
     """
     _check(header)
+    return _views(header, buffer)
+
+
+def _views(header: PackedHeader, buffer: Tensor) -> dict[str, dict[str, Tensor]]:
     if buffer.dtype != torch.uint8 or buffer.dim() != 1 or buffer.device.type != "cpu":
         raise EngineError("the features' buffer must be a flat uint8 tensor on the CPU.")
     if not buffer.is_contiguous() or buffer.numel() != header.num_bytes:
