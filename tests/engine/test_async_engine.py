@@ -265,8 +265,8 @@ async def test_an_embedding_that_is_aborted_is_an_error(text_model: Path) -> Non
 
 @pytest.mark.parametrize("engine_process", [False, True])
 async def test_stats_count_what_was_done(text_model: Path, engine_process: bool) -> None:
-    options = {"engine_process": engine_process, "kv_cache_memory_bytes": 2**30}
-    engine = AsyncEngine(text_model, dtype="float32", **ROOM, **options)
+    options = {"dtype": "float32", "engine_process": engine_process, **ROOM}
+    engine = AsyncEngine(text_model, **options)
     prompt = list(range(5, 45))
     outputs = [await last_output(engine.generate(prompt, GREEDY)) for _ in range(2)]
     stream = engine.generate(prompt, ENDLESS, request_id="held")

@@ -25,7 +25,7 @@ from sensorium.engine.ipc import process
 from sensorium.engine.ipc.process_client import ProcessClient
 
 FEW = SamplingParams(temperature=0.0, max_tokens=2, ignore_eos=True)
-OPTIONS: dict[str, Any] = {"dtype": "float32", "kv_cache_memory_bytes": 2**30, **ROOM}
+OPTIONS: dict[str, Any] = {"dtype": "float32", **ROOM}
 SUPPORT = Path(__file__).parents[1] / "support"
 #: A bound on what must come to an end; nothing is expected to take so long.
 PATIENCE_S = 100.0
