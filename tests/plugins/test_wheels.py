@@ -212,7 +212,8 @@ def test_a_plugin_that_fails_fails_alone(wheelhouse: Any, source: str, cause: st
     assert f"broken:main (1.0, module broken_plugin)\n  FAILED: {cause}" in listing
     assert SOUND in listing
     told = _ask(wheelhouse, site, "told(r.kind, 'scent'); told(r.kind, 'taste')").splitlines()
-    assert told[0].startswith("PluginError: No installed plugin serves the kind 'scent' (known: ")
+    missing = "MissingPluginError: No installed plugin serves the kind 'scent' (known: "
+    assert told[0].startswith(missing)
     assert f"A plugin that might failed: broken:main: {cause}" in told[0]
     assert told[1] == "nothing was told"
 
