@@ -15,7 +15,7 @@
     media   pictures a second and the answering process's busy cores, by ``--media-threads``: new
             files, one token each, from a server of its own for each number of threads
 
-The server, its engine and the client are processes of their own. The client has a bounded number
+The server, its engine and the clients are processes of their own. The clients have a bounded number
 of connections and of requests, and any error in an answer ends the benchmark. ``--model`` is one of
 ``checkpoints/shapes.py``, whose weights are drawn, a folder, or tiny-vl, which is the default.
 """
@@ -30,14 +30,14 @@ import multiprocessing
 import os
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from checkpoints.shapes import SHAPES, shape
 from load import asks, engines
-from load.client import Ask, Seen, drive
+from load.client import Ask, Clients, Seen
 from load.server import Server, quantile_edge, running
 
 #: What is measured once the server has ended.
@@ -54,10 +54,10 @@ DUMMY = {"load_format": "dummy", "dtype": "bfloat16", "max_num_batched_tokens": 
 
 @dataclass
 class Bench:
-    """One server with its client.
+    """One server with its clients.
 
     Attributes:
-        client: a process that loads and draws; everything it is given was made beforehand.
+        clients: processes that load it; everything they are given was made beforehand.
         num_tokens: of an answer.
         crowds: numbers of chats at once.
         media_threads: numbers of threads.
@@ -65,7 +65,7 @@ class Bench:
     """
 
     server: Server
-    client: Executor
+    clients: Clients
     model: str
     options: Mapping[str, Any]
     seconds: float
@@ -88,7 +88,7 @@ class Bench:
         self, url: str, work: Sequence[Ask], at_once: int, until_s: float = math.inf
     ) -> list[Seen]:
         """The same with any server."""
-        seen = self.client.submit(drive, url, work, at_once, until_s).result()
+        seen = self.clients.drive(url, work, at_once, until_s)
         if errors := [entry.error for entry in seen if entry.error]:
             raise SystemExit(f"{len(errors)} of {len(seen)} requests failed: {errors[0]}")
         return seen
@@ -260,12 +260,11 @@ def main() -> None:
     cores = len(os.sched_getaffinity(0))
     powers = [4**i for i in range(8) if 4**i <= cores]
     threads = [int(text) for text in given.threads.split(",")] if given.threads else powers
-    context = multiprocessing.get_context("spawn")
     print("| measure | figure |\n| --- | ---: |", flush=True)
-    with ProcessPoolExecutor(1, mp_context=context) as client:
+    with Clients() as clients:
         with running(model, flags_of(options)) as server:
             num_tokens = given.tokens or (128 if is_shape else 32)
-            of_server = (server, client, model, options, given.seconds, num_tokens)
+            of_server = (server, clients, model, options, given.seconds, num_tokens)
             bench = Bench(*of_server, crowds=sizes, media_threads=threads)
             later = [MEASURES[name](bench) for name in wanted]
         # An accelerator holds one engine at a time.

@@ -1,7 +1,10 @@
-"""``drive``: sends streaming requests to a server and notes when what came. Runs in a process.
+"""``Clients``: sends streaming requests to a server and notes when what came.
 
 The load is bounded on every side: the requests are a list made beforehand, at most ``at_once`` of
 them are open, each has a time limit, and a connection is the next request's when one has ended.
+
+A client takes twice as much CPU for a token as the server does. So there are several, in processes
+of their own, where there are cores for them: one alone would be what is measured.
 """
 
 from __future__ import annotations
@@ -10,9 +13,13 @@ import asyncio
 import itertools
 import json
 import math
+import multiprocessing
+import os
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from types import TracebackType
 
 import httpx2
 
@@ -53,20 +60,60 @@ class Seen:
     num_tokens: int = 0
 
 
-def drive(url: str, asks: Sequence[Ask], at_once: int, until_s: float = math.inf) -> list[Seen]:
-    """Sends the requests; returns what came, in their order.
+class Clients:
+    """Processes that load a server together.
 
     Args:
-        until_s: no request is sent after that time from the beginning.
+        count: how many; None: one for every four cores.
     """
-    return asyncio.run(_drive(url, asks, at_once, until_s))
+
+    def __init__(self, count: int | None = None) -> None:
+        self.count = count or max(1, len(os.sched_getaffinity(0)) // 4)
+        context = multiprocessing.get_context("spawn")
+        self._pools = [ProcessPoolExecutor(1, mp_context=context) for _ in range(self.count)]
+
+    def __enter__(self) -> Clients:
+        for ready in [pool.submit(time.perf_counter) for pool in self._pools]:
+            ready.result()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for pool in self._pools:
+            pool.shutdown()
+
+    def drive(
+        self, url: str, asks: Sequence[Ask], at_once: int, until_s: float = math.inf
+    ) -> list[Seen]:
+        """Sends the requests; returns what came, in their order.
+
+        Args:
+            until_s: no request is sent after that time from the beginning.
+        """
+        begun_s = time.perf_counter()  # the same clock in all processes
+        count = min(self.count, at_once)
+        running = [
+            pool.submit(_run, url, asks[i::count], len(range(i, at_once, count)), until_s, begun_s)
+            for i, pool in enumerate(self._pools[:count])
+        ]
+        shares = itertools.zip_longest(*(future.result() for future in running))
+        return [entry for turn in shares for entry in turn if entry is not None]
 
 
-async def _drive(url: str, asks: Sequence[Ask], at_once: int, until_s: float) -> list[Seen]:
+def _run(url: str, asks: Sequence[Ask], at_once: int, until_s: float, begun_s: float) -> list[Seen]:
+    return asyncio.run(_drive(url, asks, at_once, until_s, begun_s))
+
+
+async def _drive(
+    url: str, asks: Sequence[Ask], at_once: int, until_s: float, begun_s: float
+) -> list[Seen]:
     places = asyncio.Semaphore(at_once)
     limits = httpx2.Limits(max_connections=at_once, max_keepalive_connections=at_once)
     async with httpx2.AsyncClient(base_url=url, timeout=_PATIENCE_S, limits=limits) as client:
-        begun_s = time.perf_counter()
 
         async def one(ask: Ask) -> Seen | None:
             await asyncio.sleep(max(0.0, begun_s + ask.at_s - time.perf_counter()))
