@@ -61,16 +61,12 @@ class Seen:
 
 
 class Clients:
-    """Processes that load a server together.
+    """Processes that load a server together: one for every four cores."""
 
-    Args:
-        count: how many; None: one for every four cores.
-    """
-
-    def __init__(self, count: int | None = None) -> None:
-        self.count = count or max(1, len(os.sched_getaffinity(0)) // 4)
+    def __init__(self) -> None:
         context = multiprocessing.get_context("spawn")
-        self._pools = [ProcessPoolExecutor(1, mp_context=context) for _ in range(self.count)]
+        count = max(1, len(os.sched_getaffinity(0)) // 4)
+        self._pools = [ProcessPoolExecutor(1, mp_context=context) for _ in range(count)]
 
     def __enter__(self) -> Clients:
         for ready in [pool.submit(time.perf_counter) for pool in self._pools]:
@@ -95,7 +91,7 @@ class Clients:
             until_s: no request is sent after that time from the beginning.
         """
         begun_s = time.perf_counter()  # the same clock in all processes
-        count = min(self.count, at_once)
+        count = min(len(self._pools), at_once)
         running = [
             pool.submit(_run, url, asks[i::count], len(range(i, at_once, count)), until_s, begun_s)
             for i, pool in enumerate(self._pools[:count])
